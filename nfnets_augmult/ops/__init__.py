@@ -1,0 +1,1 @@
+"""Arithmetic that every other room may use."""

@@ -1,0 +1,1 @@
+"""Parts of the optimiser: parameter groups, schedules, clipping, averages."""

@@ -1,0 +1,1 @@
+"""Plan, state, step, loop, checkpoints and records of a training run."""
