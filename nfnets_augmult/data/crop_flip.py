@@ -1,0 +1,98 @@
+"""Pad, random crop and left-right flip, vectorised over a batch of small images (paper, Section 2)."""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from nfnets_augmult.ops import addressed_random
+
+PAD_MODES = {'mirror': 'reflect', 'constant': 'constant'}
+
+
+@dataclasses.dataclass(frozen=True)
+class CropFlip:
+  """Which of the augmentations are on.
+
+  Attributes:
+    pad: pixels added on every side before a crop of the original size; 0 switches the crop off.
+    pad_mode: what is added: `'mirror'` repeats the image outwards without repeating its edge,
+      `'constant'` is black.
+    flip: whether half of the copies are mirrored left to right. Not for digits or letters.
+  """
+
+  pad: int = 4
+  pad_mode: str = 'mirror'
+  flip: bool = True
+
+  def __post_init__(self):
+    if self.pad < 0:
+      raise ValueError(f'augmentation.pad={self.pad} must be at least 0')
+    if self.pad_mode not in PAD_MODES:
+      raise ValueError(
+        f'augmentation.pad_mode={self.pad_mode!r} must be one of {", ".join(PAD_MODES)}'
+      )
+
+  def check_image_size(self, height: int, width: int) -> None:
+    """Raises ValueError where an image is too small to be mirrored by `pad` pixels."""
+    if self.pad_mode == 'mirror' and self.pad >= min(height, width):
+      raise ValueError(
+        f'augmentation.pad={self.pad} needs images of more than {self.pad} pixels to mirror; '
+        f"these are {height}x{width}: lower it or use augmentation.pad_mode='constant'"
+      )
+
+
+class Draws(NamedTuple):
+  """What was drawn for each copy, `[B]`: the crop's corner in the padded image, and the flip."""
+
+  top: np.ndarray
+  left: np.ndarray
+  flip: np.ndarray
+
+
+def draw(seeds: np.ndarray, augmentation: CropFlip) -> Draws:
+  """Returns the draws of copies with these `seeds`, uint32 `[B, 2]`.
+
+  The corner is uniform in `[0, 2 pad]` squared, the flip fair, all independent. Draws 0, 1 and 2
+  of each seed are used, whether or not an augmentation is on, so switching one leaves the others.
+  """
+  positions = 2 * augmentation.pad + 1
+  flip = addressed_random.random_integers(seeds, 2, 2).astype(bool)
+  return Draws(
+    top=addressed_random.random_integers(seeds, 0, positions),
+    left=addressed_random.random_integers(seeds, 1, positions),
+    flip=flip if augmentation.flip else np.zeros_like(flip),
+  )
+
+
+def crop_and_flip(
+  images: np.ndarray, owner: np.ndarray, draws: Draws, augmentation: CropFlip
+) -> np.ndarray:
+  """Returns augmented copies: copy b is made of `images[owner[b]]` with draw b.
+
+  Args:
+    images: uint8 `[U, H, W, C]`, unique images; each is padded once for all its copies.
+    owner: integers `[B]`, in `[0, U)`.
+    draws: of each copy.
+    augmentation: the padding.
+
+  Returns:
+    uint8 `[B, H, W, C]`: crop `[top, top + H) x [left, left + W)` of the padded image, then flip.
+  """
+  num_images, height, width, channels = images.shape
+  pad = augmentation.pad
+  if pad:
+    border = ((0, 0), (pad, pad), (pad, pad), (0, 0))
+    images = np.pad(images, border, mode=PAD_MODES[augmentation.pad_mode])
+  # View [U, 2 pad + 1, 2 pad + 1, H, W * C] of all crops of all images; indexing copies whole rows.
+  by_image, by_row, by_column, _ = images.strides
+  crops = np.lib.stride_tricks.as_strided(
+    images,
+    shape=(num_images, 2 * pad + 1, 2 * pad + 1, height, width * channels),
+    strides=(by_image, by_row, by_column, by_row, images.itemsize),
+    writeable=False,
+  )
+  copies = crops[owner, draws.top, draws.left].reshape(-1, height, width, channels)
+  flipped = np.flatnonzero(draws.flip)
+  copies[flipped] = copies[flipped, :, ::-1]
+  return copies

@@ -1,0 +1,260 @@
+"""Augmentation multiplicity itself: which image and which copy of it fills each slot of a batch.
+
+The training images of a run form one endless sequence of *positions*: epoch 0 in its random order,
+then epoch 1 in another, and so on. A batch takes the next U positions.
+
+    scheme         batch of step s                           slot b holds
+    within         positions [s U, (s + 1) U), B = U n       position s U + b // n, copy b % n
+    neighbouring   positions [g U, (g + 1) U), g = s // n,   position g U + b, copy s % n
+                   B = U
+
+`within` is the paper's default (Sections 2 and 3), `neighbouring` is its Appendix C: one copy per
+batch, the same unique images in n successive batches. At equal B and n both make the same number
+of updates per epoch.
+
+What holds, always:
+- Every unique image appears exactly n times per epoch (footnote 3: one pass over the images).
+- The U images of a batch are different images, also where a batch takes the last images of one
+  epoch and the first of the next. Nothing is dropped and no batch is ever short: a run of E epochs
+  has `ceil(E N / U)` groups of U positions, and the last of them may reach into epoch E + 1.
+- No two (epoch, image, copy) get the same augmentation seed. The seed depends on nothing else, so
+  it is the same for every batch size, scheme, host and device count; copy 0 of n = 16 is the one
+  image of n = 1.
+- All of it is a pure function of (seed, step): any step can be computed without the ones before.
+
+Slots are numbered image by image. Hosts take contiguous ranges of slots, so an image is read and
+decoded by one host; the devices of a host are dealt its slots like cards (`deal_to_devices`), so
+that the copies of one image are spread as evenly as can be.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from nfnets_augmult.ops import addressed_random
+
+PLACEMENTS = ('within', 'neighbouring')
+
+# A seed is one to one in (image, epoch, copy): 32 bits, 20 bits and 12 bits.
+_COPY_BITS = 12
+MAX_AUGMULT = 2**_COPY_BITS
+MAX_EPOCHS = 2 ** (32 - _COPY_BITS)
+
+
+class Slots(NamedTuple):
+  """What fills some slots of a batch; every field has one entry per slot.
+
+  Attributes:
+    image_index: int64 `[slots]`, which training image, in `[0, num_images)`.
+    copy_index: int32 `[slots]`, which of its copies, in `[0, augmult)`.
+    epoch: int32 `[slots]`, which pass over the training images it belongs to, from 0.
+    seed: uint32 `[slots, 2]`, of everything random in the augmentation of this copy.
+  """
+
+  image_index: np.ndarray
+  copy_index: np.ndarray
+  epoch: np.ndarray
+  seed: np.ndarray
+
+
+def solve_batch(
+  *,
+  batch_size: int | None,
+  unique_images_per_batch: int | None,
+  augmult: int | None,
+  placement: str = 'within',
+) -> tuple[int, int, int]:
+  """Returns `(batch_size, unique_images_per_batch, augmult)` from any two of them.
+
+  Stating `batch_size` and `augmult` is the paper's fixed batch (Section 3); stating
+  `unique_images_per_batch` and `augmult` its growing batch (Section 2). With `within`,
+  `batch_size = unique_images_per_batch * augmult`; with `neighbouring` the two sizes are equal.
+
+  Args:
+    batch_size: B, augmented samples per step over all devices, or None (or 0) to derive it.
+    unique_images_per_batch: U, or None (or 0).
+    augmult: n, or None (or 0).
+    placement: `'within'` or `'neighbouring'`.
+
+  Raises:
+    ValueError: fewer than two are given, or they contradict each other; the message names the
+      keys and a way out.
+  """
+  if placement not in PLACEMENTS:
+    raise ValueError(f'placement={placement!r} must be one of {", ".join(PLACEMENTS)}')
+  given = {
+    'batch_size': batch_size or None,
+    'unique_images_per_batch': unique_images_per_batch or None,
+    'augmult': augmult or None,
+  }
+  if augmult is not None and augmult < 0 or augmult == 0 and not (batch_size and unique_images_per_batch):
+    raise ValueError(f'augmult={augmult} must be at least 1: 1 is ordinary training')
+  for key, value in given.items():
+    if value is not None and value < 1:
+      raise ValueError(f'{key}={value} must be at least 1')
+  if sum(value is not None for value in given.values()) < 2:
+    raise ValueError(
+      'state two of batch_size, unique_images_per_batch and augmult; got only '
+      + (', '.join(f'{k}={v}' for k, v in given.items() if v is not None) or 'none of them')
+    )
+  size, unique, n = given['batch_size'], given['unique_images_per_batch'], given['augmult']
+  if placement == 'neighbouring':
+    if n is None:
+      raise ValueError('placement=neighbouring needs augmult: its batches do not show it')
+    if size and unique and size != unique:
+      raise ValueError(
+        f'batch_size={size} and unique_images_per_batch={unique} must be equal with '
+        'placement=neighbouring, which puts one copy of an image in a batch; leave one of them out'
+      )
+    return size or unique, unique or size, n
+  if size is None:
+    return unique * n, unique, n
+  divisor = ('augmult', n) if n is not None else ('unique_images_per_batch', unique)
+  key, value = divisor
+  if value > size:
+    raise ValueError(f'{key}={value} is larger than batch_size={size}; lower it or raise batch_size')
+  if size % value:
+    below = size // value * value
+    raise ValueError(
+      f'{key}={value} does not divide batch_size={size}; use batch_size {below} or {below + value}'
+      + (', or set unique_images_per_batch and leave batch_size out' if key == 'augmult' else '')
+    )
+  if n is not None and unique is not None and unique * n != size:
+    raise ValueError(
+      f'batch_size={size} is not unique_images_per_batch * augmult = {unique} * {n} = {unique * n}; '
+      'state two of the three and set the other to 0, which derives it'
+    )
+  return size, unique or size // n, n or size // unique
+
+
+@dataclasses.dataclass(frozen=True)
+class Multiplicity:
+  """The slots of every batch of a run. See the module's docstring for what it promises.
+
+  Attributes:
+    num_images: N, the number of unique training images.
+    unique_images_per_batch: U, at most half of N, or all of it.
+    augmult: n, copies of each unique image.
+    seed: of the run; the order of the images and the augmentation seeds follow from it.
+    placement: `'within'` or `'neighbouring'`.
+  """
+
+  num_images: int
+  unique_images_per_batch: int
+  augmult: int
+  seed: int
+  placement: str = 'within'
+
+  def __post_init__(self):
+    if self.placement not in PLACEMENTS:
+      raise ValueError(f'placement={self.placement!r} must be one of {", ".join(PLACEMENTS)}')
+    if not 1 <= self.augmult <= MAX_AUGMULT:
+      raise ValueError(f'augmult={self.augmult} must be from 1 to {MAX_AUGMULT}')
+    if not 1 <= self.num_images < 2**32:
+      raise ValueError(f'{self.num_images} training images: there must be from 1 to 2**32 - 1')
+    unique = self.unique_images_per_batch
+    if not 1 <= unique <= self.num_images:
+      raise ValueError(
+        f'unique_images_per_batch={unique} must be from 1 to the number of training images, '
+        f'{self.num_images}; a smaller batch_size or a larger augmult lowers it'
+      )
+    if self.num_images // 2 < unique < self.num_images:
+      raise ValueError(
+        f'unique_images_per_batch={unique} is more than half of the {self.num_images} training '
+        f'images, so batches across two epochs would repeat images; use at most '
+        f'{self.num_images // 2}, or all {self.num_images}'
+      )
+
+  @property
+  def copies_per_batch(self) -> int:
+    """Copies of one unique image in one batch: n for `within`, 1 for `neighbouring`."""
+    return self.augmult if self.placement == 'within' else 1
+
+  @property
+  def batch_size(self) -> int:
+    """B, the number of slots of a batch over all hosts and devices."""
+    return self.unique_images_per_batch * self.copies_per_batch
+
+  @property
+  def steps_per_epoch(self) -> float:
+    """Updates per pass over the unique training images, a whole number only by chance."""
+    return self.num_images * self.augmult / self.batch_size
+
+  def steps_for_epochs(self, epochs: float) -> int:
+    """The least number of steps that shows every image `augmult * epochs` times, rounded up."""
+    groups = math.ceil(round(epochs * self.num_images, 6) / self.unique_images_per_batch)
+    return groups * (self.augmult // self.copies_per_batch)
+
+  def slots(self, step: int, start: int = 0, stop: int | None = None) -> Slots:
+    """Returns what fills slots `start` to `stop` (default: all) of the batch of `step`."""
+    slot = np.arange(start, self.batch_size if stop is None else stop)
+    group, turn = divmod(int(step), self.augmult // self.copies_per_batch)
+    position = group * self.unique_images_per_batch + slot // self.copies_per_batch
+    copy_index = (turn + slot % self.copies_per_batch).astype(np.int32)
+    epoch, place = np.divmod(position, self.num_images)
+    image_index = np.empty_like(place)
+    for e in np.unique(epoch):
+      image_index[epoch == e] = self.epoch_order(int(e))[place[epoch == e]]
+    return Slots(
+      image_index, copy_index, epoch.astype(np.int32), self.seeds(image_index, epoch, copy_index)
+    )
+
+  def seeds(
+    self, image_index: np.ndarray, epoch: np.ndarray, copy_index: np.ndarray
+  ) -> np.ndarray:
+    """Returns the augmentation seeds, uint32 `[..., 2]`, one to one in the three addresses."""
+    if np.any(np.asarray(epoch) >= MAX_EPOCHS):
+      raise ValueError(f'a run has at most {MAX_EPOCHS} epochs')
+    when = np.left_shift(np.asarray(epoch, np.uint32), np.uint32(_COPY_BITS))
+    counter = np.asarray(image_index, np.uint32), when | np.asarray(copy_index, np.uint32)
+    key = addressed_random.key_for(self.seed, 'augmentation')
+    return np.stack(addressed_random.threefry2x32(key, counter), axis=-1)
+
+  def epoch_order(self, epoch: int) -> np.ndarray:
+    """Returns the order of the images in `epoch`, a permutation of `range(num_images)`.
+
+    A shuffle, but where a batch spans two epochs the images that open the later one are taken
+    from those that did not close the earlier one.
+    """
+    return _epoch_order(self.seed, self.num_images, self.unique_images_per_batch, epoch)
+
+
+@functools.lru_cache(maxsize=4)
+def _epoch_order(seed: int, num_images: int, unique: int, epoch: int) -> np.ndarray:
+  """See `Multiplicity.epoch_order`; read-only, because it is shared."""
+  shuffled = _shuffle(seed, num_images, epoch)
+  tail_size = (epoch + 1) * num_images % unique  # shares a batch with the next epoch
+  tail, rest = shuffled[:tail_size], shuffled[tail_size:]
+  previous_tail_size = epoch * num_images % unique
+  if previous_tail_size:
+    # Stable partition: the head is the first images of `rest` that the open batch does not hold.
+    open_batch = _shuffle(seed, num_images, epoch - 1)[:previous_tail_size]
+    head_places = np.flatnonzero(~np.isin(rest, open_batch))[: unique - previous_tail_size]
+    rest = np.concatenate([rest[head_places], np.delete(rest, head_places)])
+  order = np.concatenate([rest, tail])
+  order.flags.writeable = False
+  return order
+
+
+@functools.lru_cache(maxsize=4)
+def _shuffle(seed: int, num_images: int, epoch: int) -> np.ndarray:
+  """Permutation number `epoch` of the images."""
+  key = addressed_random.key_for(seed, 'epoch order')
+  return addressed_random.random_permutation(key, num_images, epoch)
+
+
+def deal_to_devices(array: np.ndarray, num_devices: int) -> np.ndarray:
+  """Returns `[D, B / D, ...]` for `array` `[B, ...]`: slot b goes to device `b % D`.
+
+  The copies of one image lie in successive slots, so no device gets more than `ceil(n / D)` of
+  them. A view where possible, never a change of values.
+
+  Raises:
+    ValueError: D does not divide B.
+  """
+  if len(array) % num_devices:
+    raise ValueError(f'{num_devices} devices do not divide a batch of {len(array)}')
+  return np.swapaxes(array.reshape(-1, num_devices, *array.shape[1:]), 0, 1)

@@ -1,0 +1,93 @@
+"""Random bits that are looked up by address instead of drawn one after another.
+
+Everything random in a batch is a pure function of (seed, what it is for, where it is in the run).
+The function is Threefry-2x32 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"),
+the generator behind `jax.random`: for one key it maps 64-bit counters to 64-bit words one to one,
+so different counters never give the same word. It is vectorised, needs nothing but unsigned
+arithmetic, and gives the same bits for NumPy and for JAX arrays, on every machine and in every
+version of either.
+"""
+
+import zlib
+
+import numpy as np
+
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_PARITY = 0x1BD11BDA  # of the key schedule, from the publication
+
+
+def threefry2x32(key: tuple, counter: tuple) -> tuple:
+  """Returns the two words of the cipher block `counter` under `key`.
+
+  Args:
+    key: two uint32 scalars or arrays.
+    counter: two uint32 arrays; all four broadcast together. NumPy or JAX.
+
+  Returns:
+    Two uint32 arrays of the broadcast shape. For one key, one to one in `counter`.
+  """
+  key_0, key_1 = key
+  schedule = (key_0, key_1, key_0 ^ key_1 ^ np.uint32(_PARITY))
+  x_0 = counter[0] + schedule[0]
+  x_1 = counter[1] + schedule[1]
+  for block in range(5):
+    for rotation in _ROTATIONS[block % 2]:
+      x_0 = x_0 + x_1
+      x_1 = (x_1 << np.uint32(rotation)) | (x_1 >> np.uint32(32 - rotation))
+      x_1 = x_1 ^ x_0
+    x_0 = x_0 + schedule[(block + 1) % 3]
+    x_1 = x_1 + schedule[(block + 2) % 3] + np.uint32(block + 1)
+  return x_0, x_1
+
+
+def key_for(seed: int, purpose: str) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the key of everything random that serves `purpose` in the run with this `seed`.
+
+  Args:
+    seed: the seed of the run, in `[0, 2**32)`.
+    purpose: what the bits are for, for example `'epoch order'`. Any string.
+
+  Returns:
+    Two uint32 arrays of shape `[1]`; arrays because NumPy warns when uint32 scalars wrap around.
+
+  Raises:
+    ValueError: `seed` is out of range.
+  """
+  if not 0 <= seed < 2**32:
+    raise ValueError(f'seed={seed} must be in [0, 2**32)')
+  counter = _uint32(zlib.crc32(purpose.encode())), _uint32(0)
+  return threefry2x32((_uint32(seed), _uint32(0)), counter)
+
+
+def random_bits(seeds: np.ndarray, draw: int) -> np.ndarray:
+  """Returns draw number `draw` of every seed.
+
+  Args:
+    seeds: uint32 `[..., 2]`, each a key of its own.
+    draw: which of the independent draws of a seed, in `[0, 2**32)`.
+
+  Returns:
+    uint32 `[...]`, uniform.
+  """
+  zero = seeds[..., 0] * np.uint32(0)
+  high, low = threefry2x32((seeds[..., 0], seeds[..., 1]), (zero, zero + np.uint32(draw)))
+  return high ^ low
+
+
+def random_integers(seeds: np.ndarray, draw: int, bound: int) -> np.ndarray:
+  """Returns int32 `[...]`, uniform in `[0, bound)` up to a bias of `bound / 2**32`."""
+  return (random_bits(seeds, draw) % np.uint32(bound)).astype(np.int32)
+
+
+def random_permutation(key: tuple, size: int, stream: int) -> np.ndarray:
+  """Returns permutation number `stream` of `range(size)`, int64 `[size]`.
+
+  Sorts by distinct 64-bit words, so there are no ties and the result is the same everywhere.
+  """
+  positions = np.arange(size, dtype=np.uint32)
+  high, low = threefry2x32(key, (_uint32(stream), positions))
+  return np.argsort((high.astype(np.uint64) << np.uint64(32)) | low, kind='stable')
+
+
+def _uint32(value: int) -> np.ndarray:
+  return np.array([value], np.uint32)

@@ -1,0 +1,47 @@
+"""Losses of single samples, and their mean over all copies of all images (equation 2)."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def cross_entropy(
+  logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0
+) -> jax.Array:
+  """Returns the cross entropy of each sample, float32 `[B]`.
+
+  Args:
+    logits: `[B, K]`, any float type; the arithmetic is in float32.
+    labels: int `[B]` in `[0, K)`.
+    label_smoothing: share of the target spread evenly over all K classes, in `[0, 1)`
+      (Szegedy et al. 2016).
+  """
+  targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
+  return optax.softmax_cross_entropy(logits.astype(jnp.float32), targets)
+
+
+def masked_mean(values: jax.Array, mask: jax.Array, *, axis_name: str) -> jax.Array:
+  """Returns a number whose mean over devices is the mean of all `values` with mask 1.
+
+  With equation 2 the loss is the mean over the n copies of an image and then over the images of
+  the batch; all images have n copies, so that is the mean over the whole global batch. Copies of
+  images that could not be decoded have mask 0 and are left out, also out of the count.
+
+  Args:
+    values: float32 `[B]` of this device.
+    mask: float32 `[B]`, 0 or 1.
+    axis_name: of the devices.
+  """
+  count = jax.lax.psum(jnp.sum(mask), axis_name)
+  total = jnp.sum(jnp.where(mask > 0, values, 0.0))
+  return total * jax.lax.axis_size(axis_name) / jnp.maximum(count, 1.0)
+
+
+def in_top_k(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
+  """Returns bool `[B]`: fewer than `k` classes score above the label's; ties count as wrong.
+
+  A model whose logits are all equal, or not numbers, is therefore never right by accident.
+  """
+  own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+  others_at_least = jnp.sum(~(logits < own), axis=-1) - 1  # without the label itself
+  return others_at_least < min(k, logits.shape[-1])

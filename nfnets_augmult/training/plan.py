@@ -1,0 +1,110 @@
+"""The arithmetic of a run: growing and fixed batch, epochs, steps, temperature.
+
+People confuse these numbers in every code base, so they are derived once, here, and printed.
+"""
+
+import dataclasses
+
+from nfnets_augmult.data.multiplicity import Multiplicity
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What follows from a config, a data set and a number of devices.
+
+  Attributes:
+    multiplicity: N, U, n, B and the placement.
+    total_steps: parameter updates of the run.
+    learning_rate: the peak of the schedule.
+    host_count: machines.
+    device_count: devices over all machines.
+  """
+
+  multiplicity: Multiplicity
+  total_steps: int
+  learning_rate: float
+  host_count: int
+  device_count: int
+
+  @property
+  def batch_size_per_host(self) -> int:
+    """Augmented samples that one machine makes per step."""
+    return self.multiplicity.batch_size // self.host_count
+
+  @property
+  def batch_size_per_device(self) -> int:
+    """Augmented samples on one device per step."""
+    return self.multiplicity.batch_size // self.device_count
+
+  @property
+  def total_epochs(self) -> float:
+    """Passes over the unique training images in the whole run."""
+    return self.total_steps / self.multiplicity.steps_per_epoch
+
+  @property
+  def temperature(self) -> float:
+    """Learning rate times n (paper, Section 4): it governs test accuracy at fixed batch size."""
+    return self.learning_rate * self.multiplicity.augmult
+
+  def epoch(self, step: int) -> float:
+    """Passes over the unique training images completed after `step` updates."""
+    return step / self.multiplicity.steps_per_epoch
+
+  def rows(self) -> list[tuple[str, str]]:
+    """Returns what a user should read before the run, as (name, value with its unit)."""
+    m = self.multiplicity
+    scheme = {
+      'within': 'all n copies of an image in the same batch',
+      'neighbouring': 'one copy of an image per batch, in n successive batches',
+    }[m.placement]
+    return [
+      ('augmentation multiplicity n', f'{m.augmult} copies of each unique image'),
+      ('placement', f'{m.placement}: {scheme}'),
+      ('unique images per batch U', f'{m.unique_images_per_batch:,}'),
+      (
+        'batch size B',
+        f'{m.batch_size:,} augmented samples per step'
+        f' = {m.unique_images_per_batch:,} unique images x {m.copies_per_batch}',
+      ),
+      ('batch size per host', f'{self.batch_size_per_host:,} on each of {self.host_count}'),
+      ('batch size per device', f'{self.batch_size_per_device:,} on each of {self.device_count}'),
+      ('steps per epoch', f'{m.steps_per_epoch:,.2f} (an epoch is one pass over the unique images)'),
+      ('total', f'{self.total_steps:,} steps = {self.total_epochs:,.2f} epochs'),
+      ('learning rate', f'{self.learning_rate:g} (peak)'),
+      ('temperature', f'{self.temperature:g} = learning rate x n'),
+    ]
+
+
+def make_plan(
+  multiplicity: Multiplicity,
+  *,
+  learning_rate: float,
+  total_epochs: float = 0,
+  total_steps: int = 0,
+  host_count: int = 1,
+  device_count: int = 1,
+) -> Plan:
+  """Returns the plan of a run whose length is given in epochs or in steps.
+
+  Raises:
+    ValueError: no length or two of them, or a batch that hosts or devices do not divide.
+  """
+  if total_epochs < 0 or total_steps < 0:
+    raise ValueError(
+      f'total_epochs={total_epochs} and total_steps={total_steps} must not be negative'
+    )
+  if bool(total_epochs) == bool(total_steps):
+    raise ValueError(
+      f'state the length of the run once: total_epochs={total_epochs} and '
+      f'total_steps={total_steps}, and exactly one of them must be above 0'
+    )
+  size = multiplicity.batch_size
+  for key, count in (('hosts', host_count), ('devices', device_count)):
+    if size % count:
+      below = size // count * count
+      raise ValueError(
+        f'{count} {key} do not divide batch_size={size}; use '
+        + ' or '.join(str(choice) for choice in (below, below + count) if choice)
+      )
+  steps = total_steps or multiplicity.steps_for_epochs(total_epochs)
+  return Plan(multiplicity, steps, learning_rate, host_count, device_count)

@@ -1,0 +1,146 @@
+"""One update and one evaluation, as ordinary functions of one device that the loop pmaps."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jmp
+import optax
+
+from nfnets_augmult.optim import ema
+from nfnets_augmult.optim.schedules import Schedule
+from nfnets_augmult.training import losses
+from nfnets_augmult.training.state import TrainState
+
+AXIS_NAME = 'devices'
+
+Metrics = dict[str, jax.Array]
+# From params, key, uint8 images [B, H, W, C] and is_training to logits [B, K], float32.
+Classifier = Callable[..., jax.Array]
+
+
+class Normalization(NamedTuple):
+  """Mean and standard deviation of the channels of uint8 images, on the scale 0..255."""
+
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+
+
+def make_classifier(
+  apply_fn: Callable[..., jax.Array], *, normalization: Normalization, compute_dtype: str
+) -> Classifier:
+  """Returns `apply_fn` with normalization in front and mixed precision around it.
+
+  Images stay uint8 until they are on the device: a quarter of the bytes to move.
+
+  Args:
+    apply_fn: `(params, key, images, *, is_training)` to logits.
+    normalization: subtracted from and divided into each channel.
+    compute_dtype: `'float32'` or `'bfloat16'`; parameters and results are always float32.
+
+  Raises:
+    ValueError: another dtype.
+  """
+  if compute_dtype not in ('float32', 'bfloat16'):
+    raise ValueError(f"compute_dtype={compute_dtype!r} must be 'float32' or 'bfloat16'")
+  policy = jmp.get_policy(f'params=float32,compute={compute_dtype},output=float32')
+
+  def classifier(params: Any, key: jax.Array, images: jax.Array, *, is_training: bool) -> jax.Array:
+    mean, std = (jnp.asarray(values, jnp.float32) for values in normalization)
+    inputs = (images.astype(jnp.float32) - mean) / std
+    params, inputs = policy.cast_to_compute((params, inputs))
+    return policy.cast_to_output(apply_fn(params, key, inputs, is_training=is_training))
+
+  return classifier
+
+
+def make_train_step(
+  *,
+  classifier: Classifier,
+  optimizer: optax.GradientTransformation,
+  schedule: Schedule,
+  ema_decay: float,
+  label_smoothing: float = 0.0,
+  axis_name: str = AXIS_NAME,
+) -> Callable[[TrainState, dict[str, jax.Array], jax.Array], tuple[TrainState, Metrics]]:
+  """Returns the update of one device, to be pmapped over `axis_name`.
+
+  The function takes the state, a batch with `image` uint8 `[B, H, W, C]`, `label` int32 `[B]` and
+  `mask` float32 `[B]`, and the key of the run; it returns the next state, equal on all devices,
+  and float32 scalars: the `loss` and the `accuracy` over all copies of the global batch, both
+  before the update, the `gradient_norm` and the `learning_rate`.
+
+  Args:
+    classifier: see `make_classifier`.
+    optimizer: from the gradient to a direction, without the learning rate.
+    schedule: learning rate.
+    ema_decay: of the average of the parameters, in `[0, 1)`.
+    label_smoothing: see `losses.cross_entropy`.
+    axis_name: of the devices.
+
+  Raises:
+    ValueError: `ema_decay` or `label_smoothing` is out of range.
+  """
+  if not 0 <= ema_decay < 1:
+    raise ValueError(f'ema_decay={ema_decay} must be in [0, 1)')
+  if not 0 <= label_smoothing < 1:
+    raise ValueError(f'label_smoothing={label_smoothing} must be in [0, 1)')
+
+  def loss_fn(
+    params: Any, batch: dict[str, jax.Array], key: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    logits = classifier(params, key, batch['image'], is_training=True)
+    per_copy = losses.cross_entropy(logits, batch['label'], label_smoothing=label_smoothing)
+    loss = losses.masked_mean(per_copy, batch['mask'], axis_name=axis_name)
+    return loss, losses.in_top_k(logits, batch['label'], 1).astype(jnp.float32)
+
+  def train_step(
+    state: TrainState, batch: dict[str, jax.Array], key: jax.Array
+  ) -> tuple[TrainState, Metrics]:
+    key_per_step = jax.random.fold_in(key, state.step)
+    key_per_device = jax.random.fold_in(key_per_step, jax.lax.axis_index(axis_name))
+    (loss, correct), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
+      state.params, batch, key_per_device
+    )
+    accuracy = losses.masked_mean(correct, batch['mask'], axis_name=axis_name)
+    gradient, loss, accuracy = jax.lax.pmean((gradient, loss, accuracy), axis_name)
+    direction, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    learning_rate = schedule(state.step)
+    params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)
+    ema_params = ema.update(
+      state.ema_params, params, decay=ema.decay_at(state.step, ema_decay)
+    )
+    metrics = {
+      'loss': loss,
+      'accuracy': accuracy,
+      'gradient_norm': optax.global_norm(gradient),
+      'learning_rate': learning_rate,
+    }
+    return TrainState(state.step + 1, params, opt_state, ema_params), metrics
+
+  return train_step
+
+
+def make_evaluation_step(
+  *, classifier: Classifier, axis_name: str = AXIS_NAME
+) -> Callable[[Any, dict[str, jax.Array]], Metrics]:
+  """Returns the evaluation of one batch on one device, to be pmapped over `axis_name`.
+
+  The function takes params and a batch as above and returns sums over the samples of all devices
+  whose mask is 1: `count`, `cross_entropy`, `top_1` and `top_5`.
+  """
+
+  def evaluation_step(params: Any, batch: dict[str, jax.Array]) -> Metrics:
+    logits = classifier(params, None, batch['image'], is_training=False)
+    sums = {
+      'count': jnp.ones(logits.shape[0]),
+      'cross_entropy': losses.cross_entropy(logits, batch['label']),
+      'top_1': losses.in_top_k(logits, batch['label'], 1),
+      'top_5': losses.in_top_k(logits, batch['label'], 5),
+    }
+    return jax.lax.psum(
+      jax.tree.map(lambda x: jnp.sum(jnp.where(batch['mask'] > 0, x, 0.0)), sums), axis_name
+    )
+
+  return evaluation_step

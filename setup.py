@@ -1,0 +1,47 @@
+"""Package definition; tested versions are in launch/constraints.txt."""
+
+import pathlib
+import re
+
+import setuptools
+
+_ROOT = pathlib.Path(__file__).parent
+_VERSION = re.search(
+  r"__version__ = '(.+)'", (_ROOT / 'nfnets_augmult' / '__init__.py').read_text()
+).group(1)
+
+setuptools.setup(
+  name='nfnets_augmult',
+  version=_VERSION,
+  description='Normalizer-free networks trained with augmentation multiplicity, in JAX and Haiku',
+  long_description=(_ROOT / 'README.md').read_text(),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  packages=setuptools.find_packages(include=['nfnets_augmult', 'nfnets_augmult.*']),
+  python_requires='>=3.11',
+  install_requires=[
+    'absl-py',
+    'chex',
+    'dm-haiku>=0.0.15',
+    'etils[epath]',
+    # TensorFlow Datasets 4.9.10 imports it to prepare data, and does not declare it.
+    'importlib_resources',
+    'jax>=0.8',
+    'jmp',
+    'matplotlib',
+    'ml-collections',
+    'numpy',
+    'optax',
+    'orbax-checkpoint',
+    'scikit-learn',
+    'tensorboard',
+    'tensorflow',
+    'tensorflow-datasets',
+    'tqdm',
+  ],
+  extras_require={
+    'cuda': ['jax[cuda13]'],
+    'tpu': ['jax[tpu]'],
+    'test': ['pytest', 'pytest-xdist', 'ruff'],
+  },
+)
