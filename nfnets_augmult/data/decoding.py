@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from nfnets_augmult.data.sources import EncodedSource
+from nfnets_augmult.data.sources import BadImageError, EncodedSource
 
 BAD_IMAGE_POLICIES = ('fail', 'skip')
 
@@ -94,7 +94,3 @@ class ImageDecoder:
         '--config.dataset.on_bad_image=skip'
       )
     return error
-
-
-class BadImageError(ValueError):
-  """An image of the data set does not decode, and the policy is to fail."""

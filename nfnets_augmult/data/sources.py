@@ -14,6 +14,10 @@ import numpy as np
 from nfnets_augmult.ops import addressed_random
 
 
+class BadImageError(ValueError):
+  """An image of the data set does not decode, and the policy is to fail."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ArraySource:
   """A data set that is held decoded in memory.

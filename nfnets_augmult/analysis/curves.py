@@ -1,0 +1,58 @@
+"""Curves of one run, drawn from its `metrics.jsonl`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+# Name in the records, label, and style of what each panel shows.
+_CROSS_ENTROPY = (
+  ('train/loss', 'training, augmented copies (running)', {'color': '0.7', 'lw': 1}),
+  ('train_raw/raw/cross_entropy', 'training, raw images', {'color': 'C0', 'marker': 'o'}),
+  ('test/raw/cross_entropy', 'test', {'color': 'C1', 'marker': 'o'}),
+  ('test/ema/cross_entropy', 'test, averaged parameters', {'color': 'C1', 'ls': '--', 'marker': 's'}),
+)
+_ACCURACY = (
+  ('train/accuracy', 'training, augmented copies (running)', {'color': '0.7', 'lw': 1}),
+  ('train_raw/raw/top_1', 'training, raw images', {'color': 'C0', 'marker': 'o'}),
+  ('test/raw/top_1', 'test', {'color': 'C1', 'marker': 'o'}),
+  ('test/ema/top_1', 'test, averaged parameters', {'color': 'C1', 'ls': '--', 'marker': 's'}),
+)
+
+
+def draw_curves(records: Sequence[Mapping[str, Any]], *, title: str) -> Figure:
+  """Returns a figure of cross entropy, top-1 accuracy and learning rate against epochs.
+
+  Args:
+    records: of `metrics.jsonl`, each with `step` and `epoch`; what is missing is not drawn.
+    title: above the panels.
+  """
+  figure = Figure(figsize=(12, 4), layout='constrained')
+  losses, accuracies, rates = figure.subplots(1, 3)
+  for axes, curves, factor in ((losses, _CROSS_ENTROPY, 1), (accuracies, _ACCURACY, 100)):
+    for name, label, style in curves:
+      points = _points(records, name)
+      if points:
+        axes.plot(
+          [x for x, _ in points],
+          [factor * y for _, y in points],
+          label=label,
+          **{'ms': 3.5, 'lw': 1.5, **style},
+        )
+    axes.legend(fontsize=7)
+  losses.set_yscale('log')
+  losses.set_ylabel('cross entropy (nats)')
+  accuracies.set_ylabel('top-1 accuracy (%)')
+  rate = _points(records, 'learning_rate')
+  rates.plot([x for x, _ in rate], [y for _, y in rate], color='C2')
+  rates.set_ylabel('learning rate')
+  rates.set_ylim(bottom=0)
+  for axes in (losses, accuracies, rates):
+    axes.set_xlabel('epochs (passes over the unique images)')
+    axes.grid(alpha=0.3)
+  figure.suptitle(title)
+  return figure
+
+
+def _points(records: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
+  return [(r['epoch'], r[name]) for r in records if r.get(name) is not None]

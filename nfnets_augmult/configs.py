@@ -1,0 +1,82 @@
+"""The keys of a config, with their defaults; experiments start here and state what differs.
+
+A config holds what a person chooses. What follows from it is derived in `assembly.py`.
+"""
+
+import ml_collections
+
+
+def default_config() -> ml_collections.ConfigDict:
+  """Returns a complete, locked config: an unknown or misspelt key is an error."""
+  config = ml_collections.ConfigDict()
+  # Everything random follows from this number, in [0, 2**32).
+  config.seed = 0
+
+  # Augmentation multiplicity. Of batch_size, unique_images_per_batch and augmult state two; the
+  # third, 0, follows. batch_size and augmult: the fixed batch of Section 3.
+  # unique_images_per_batch and augmult: the growing batch of Section 2.
+  config.augmult = 1  # n, copies of each unique image
+  config.batch_size = 0  # B, augmented samples per step, over all devices
+  config.unique_images_per_batch = 0  # U
+  # 'within': the n copies share a batch. 'neighbouring': n successive batches (Appendix C).
+  config.placement = 'within'
+
+  # Length of the run: one of the two, the other 0. An epoch is one pass over the unique images.
+  config.total_epochs = 0.0
+  config.total_steps = 0
+
+  config.dataset = ml_collections.ConfigDict()
+  config.dataset.name = 'digits'  # 'digits', 'folder', or a name of TensorFlow Datasets
+  config.dataset.data_dir = ''  # where it lies
+  config.dataset.train_split = 'train'
+  config.dataset.test_split = 'test'
+  config.dataset.image_size = 0  # pixels; needed where images differ in size
+  config.dataset.on_bad_image = 'fail'  # or 'skip': report, leave out of the loss, go on
+  config.dataset.allow_download = False  # of data sets that are not prepared yet
+
+  config.augmentation = ml_collections.ConfigDict()
+  config.augmentation.pad = 4  # pixels on each side before a random crop; 0: no crop
+  config.augmentation.pad_mode = 'mirror'  # or 'constant', black
+  config.augmentation.flip = True  # left to right; never for digits
+
+  config.model = ml_collections.ConfigDict()
+  config.model.name = 'wrn_16_4'
+  config.model.dropout_rate = 0.0  # before the classifier
+  config.compute_dtype = 'float32'  # or 'bfloat16'; parameters are float32
+
+  config.label_smoothing = 0.0
+  config.ema_decay = 0.999  # of the averaged parameters; min(this, (1 + t) / (10 + t))
+
+  config.optimizer = ml_collections.ConfigDict()
+  config.optimizer.learning_rate = 0.1  # peak
+  config.optimizer.schedule = 'halving'  # or 'cosine', 'constant'
+  config.optimizer.warmup_epochs = 0.0
+  config.optimizer.momentum = 0.9
+  config.optimizer.nesterov = False
+  config.optimizer.weight_decay = 5e-4  # L2, on weights only
+
+  config.evaluation = ml_collections.ConfigDict()
+  config.evaluation.every_epochs = 1.0  # and after the last step
+  config.evaluation.batch_size = 256  # over all devices; no effect on results
+  # Un-augmented training images on which the cross entropy is measured: -1 for all, as in the
+  # paper's figures, 0 for none.
+  config.evaluation.train_images = -1
+
+  config.checkpoint = ml_collections.ConfigDict()
+  config.checkpoint.every_steps = 1000  # and before every evaluation
+  config.checkpoint.keep = 2  # latest ones, besides the best
+
+  config.log_every_steps = 50
+  config.lock()
+  return config
+
+
+# Keys that may differ when a run goes on: they change what is watched, not what is computed.
+FREE_KEYS = (
+  'dataset.data_dir',
+  'dataset.allow_download',
+  'evaluation.batch_size',
+  'checkpoint.every_steps',
+  'checkpoint.keep',
+  'log_every_steps',
+)

@@ -1,0 +1,156 @@
+"""Checkpoints of a run: written in the background, whole or not at all (orbax)."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from nfnets_augmult.training.state import TrainState
+
+_METRIC = 'metric'
+
+
+class CheckpointError(RuntimeError):
+  """A checkpoint could not be written or read; the message says what is left."""
+
+
+class Checkpoints:
+  """The last few states of a run in `WORKDIR/checkpoints`, and the best one in `WORKDIR/best`.
+
+  A checkpoint is written to a temporary folder and renamed when it is complete, so whatever kills
+  the run, what lies under a step's number is whole. Use as a context manager: leaving it waits
+  for the last write.
+  """
+
+  def __init__(self, workdir: str, *, keep: int = 2, read_only: bool = False):
+    """Opens or creates the folders.
+
+    Args:
+      workdir: of the run.
+      keep: how many of the latest checkpoints stay, at least 1.
+      read_only: leave the folders as they are, for a look at a run that may be going on.
+
+    Raises:
+      ValueError: `keep` is less than 1.
+      CheckpointError: the folders cannot be created.
+    """
+    if keep < 1:
+      raise ValueError(f'checkpoint.keep={keep} must be at least 1')
+    self._workdir = epath.Path(workdir).resolve()
+    with self._explain('open'):
+      self._latest, self._best = (
+        ocp.CheckpointManager(
+          self._workdir / name,
+          options=ocp.CheckpointManagerOptions(
+            max_to_keep=None if read_only else count,
+            read_only=read_only,
+            create=not read_only,
+            cleanup_tmp_directories=not read_only,
+            enable_async_checkpointing=not read_only,
+            best_fn=best_fn,
+          ),
+        )
+        for name, count, best_fn in (
+          ('checkpoints', keep, None),
+          ('best', 1, lambda metrics: metrics[_METRIC]),
+        )
+      )
+
+  def __enter__(self) -> 'Checkpoints':
+    return self
+
+  def __exit__(self, error_type: type | None, *unused: object) -> None:
+    # After an error the last write still gets its chance, but the error is what is reported.
+    with contextlib.suppress(Exception) if error_type else contextlib.nullcontext():
+      self.wait()
+    self._latest.close()
+    self._best.close()
+
+  @property
+  def latest_step(self) -> int | None:
+    """Step of the newest whole checkpoint, or None."""
+    return self._latest.latest_step()
+
+  @property
+  def best_step(self) -> int | None:
+    """Step of the best checkpoint, or None."""
+    return self._best.latest_step()
+
+  def best_metric(self) -> float:
+    """Returns the metric of the best checkpoint, minus infinity if there is none."""
+    if self.best_step is None:
+      return -np.inf
+    return float(self._best.metrics(self.best_step)[_METRIC])
+
+  def save(self, state: TrainState) -> None:
+    """Starts to write a state of NumPy arrays; does nothing if its step is there already.
+
+    Raises:
+      CheckpointError: this or the previous write failed.
+    """
+    step = int(state.step)
+    if step in self._latest.all_steps():
+      return
+    with self._explain('write'):
+      self._latest.save(step, args=ocp.args.StandardSave(state._asdict()), force=True)
+
+  def save_if_best(self, state: TrainState, metric: float) -> bool:
+    """Writes the state to `best` if `metric` exceeds that of the best so far; says if it does."""
+    self.wait()  # `best` never holds a step that `checkpoints` has not reached
+    if not metric > self.best_metric():
+      return False
+    with self._explain('write'):
+      self._best.save(
+        int(state.step),
+        args=ocp.args.StandardSave(state._asdict()),
+        metrics={_METRIC: float(metric)},
+        force=True,
+      )
+    return True
+
+  def wait(self) -> None:
+    """Waits until everything is written.
+
+    Raises:
+      CheckpointError: it could not be written.
+    """
+    with self._explain('write'):
+      self._latest.wait_until_finished()
+      self._best.wait_until_finished()
+
+  def restore(self, template: TrainState, *, which: str | int = 'latest') -> TrainState:
+    """Returns a saved state, as NumPy arrays.
+
+    Args:
+      template: a state of the same structure, shapes and dtypes.
+      which: `'latest'`, `'best'`, or the number of a step.
+
+    Raises:
+      CheckpointError: there is no such checkpoint, or it does not fit `template`.
+    """
+    manager = self._best if which == 'best' else self._latest
+    step = manager.latest_step() if which in ('latest', 'best') else int(which)
+    if step is None or step not in manager.all_steps():
+      have = ', '.join(map(str, self._latest.all_steps())) or 'none'
+      raise CheckpointError(f'no checkpoint {which!r} in {self._workdir}; it has steps {have}')
+    with self._explain('read'):
+      restored = manager.restore(step, args=ocp.args.StandardRestore(template._asdict()))
+    return TrainState(**restored)
+
+  @contextlib.contextmanager
+  def _explain(self, action: str) -> Iterator[None]:
+    try:
+      yield
+    except Exception as error:
+      kept = []
+      with contextlib.suppress(Exception):
+        kept = ocp.utils.checkpoint_steps(self._workdir / 'checkpoints')
+      left = f'steps {", ".join(map(str, sorted(kept)))} are kept' if kept else 'there is none yet'
+      reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+      raise CheckpointError(
+        f'cannot {action} a checkpoint in {self._workdir}: {reason}. Is the disk full or read-only? '
+        f'Of earlier checkpoints {left}; mend it and run the same command again to continue'
+      ) from error

@@ -1,0 +1,74 @@
+"""Moving trees and batches between the host and its devices, in the layout that pmap expects."""
+
+import collections
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from nfnets_augmult.data import multiplicity
+
+# What the device needs of a batch; the identities of the slots stay on the host.
+_DEVICE_KEYS = ('image', 'label', 'mask')
+
+
+def _sharding() -> NamedSharding:
+  """One piece of the leading axis for each local device."""
+  return NamedSharding(Mesh(np.array(jax.local_devices()), ('devices',)), PartitionSpec('devices'))
+
+
+def replicate(tree: Any) -> Any:
+  """Returns `tree` with a leading axis of local devices, one copy on each."""
+  count = jax.local_device_count()
+
+  def put(leaf: Any) -> jax.Array:
+    leaf = np.asarray(leaf)
+    return jax.device_put(np.broadcast_to(leaf, (count, *leaf.shape)), _sharding())
+
+  return jax.tree.map(put, tree)
+
+
+def first_replica(tree: Any) -> Any:
+  """Returns the copy of the first local device as NumPy arrays; waits until it is computed.
+
+  Reads one shard: indexing a sharded array with `[0]` would compile and run a gather.
+  """
+  shards = jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, tree)
+  return jax.tree.map(lambda leaf: leaf[0], jax.device_get(shards))
+
+
+def place_batch(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+  """Deals the slots of a host batch to the local devices; starts the transfer and returns at once.
+
+  Args:
+    batch: arrays `[B, ...]`; of them `image`, `label` and `mask` are moved.
+
+  Returns:
+    Arrays `[D, B / D, ...]`; the copies of one image are spread evenly over the D devices.
+  """
+  count = jax.local_device_count()
+  return {
+    key: jax.device_put(multiplicity.deal_to_devices(batch[key], count), _sharding())
+    for key in _DEVICE_KEYS
+  }
+
+
+def prefetch(batches: Iterator[Mapping[str, np.ndarray]], *, ahead: int = 2) -> Iterator[Any]:
+  """Yields placed batches while the next `ahead` are on their way to the devices."""
+  placed = map(place_batch, batches)
+  queue = collections.deque(itertools.islice(placed, ahead))
+  while queue:
+    yield queue.popleft()
+    queue.extend(itertools.islice(placed, 1))
+
+
+def max_steps_in_flight() -> int:
+  """Returns how many dispatched steps may wait for their results to be looked at.
+
+  Two keep an accelerator busy. Simulated CPU devices share one pool of threads, and a second step
+  in flight can take the threads that the first one's collective operation waits for.
+  """
+  return 0 if jax.default_backend() == 'cpu' and jax.local_device_count() > 1 else 2

@@ -1,0 +1,249 @@
+"""The training loop: step, look, evaluate, save; stop and go on at any step."""
+
+import collections
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from nfnets_augmult.training import devices, evaluation
+from nfnets_augmult.training.checkpoints import Checkpoints
+from nfnets_augmult.training.plan import Plan
+from nfnets_augmult.training.progress import Progress
+from nfnets_augmult.training.records import Recorder
+from nfnets_augmult.training.state import TrainState
+
+# The metric by which the best checkpoint is chosen.
+BEST_BY = 'test/ema/top_1'
+
+
+class DivergedError(RuntimeError):
+  """The loss or the gradient is no longer a finite number."""
+
+
+class StopRequested(Exception):
+  """Somebody asked the run to stop; everything is saved. Not an error."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cadence:
+  """How often things happen, in steps.
+
+  Attributes:
+    log: a record of the training loss and accuracy, averaged since the last.
+    save: a checkpoint.
+    evaluate: an evaluation; there is also one after the last step.
+  """
+
+  log: int
+  save: int
+  evaluate: int
+
+  def __post_init__(self):
+    for name, steps in dataclasses.asdict(self).items():
+      if steps < 1:
+        raise ValueError(f'the run would {name} every {steps} steps; it must be at least 1')
+
+
+def fit(
+  state: TrainState,
+  *,
+  plan: Plan,
+  cadence: Cadence,
+  train_step: Callable[..., Any],
+  evaluation_step: Callable[..., Any],
+  key: jax.Array,
+  train_batches: Callable[[int], Iterator[dict[str, np.ndarray]]],
+  evaluation_batches: dict[str, Callable[[], Iterator[dict[str, np.ndarray]]]],
+  checkpoints: Checkpoints,
+  recorder: Recorder | None,
+  stop_requested: Callable[[], bool],
+) -> TrainState:
+  """Trains from `state` to the last step of the plan and returns the last state.
+
+  What it does at a step depends on the step alone, so a run that was stopped or killed and
+  started again from a checkpoint computes the same as one that never was.
+
+  Args:
+    state: NumPy arrays; where to start.
+    plan: of the run.
+    cadence: how often to log, save and evaluate.
+    train_step: see `step.make_train_step`; pmapped here, with the state donated.
+    evaluation_step: see `step.make_evaluation_step`; pmapped here.
+    key: of everything random in the steps.
+    train_batches: from a step to the batches of this host from there on.
+    evaluation_batches: for each split, by the name under which it is recorded, its batches.
+    checkpoints: where states go.
+    recorder: where metrics go; None on all hosts but the first.
+    stop_requested: looked at between steps, and between the batches of an evaluation.
+
+  Raises:
+    StopRequested: the run was asked to stop, and its state is saved.
+    DivergedError: the loss or the gradient is not finite; the last checkpoint is from before.
+    CheckpointError: a checkpoint could not be written.
+  """
+  run = _Run(plan, cadence, evaluation_step, evaluation_batches, checkpoints, recorder, stop_requested)
+  step = int(state.step)
+  train_step = jax.pmap(train_step, axis_name=run.axis_name, donate_argnums=0)
+  key = devices.replicate(key)
+  state = devices.replicate(state)
+  batches = devices.prefetch(train_batches(step))
+  run.start(step)
+  try:
+    while True:
+      if run.is_due(step, cadence.evaluate) and not run.is_evaluated(step):
+        run.save(state)
+        run.evaluate(step, state)
+      if step == plan.total_steps:
+        run.save(state)
+        checkpoints.wait()
+        return devices.first_replica(state)
+      if run.is_stopping(step):
+        run.save(state)
+        checkpoints.wait()
+        raise StopRequested
+      state, metrics = train_step(state, next(batches), key)
+      step += 1
+      run.look_at(step, metrics)
+      if run.is_due(step, cadence.save):
+        run.save(state)
+  finally:
+    run.progress.close()
+
+
+class _Run:
+  """The side of a run that only watches: metrics, evaluations, checkpoints."""
+
+  axis_name = 'devices'
+
+  def __init__(
+    self,
+    plan: Plan,
+    cadence: Cadence,
+    evaluation_step: Callable[..., Any],
+    evaluation_batches: dict[str, Callable[[], Iterator[dict[str, np.ndarray]]]],
+    checkpoints: Checkpoints,
+    recorder: Recorder | None,
+    stop_requested: Callable[[], bool],
+  ):
+    self._plan = plan
+    self._cadence = cadence
+    self._evaluation_step = jax.pmap(evaluation_step, axis_name=self.axis_name)
+    self._evaluation_batches = evaluation_batches
+    self._checkpoints = checkpoints
+    self._recorder = recorder
+    self._stop_requested = stop_requested
+    self._in_flight = collections.deque()
+    self._since_log = []
+
+  def start(self, step: int) -> None:
+    self._first_step = step
+    self.progress = Progress(
+      start_step=step,
+      total_steps=self._plan.total_steps,
+      batch_size=self._plan.multiplicity.batch_size,
+      enabled=self._recorder is not None,
+    )
+
+  def is_due(self, step: int, every: int) -> bool:
+    return step > 0 and (step % every == 0 or step == self._plan.total_steps)
+
+  def is_evaluated(self, step: int) -> bool:
+    """Whether a run that was killed since has evaluated this step; the same on all hosts."""
+    done = self._recorder is not None and self._recorder.has(step, BEST_BY)
+    return _any_host(done)
+
+  def is_stopping(self, step: int) -> bool:
+    """Whether any host was asked to stop; hosts ask each other as rarely as they log."""
+    if jax.process_count() == 1:
+      return self._stop_requested()
+    return step % self._cadence.log == 0 and _any_host(self._stop_requested())
+
+  def look_at(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    """Takes the metrics of a step that was just dispatched, and looks at those that are done."""
+    self._in_flight.append((step, metrics))
+    if step == self._first_step + 1:  # has waited for compilation
+      self._look_at_all()
+      self.progress.reset_clock(step)
+    while len(self._in_flight) > devices.max_steps_in_flight():
+      self._look_at_oldest()
+
+  def _look_at_all(self) -> None:
+    while self._in_flight:
+      self._look_at_oldest()
+
+  def _look_at_oldest(self) -> None:
+    step, metrics = self._in_flight.popleft()
+    metrics = {key: float(value) for key, value in devices.first_replica(metrics).items()}
+    for name in ('loss', 'gradient_norm'):
+      if not math.isfinite(metrics[name]):
+        raise DivergedError(f'the {name.replace("_", " ")} of step {step} is {metrics[name]}')
+    self._since_log.append(metrics)
+    self.progress.advance(step, metrics)
+    if step % self._cadence.log == 0 or step == self._plan.total_steps:
+      self._log(step)
+
+  def _log(self, step: int) -> None:
+    values = {
+      f'train/{name}': float(np.mean([metrics[name] for metrics in self._since_log]))
+      for name in ('loss', 'accuracy', 'gradient_norm')
+    }
+    learning_rate = self._since_log[-1]['learning_rate']
+    self._since_log = []
+    self._record(
+      step,
+      {
+        **values,
+        'learning_rate': learning_rate,
+        'temperature': learning_rate * self._plan.multiplicity.augmult,
+        'images_per_second': self.progress.images_per_second(step),
+      },
+    )
+    self.progress.line(step, values)
+    self.progress.reset_clock(step)
+
+  def _record(self, step: int, values: dict[str, float]) -> None:
+    if self._recorder is not None:
+      self._recorder.write(step, {'epoch': self._plan.epoch(step), **values})
+
+  def save(self, state: TrainState) -> None:
+    """Saves a state, after a look at all metrics up to it: a bad state is never saved."""
+    self._look_at_all()
+    self._checkpoints.save(devices.first_replica(state))
+
+  def evaluate(self, step: int, state: TrainState) -> None:
+    def check_stop() -> None:
+      if jax.process_count() == 1 and self._stop_requested():
+        self._checkpoints.wait()
+        raise StopRequested
+
+    values = {}
+    for split, batches in self._evaluation_batches.items():
+      results = evaluation.evaluate(
+        self._evaluation_step,
+        {'raw': state.params, 'ema': state.ema_params},
+        batches(),
+        check_stop=check_stop,
+      )
+      for name, means in results.items():
+        self.progress.say(
+          f'step {step}, epoch {self._plan.epoch(step):.2f}, {split}, {name} parameters: '
+          f'top-1 {100 * means["top_1"]:.2f} %, top-5 {100 * means["top_5"]:.2f} %, '
+          f'cross entropy {means["cross_entropy"]:.4f} ({means["count"]:,.0f} images)'
+        )
+        values |= {f'{split}/{name}/{key}': value for key, value in means.items()}
+    self._checkpoints.save_if_best(devices.first_replica(state), values[BEST_BY])
+    self._record(step, values)
+    self.progress.reset_clock(step)
+
+
+def _any_host(flag: bool) -> bool:
+  """Whether `flag` is true on any host; a collective operation where there are several."""
+  if jax.process_count() == 1:
+    return flag
+  from jax.experimental import multihost_utils  # noqa: PLC0415
+
+  return bool(np.any(multihost_utils.process_allgather(np.array(flag))))

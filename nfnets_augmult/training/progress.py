@@ -1,0 +1,85 @@
+"""What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Mapping
+
+from absl import logging
+
+
+class Progress:
+  """Reports steps with loss, accuracy, images per second and time left."""
+
+  def __init__(self, *, start_step: int, total_steps: int, batch_size: int, enabled: bool = True):
+    """Starts the clock.
+
+    Args:
+      start_step: steps done before this start.
+      total_steps: of the run.
+      batch_size: augmented images per step, over all hosts.
+      enabled: False for all processes but one.
+    """
+    self._total_steps = total_steps
+    self._batch_size = batch_size
+    self._enabled = enabled
+    self._bar = None
+    self.reset_clock(start_step)
+    if enabled and sys.stderr.isatty():
+      import tqdm  # noqa: PLC0415
+
+      self._bar = tqdm.tqdm(
+        total=total_steps, initial=start_step, unit='step', dynamic_ncols=True, smoothing=0.05
+      )
+
+  def reset_clock(self, step: int) -> None:
+    """Measures speed anew from `step`: after compilation, and around an evaluation."""
+    self._clock_step = step
+    self._clock_time = time.monotonic()
+
+  def images_per_second(self, step: int) -> float:
+    """Augmented images per second since the clock was reset."""
+    elapsed = time.monotonic() - self._clock_time
+    return (step - self._clock_step) * self._batch_size / max(elapsed, 1e-9)
+
+  def advance(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Moves the bar, if there is one, to `step`."""
+    if self._bar is not None:
+      self._bar.update(step - self._bar.n)
+      self._bar.set_postfix_str(
+        f'loss {metrics["loss"]:.4f}, accuracy {metrics["accuracy"]:.3f}, '
+        f'{self.images_per_second(step):,.0f} images/s',
+        refresh=False,
+      )
+
+  def line(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Logs a line about training, unless there is a bar."""
+    if self._enabled and self._bar is None:
+      speed = self.images_per_second(step)
+      left = (self._total_steps - step) * self._batch_size / max(speed, 1e-9)
+      logging.info(
+        'step %d of %d: loss %.4f, accuracy %.3f, %.0f images/s, %s left',
+        step,
+        self._total_steps,
+        metrics['train/loss'],
+        metrics['train/accuracy'],
+        speed,
+        _duration(left),
+      )
+
+  def say(self, text: str) -> None:
+    """Prints a line without tearing the bar."""
+    if self._enabled and self._bar is not None:
+      self._bar.write(text, file=sys.stderr)
+    elif self._enabled:
+      logging.info('%s', text)
+
+  def close(self) -> None:
+    """Ends the bar."""
+    if self._bar is not None:
+      self._bar.close()
+
+
+def _duration(seconds: float) -> str:
+  minutes, seconds = divmod(int(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f'{hours}:{minutes:02}:{seconds:02}'

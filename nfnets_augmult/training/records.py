@@ -1,0 +1,145 @@
+"""What a run leaves in its work directory for people and tools: metrics, config, versions."""
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Mapping
+from typing import Any
+
+_PACKAGES = (
+  'absl-py chex dm-haiku jax jaxlib jmp ml-collections numpy optax orbax-checkpoint '
+  'tensorflow tensorflow-datasets'
+).split()
+
+
+def write_atomically(path: str, text: str) -> None:
+  """Writes a file that is either the old one or the whole new one, also after a power cut."""
+  temporary = f'{path}.tmp{os.getpid()}'
+  try:
+    with open(temporary, 'w', encoding='utf-8') as file:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  except OSError:
+    if os.path.exists(temporary):
+      os.remove(temporary)
+    raise
+
+
+def write_json(path: str, value: Any) -> None:
+  """Writes `value` as readable JSON, atomically."""
+  write_atomically(path, json.dumps(value, indent=2, sort_keys=True) + '\n')
+
+
+def read_json(path: str) -> Any:
+  """Reads a JSON file; None if there is none."""
+  if not os.path.exists(path):
+    return None
+  with open(path, encoding='utf-8') as file:
+    return json.load(file)
+
+
+def versions() -> dict[str, str]:
+  """Returns the versions of Python and of the packages that results depend on."""
+  found = {'python': platform.python_version()}
+  for package in _PACKAGES:
+    try:
+      found[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      found[package] = 'not installed'
+  return found
+
+
+class MetricsFile:
+  """`metrics.jsonl`: one JSON object a line, each with its `step`, in order of the steps.
+
+  A line that a kill cut short is dropped when the file is next opened, and so is whatever lies
+  after the checkpoint from which the run goes on: nothing is recorded twice.
+  """
+
+  def __init__(self, path: str, *, resume_step: int = 0):
+    """Opens the file for more, after dropping all records of steps after `resume_step`."""
+    kept = [record for record in read_metrics(path) if record['step'] <= resume_step]
+    if os.path.exists(path):
+      write_atomically(path, ''.join(json.dumps(record) + '\n' for record in kept))
+    self.records = kept
+    self._file = open(path, 'a', encoding='utf-8')  # noqa: SIM115 (open for the whole run)
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Appends one record; numbers that are not finite are written as null."""
+    clean = {k: v if math.isfinite(v) else None for k, v in values.items()}
+    record = {'step': step, **clean}
+    self._file.write(json.dumps(record) + '\n')
+    self._file.flush()
+    self.records.append(record)
+
+  def close(self) -> None:
+    """Closes the file."""
+    self._file.close()
+
+
+def read_metrics(path: str) -> list[dict[str, Any]]:
+  """Returns the whole records of a `metrics.jsonl`, also of a run that is going on."""
+  if not os.path.exists(path):
+    return []
+  with open(path, encoding='utf-8') as file:
+    lines = file.read().split('\n')[:-1]  # what follows the last newline is not whole
+  return [json.loads(line) for line in lines if line]
+
+
+class TensorBoard:
+  """Scalars for TensorBoard, through the writer of the `tensorboard` package."""
+
+  def __init__(self, directory: str, *, resume_step: int = 0):
+    """Opens a new event file that hides earlier ones' values after `resume_step`."""
+    from tensorboard.compat.proto import event_pb2, summary_pb2  # noqa: PLC0415 (slow)
+    from tensorboard.summary.writer import event_file_writer  # noqa: PLC0415
+
+    self._event = event_pb2.Event
+    self._summary = summary_pb2.Summary
+    self._writer = event_file_writer.EventFileWriter(directory)
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._add(resume_step + 1, session_log=start)
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Adds one scalar for each of `values`."""
+    scalars = [self._summary.Value(tag=k, simple_value=v) for k, v in values.items()]
+    self._add(step, summary=self._summary(value=scalars))
+
+  def _add(self, step: int, **what: Any) -> None:
+    self._writer.add_event(self._event(step=step, wall_time=time.time(), **what))
+
+  def close(self) -> None:
+    """Writes what is left and closes the file."""
+    self._writer.close()
+
+
+class Recorder:
+  """Writes metrics to `metrics.jsonl` and to TensorBoard."""
+
+  def __init__(self, workdir: str, *, resume_step: int = 0):
+    """Opens both for a run that goes on after `resume_step`."""
+    self._file = MetricsFile(os.path.join(workdir, 'metrics.jsonl'), resume_step=resume_step)
+    self._tensorboard = TensorBoard(os.path.join(workdir, 'tensorboard'), resume_step=resume_step)
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Records `values` of `step`."""
+    self._file.write(step, values)
+    self._tensorboard.write(step, values)
+
+  def has(self, step: int, name: str) -> bool:
+    """Returns whether a value `name` is recorded for `step`."""
+    return any(record['step'] == step and name in record for record in self._file.records)
+
+  def last(self, name: str) -> dict[str, Any] | None:
+    """Returns the last record that has `name`."""
+    return next((r for r in reversed(self._file.records) if name in r), None)
+
+  def close(self) -> None:
+    """Closes both."""
+    self._file.close()
+    self._tensorboard.close()
