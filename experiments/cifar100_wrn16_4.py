@@ -18,6 +18,7 @@ from nfnets_augmult.configs import default_config
 
 
 def get_config():
+  """Returns the config of this experiment."""
   config = default_config()
   config.dataset.name = 'cifar100'
   config.augmult = 1

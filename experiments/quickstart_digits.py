@@ -9,6 +9,7 @@ from nfnets_augmult.configs import default_config
 
 
 def get_config():
+  """Returns the config of this experiment."""
   config = default_config()
   config.dataset.name = 'digits'  # 1,797 images of 8x8 pixels, bundled with scikit-learn
   config.augmult = 4

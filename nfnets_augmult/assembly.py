@@ -181,7 +181,7 @@ def train_batches(
   augmentation: CropFlip | None = None,
 ) -> Batches:
   """Returns this host's batches; `augmentation` replaces the config's."""
-  from nfnets_augmult.data import pipeline  # noqa: PLC0415 (imports TensorFlow)
+  from nfnets_augmult.data import pipeline
 
   return pipeline.train_batches(
     source,
@@ -200,7 +200,7 @@ def evaluation_batches(
   config: ml_collections.ConfigDict, source: sources.Source, num_images: int | None = None
 ) -> Batches:
   """Returns this host's batches of `source`, un-augmented, of its first images or all."""
-  from nfnets_augmult.data import pipeline  # noqa: PLC0415 (imports TensorFlow)
+  from nfnets_augmult.data import pipeline
 
   batch_size_per_device = -(-config.evaluation.batch_size // jax.device_count())
   return pipeline.evaluation_batches(

@@ -3,6 +3,9 @@
 A config holds what a person chooses. What follows from it is derived in `assembly.py`.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import ml_collections
 
 
@@ -80,3 +83,26 @@ FREE_KEYS = (
   'checkpoint.keep',
   'log_every_steps',
 )
+
+
+def from_flat(flat: Mapping[str, Any]) -> ml_collections.ConfigDict:
+  """Returns the config whose leaves by dotted key are `flat`, as in a run's `config.json`."""
+  nested: dict[str, Any] = {}
+  for dotted, value in flat.items():
+    *groups, key = dotted.split('.')
+    node = nested
+    for group in groups:
+      node = node.setdefault(group, {})
+    node[key] = tuple(value) if isinstance(value, list) else value
+  return ml_collections.ConfigDict(nested).lock()
+
+
+def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Returns the leaves of a config by dotted key, as JSON values."""
+  flat = {}
+  for key, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      flat |= {f'{key}.{rest}': leaf for rest, leaf in flatten(value).items()}
+    else:
+      flat[key] = list(value) if isinstance(value, tuple) else value
+  return flat

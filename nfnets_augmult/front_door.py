@@ -1,5 +1,6 @@
 """What the command line programs share: flags, logging, signals, errors for people."""
 
+import difflib
 import logging as std_logging
 import os
 import pathlib
@@ -7,7 +8,6 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
-from typing import Any
 
 # Before TensorFlow or JAX are imported by anybody: their start-up notes are not for users.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
@@ -15,6 +15,8 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
+
+from nfnets_augmult import configs
 
 _PACKAGE = str(pathlib.Path(__file__).parent)
 
@@ -43,9 +45,17 @@ def run(main: Callable[[], None]) -> None:
 
   def parse(argv: list[str]) -> list[str]:
     try:
-      return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-      fail(_first_paragraph(error))
+      rest = flags.FLAGS(argv)
+      if 'config' in flags.FLAGS:
+        _ = flags.FLAGS.config.seed  # a file that cannot be read raises only here
+      return rest
+    except (AttributeError, KeyError) as error:
+      fail(_unknown_key(argv) or str(error))
+    except OSError as error:
+      reason = ' '.join(str(error).split()).split('failure to load: ')[-1]
+      fail(f'--config={config_path()} cannot be read: {reason}')
+    except (flags.Error, TypeError, ValueError) as error:
+      fail(' '.join(str(error).split()))
 
   app.run(guarded, flags_parser=parse)
 
@@ -71,7 +81,7 @@ def import_tensorflow_quietly() -> None:
   with tempfile.TemporaryFile() as kept_back:
     os.dup2(kept_back.fileno(), 2)
     try:
-      from nfnets_augmult.data import pipeline  # noqa: F401, PLC0415
+      from nfnets_augmult.data import pipeline  # noqa: F401
     except Exception as error:
       kept_back.seek(0)
       printed = kept_back.read().decode(errors='replace')
@@ -96,18 +106,8 @@ class StopSignals:
     logging.info('%s: saving, then stopping (interrupt again to stop at once)', self._signal)
 
   def __call__(self) -> bool:
+    """Returns whether to stop."""
     return self._signal is not None
-
-
-def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """Returns the leaves of a config by dotted key, as JSON values."""
-  flat = {}
-  for key, value in config.items():
-    if isinstance(value, ml_collections.ConfigDict):
-      flat |= {f'{key}.{rest}': leaf for rest, leaf in flatten(value).items()}
-    else:
-      flat[key] = list(value) if isinstance(value, tuple) else value
-  return flat
 
 
 def _configure_logging() -> None:
@@ -116,10 +116,36 @@ def _configure_logging() -> None:
   logging.use_absl_handler()
   handler = logging.get_absl_handler()
   handler.setFormatter(std_logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
-  handler.addFilter(
-    lambda record: record.levelno > std_logging.INFO or record.pathname.startswith(_PACKAGE)
-  )
+
+  def is_for_users(record: std_logging.LogRecord) -> bool:
+    is_chatter = record.levelno <= std_logging.INFO or 'orbax' in record.pathname
+    return (
+      record.pathname.startswith(_PACKAGE) or not is_chatter or record.levelno >= std_logging.ERROR
+    )
+
+  handler.addFilter(is_for_users)
 
 
-def _first_paragraph(error: Exception) -> str:
-  return str(error).split('\n\n')[0].strip() or type(error).__name__
+def _unknown_key(argv: list[str]) -> str:
+  """What is wrong with the first override whose key the config does not have; '' if none."""
+  known = list(configs.flatten(_config_without_overrides(argv)))
+  for argument in argv:
+    key = argument.lstrip('-').removeprefix('config.').split('=')[0]
+    if argument.lstrip('-').startswith('config.') and key not in known:
+      alike = [k for k in known if k.split('.')[-1] == key.split('.')[-1]]
+      alike = alike or difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+      tail = f'did you mean {" or ".join(alike)}?' if alike else f'there is {", ".join(known)}'
+      return f'the config has no key {key!r}; {tail}'
+  return ''
+
+
+def _config_without_overrides(argv: list[str]) -> ml_collections.ConfigDict:
+  """The config as its file has it. config_flags takes overrides from sys.argv: it is replaced."""
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file('config', flag_values=values)
+  original, sys.argv = sys.argv, [argv[0], f'--config={config_path()}']
+  try:
+    values(sys.argv)
+    return values.config
+  finally:
+    sys.argv = original

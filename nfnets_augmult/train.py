@@ -8,6 +8,7 @@ metrics, the config and the pictures. The same command again resumes the run, or
 is finished.
 """
 
+import dataclasses
 import os
 import pathlib
 import re
@@ -23,6 +24,8 @@ import ml_collections
 from absl import flags, logging
 
 from nfnets_augmult import assembly, configs
+from nfnets_augmult.data.crop_flip import CropFlip
+from nfnets_augmult.data.sources import BadImageError
 from nfnets_augmult.training import loop, records
 from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
 from nfnets_augmult.training.plan import Plan
@@ -32,75 +35,102 @@ _SHEET_ROWS = 8
 _SHEET_COPIES = 16
 
 
-def train(
-  config: ml_collections.ConfigDict,
-  workdir: str,
-  *,
-  stop_requested: Callable[[], bool] = lambda: False,
-) -> dict[str, Any]:
-  """Runs or resumes the experiment `config` in `workdir` and returns its result.
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A run that is checked and ready to start; see `prepare`."""
 
-  Args:
-    config: see `configs.default_config`.
-    workdir: created if need be.
-    stop_requested: looked at between steps; when it is true the state is saved and the run ends.
+  config: ml_collections.ConfigDict
+  workdir: str
+  data: assembly.Data
+  plan: Plan
+  cadence: loop.Cadence
+  network: assembly.Network
+  train_step: Callable[..., Any]
+  key: jax.Array
 
-  Returns:
-    What `result.json` holds: the last evaluation, the step and the epoch.
+
+def prepare(config: ml_collections.ConfigDict, workdir: str) -> Run:
+  """Returns the run that `config` describes; compiles and writes nothing.
 
   Raises:
-    ValueError: config, data and work directory do not go together; nothing was compiled.
-    StopRequested: the run was asked to stop.
-    DivergedError, CheckpointError, BadImageError: see there.
+    ValueError: config, data and work directory do not go together; the message names the key.
   """
   assembly.check(config)
   _check_workdir(config, workdir)
-  result = records.read_json(os.path.join(workdir, 'result.json'))
-  if result is not None:
-    _report(result, workdir, 'This run is finished')
-    return result
   front_door.import_tensorflow_quietly()
   data = assembly.load_data(config)
+  CropFlip(**config.augmentation).check_image_size(*data.image_shape[:2])
   plan = assembly.make_plan(config, data.train.num_images)
-  cadence = assembly.make_cadence(config, plan)
   network = assembly.make_network(config, data)
   train_step, key = assembly.make_train_step(config, network, plan)
+  cadence = assembly.make_cadence(config, plan)
+  return Run(config, workdir, data, plan, cadence, network, train_step, key)
+
+
+def finished_result(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any] | None:
+  """Returns the result of the run in `workdir` if it is finished, else None.
+
+  Raises:
+    ValueError: `workdir` holds a run with another config.
+  """
+  _check_workdir(config, workdir)
+  return records.read_json(os.path.join(workdir, 'result.json'))
+
+
+def train(
+  run: Run, *, stop_requested: Callable[[], bool] = lambda: False
+) -> tuple[TrainState, dict[str, Any] | None]:
+  """Starts the run or goes on with it.
+
+  Args:
+    run: see `prepare`.
+    stop_requested: looked at between steps; when it is true the state is saved and the run ends.
+
+  Returns:
+    The last state, and what `result.json` holds: the last evaluation with its step and epoch.
+
+  Raises:
+    StopRequested, DivergedError: see `loop.fit`.
+    CheckpointError: a checkpoint could not be written or read.
+    BadImageError: an image does not decode, and the policy is to fail.
+    OSError: something else could not be written.
+  """
+  config, plan, workdir = run.config, run.plan, run.workdir
   is_first_host = jax.process_index() == 0
   if is_first_host:
     os.makedirs(workdir, exist_ok=True)
-    _print_plan(config, data, plan, network, workdir)
+    _print_plan(run)
+    _describe_run(run)
   with Checkpoints(workdir, keep=config.checkpoint.keep) as checkpoints:
-    state = _first_state(network, checkpoints)
+    state = _first_state(run.network, checkpoints)
     recorder = None
     if is_first_host:
-      _describe_run(config, plan, workdir)
       recorder = records.Recorder(workdir, resume_step=int(state.step))
-      _draw_contact_sheet(config, data, plan, workdir)
+      _draw_contact_sheet(run)
     try:
       state = loop.fit(
         state,
         plan=plan,
-        cadence=cadence,
-        train_step=train_step,
-        evaluation_step=network.evaluation_step,
-        key=key,
+        cadence=run.cadence,
+        train_step=run.train_step,
+        evaluation_step=run.network.evaluation_step,
+        key=run.key,
         train_batches=lambda step: assembly.train_batches(
-          config, data.train, plan.multiplicity, start_step=step, stop_step=plan.total_steps
+          config, run.data.train, plan.multiplicity, start_step=step, stop_step=plan.total_steps
         ),
-        evaluation_batches=assembly.evaluated_splits(config, data),
+        evaluation_batches=assembly.evaluated_splits(config, run.data),
         checkpoints=checkpoints,
         recorder=recorder,
         stop_requested=stop_requested,
       )
-      result = recorder.last(loop.BEST_BY) if recorder else None
     finally:
       if recorder:
         recorder.close()
-        _draw_curves(config, plan, workdir)
-    if is_first_host:
-      records.write_json(os.path.join(workdir, 'result.json'), result)
-      _report(result, workdir, 'Finished')
-  return result
+        _draw_curves(run)
+  result = recorder.last(loop.BEST_BY) if recorder else None
+  if is_first_host:
+    records.write_json(os.path.join(workdir, 'result.json'), result)
+  return state, result
 
 
 def default_workdir(config_path: str) -> str:
@@ -127,7 +157,7 @@ def _check_workdir(config: ml_collections.ConfigDict, workdir: str) -> None:
   theirs = records.read_json(os.path.join(workdir, 'config.json'))
   if theirs is None:
     return
-  ours = front_door.flatten(config)
+  ours = configs.flatten(config)
   differ = [
     f'{key} ({theirs.get(key, "absent")!r} there, {ours.get(key, "absent")!r} now)'
     for key in sorted({*ours, *theirs})
@@ -140,14 +170,9 @@ def _check_workdir(config: ml_collections.ConfigDict, workdir: str) -> None:
     )
 
 
-def _print_plan(
-  config: ml_collections.ConfigDict,
-  data: assembly.Data,
-  plan: Plan,
-  network: assembly.Network,
-  workdir: str,
-) -> None:
-  params = jax.eval_shape(network.initial_state).params
+def _print_plan(run: Run) -> None:
+  data, plan = run.data, run.plan
+  params = jax.eval_shape(run.network.initial_state).params
   kind = jax.devices()[0].device_kind
   rows = [
     ('training images', f'{data.train.num_images:,} unique ({data.train.description})'),
@@ -155,46 +180,44 @@ def _print_plan(
     ('image size', ' x '.join(map(str, data.image_shape))),
     ('classes', f'{len(data.train.class_names):,}'),
     *plan.rows(),
-    ('model', f'{config.model.name}, {num_params(params):,} parameters, {config.compute_dtype}'),
+    (
+      'model',
+      f'{run.config.model.name}, {num_params(params):,} parameters, {run.config.compute_dtype}',
+    ),
     ('devices', f'{plan.device_count} x {kind}, {plan.host_count} host(s)'),
-    ('work directory', workdir),
+    ('work directory', run.workdir),
   ]
   width = max(len(name) for name, _ in rows)
   print('\n'.join(f'  {name:{width}}  {value}' for name, value in rows), flush=True)
 
 
-def _describe_run(config: ml_collections.ConfigDict, plan: Plan, workdir: str) -> None:
+def _describe_run(run: Run) -> None:
   """Writes what this run is: the config as resolved, what follows from it, and the versions."""
-  records.write_json(os.path.join(workdir, 'config.json'), front_door.flatten(config))
-  facts = {'plan': dict(plan.rows()), 'versions': records.versions()}
-  records.write_json(os.path.join(workdir, 'run.json'), facts)
+  records.write_json(os.path.join(run.workdir, 'config.json'), configs.flatten(run.config))
+  facts = {'plan': dict(run.plan.rows()), 'versions': records.versions()}
+  records.write_json(os.path.join(run.workdir, 'run.json'), facts)
 
 
-def _draw_contact_sheet(
-  config: ml_collections.ConfigDict, data: assembly.Data, plan: Plan, workdir: str
-) -> None:
+def _draw_contact_sheet(run: Run) -> None:
   """Draws the first images of the run beside their copies, once."""
-  from nfnets_augmult.analysis import contact_sheet  # noqa: PLC0415
-  from nfnets_augmult.data.crop_flip import CropFlip  # noqa: PLC0415
+  from nfnets_augmult.analysis import contact_sheet
 
-  path = os.path.join(workdir, 'contact_sheet.png')
+  path = os.path.join(run.workdir, 'contact_sheet.png')
   if os.path.exists(path):
     return
-  multiplicity = plan.multiplicity
+  multiplicity = run.plan.multiplicity
   turns = multiplicity.augmult // multiplicity.copies_per_batch
 
   def collect(**replaced: Any) -> tuple[Any, ...]:
     batches = assembly.train_batches(
-      config, data.train, multiplicity, start_step=0, stop_step=turns, **replaced
+      run.config, run.data.train, multiplicity, start_step=0, stop_step=turns, **replaced
     )
-    rows = min(_SHEET_ROWS, plan.batch_size_per_host // multiplicity.copies_per_batch or 1)
-    return contact_sheet.collect_copies(
-      batches, num_images=rows, augmult=multiplicity.augmult
-    )
+    rows = min(_SHEET_ROWS, run.plan.batch_size_per_host // multiplicity.copies_per_batch or 1)
+    return contact_sheet.collect_copies(batches, num_images=rows, augmult=multiplicity.augmult)
 
   _, labels, copies = collect()
   _, _, originals = collect(augmentation=CropFlip(pad=0, flip=False))
-  names = data.train.class_names
+  names = run.data.train.class_names
   sheet = contact_sheet.draw_contact_sheet(
     originals[:, 0], copies[:, :_SHEET_COPIES], [names[label][:20] for label in labels]
   )
@@ -203,15 +226,16 @@ def _draw_contact_sheet(
   logging.info('what the network is shown: %s', path)
 
 
-def _draw_curves(config: ml_collections.ConfigDict, plan: Plan, workdir: str) -> None:
-  from nfnets_augmult.analysis import curves  # noqa: PLC0415
+def _draw_curves(run: Run) -> None:
+  from nfnets_augmult.analysis import curves
 
-  path = os.path.join(workdir, 'curves.png')
+  plan = run.plan
+  path = os.path.join(run.workdir, 'curves.png')
   title = (
-    f'{config.model.name} on {config.dataset.name}: n = {plan.multiplicity.augmult}, '
+    f'{run.config.model.name} on {run.config.dataset.name}: n = {plan.multiplicity.augmult}, '
     f'batch size {plan.multiplicity.batch_size}, peak learning rate {plan.learning_rate:g}'
   )
-  run_records = records.read_metrics(os.path.join(workdir, 'metrics.jsonl'))
+  run_records = records.read_metrics(os.path.join(run.workdir, 'metrics.jsonl'))
   figure = curves.draw_curves(run_records, title=title)
   figure.savefig(f'{path}.tmp', format='png', dpi=120)
   os.replace(f'{path}.tmp', path)
@@ -232,11 +256,17 @@ def _report(result: dict[str, Any], workdir: str, what: str) -> None:
 
 def main() -> None:
   """Reads the flags, trains, and turns what can go wrong into one message."""
-  from nfnets_augmult.data.sources import BadImageError  # noqa: PLC0415
-
+  config = flags.FLAGS.config
   workdir = flags.FLAGS.workdir or default_workdir(front_door.config_path())
   try:
-    train(flags.FLAGS.config, workdir, stop_requested=front_door.StopSignals())
+    if result := finished_result(config, workdir):
+      _report(result, workdir, 'This run is finished')
+      return
+    run = prepare(config, workdir)
+  except ValueError as error:
+    front_door.fail(str(error))
+  try:
+    _, result = train(run, stop_requested=front_door.StopSignals())
   except loop.StopRequested:
     logging.info('stopped and saved in %s; the same command goes on from there', workdir)
   except loop.DivergedError as error:
@@ -248,6 +278,9 @@ def main() -> None:
     front_door.fail(str(error))
   except OSError as error:
     front_door.fail(f'cannot write to {workdir}: {error}; the checkpoints there are kept')
+  else:
+    if result:
+      _report(result, workdir, 'Finished')
 
 
 if __name__ == '__main__':

@@ -10,7 +10,11 @@ _CROSS_ENTROPY = (
   ('train/loss', 'training, augmented copies (running)', {'color': '0.7', 'lw': 1}),
   ('train_raw/raw/cross_entropy', 'training, raw images', {'color': 'C0', 'marker': 'o'}),
   ('test/raw/cross_entropy', 'test', {'color': 'C1', 'marker': 'o'}),
-  ('test/ema/cross_entropy', 'test, averaged parameters', {'color': 'C1', 'ls': '--', 'marker': 's'}),
+  (
+    'test/ema/cross_entropy',
+    'test, averaged parameters',
+    {'color': 'C1', 'ls': '--', 'marker': 's'},
+  ),
 )
 _ACCURACY = (
   ('train/accuracy', 'training, augmented copies (running)', {'color': '0.7', 'lw': 1}),

@@ -1,4 +1,4 @@
-"""Pad, random crop and left-right flip, vectorised over a batch of small images (paper, Section 2)."""
+"""Pad, random crop and left-right flip, vectorised over a batch (paper, Section 2)."""
 
 import dataclasses
 from typing import NamedTuple

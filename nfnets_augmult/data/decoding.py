@@ -81,7 +81,10 @@ class ImageDecoder:
       raise ValueError(f'image {name} does not decode')
     if is_new:
       logging.warning(
-        'image %s does not decode and is left out (%d so far): %s', name, len(self.bad_images), reason
+        'image %s does not decode and is left out (%d so far): %s',
+        name,
+        len(self.bad_images),
+        reason,
       )
     return np.zeros((1, 1, 3), np.uint8), np.int32(label), np.float32(0)
 

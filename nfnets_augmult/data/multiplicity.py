@@ -90,15 +90,15 @@ def solve_batch(
     'unique_images_per_batch': unique_images_per_batch or None,
     'augmult': augmult or None,
   }
-  if augmult is not None and augmult < 0 or augmult == 0 and not (batch_size and unique_images_per_batch):
-    raise ValueError(f'augmult={augmult} must be at least 1: 1 is ordinary training')
   for key, value in given.items():
     if value is not None and value < 1:
-      raise ValueError(f'{key}={value} must be at least 1')
-  if sum(value is not None for value in given.values()) < 2:
+      raise ValueError(f'{key}={value} must be at least 1, or 0 where the other two determine it')
+  missing = [key for key, value in given.items() if value is None]
+  if len(missing) > 1:
+    stated = ', '.join(f'{key}={value or 0}' for key, value in given.items())
     raise ValueError(
-      'state two of batch_size, unique_images_per_batch and augmult; got only '
-      + (', '.join(f'{k}={v}' for k, v in given.items() if v is not None) or 'none of them')
+      f'{stated}: state two of the three, at least 1 each, and the third follows '
+      '(augmult=1 is ordinary training)'
     )
   size, unique, n = given['batch_size'], given['unique_images_per_batch'], given['augmult']
   if placement == 'neighbouring':
@@ -115,7 +115,9 @@ def solve_batch(
   divisor = ('augmult', n) if n is not None else ('unique_images_per_batch', unique)
   key, value = divisor
   if value > size:
-    raise ValueError(f'{key}={value} is larger than batch_size={size}; lower it or raise batch_size')
+    raise ValueError(
+      f'{key}={value} is larger than batch_size={size}; lower it or raise batch_size'
+    )
   if size % value:
     below = size // value * value
     raise ValueError(
@@ -124,8 +126,8 @@ def solve_batch(
     )
   if n is not None and unique is not None and unique * n != size:
     raise ValueError(
-      f'batch_size={size} is not unique_images_per_batch * augmult = {unique} * {n} = {unique * n}; '
-      'state two of the three and set the other to 0, which derives it'
+      f'batch_size={size} is not unique_images_per_batch * augmult = {unique} * {n} = '
+      f'{unique * n}; state two of the three and set the other to 0, which derives it'
     )
   return size, unique or size // n, n or size // unique
 
@@ -202,9 +204,7 @@ class Multiplicity:
       image_index, copy_index, epoch.astype(np.int32), self.seeds(image_index, epoch, copy_index)
     )
 
-  def seeds(
-    self, image_index: np.ndarray, epoch: np.ndarray, copy_index: np.ndarray
-  ) -> np.ndarray:
+  def seeds(self, image_index: np.ndarray, epoch: np.ndarray, copy_index: np.ndarray) -> np.ndarray:
     """Returns the augmentation seeds, uint32 `[..., 2]`, one to one in the three addresses."""
     if np.any(np.asarray(epoch) >= MAX_EPOCHS):
       raise ValueError(f'a run has at most {MAX_EPOCHS} epochs')

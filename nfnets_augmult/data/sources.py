@@ -83,7 +83,7 @@ def load_source(
   """
   if name in SOURCES:
     return SOURCES[name](split=split, data_dir=data_dir)
-  from nfnets_augmult.data import tfds_source  # noqa: PLC0415 (imports TensorFlow)
+  from nfnets_augmult.data import tfds_source
 
   return tfds_source.tfds_source(
     name, split=split, data_dir=data_dir, allow_download=allow_download
@@ -96,7 +96,7 @@ def digits_source(*, split: str, data_dir: str = '') -> ArraySource:
   The division is a fixed shuffle. Grey levels 0..16 become 0..255. `data_dir` is not used.
   """
   del data_dir
-  from sklearn import datasets  # noqa: PLC0415 (slow to import, needed here alone)
+  from sklearn import datasets
 
   digits = datasets.load_digits()
   order = addressed_random.random_permutation(
@@ -124,7 +124,7 @@ def folder_source(*, split: str, data_dir: str) -> 'FolderSource':
   Raises:
     ValueError: `data_dir` is missing, no folder, or holds no images for `split`.
   """
-  from etils import epath  # noqa: PLC0415
+  from etils import epath
 
   require_data_dir('folder', data_dir)
   root = epath.Path(data_dir)
@@ -152,8 +152,8 @@ def folder_source(*, split: str, data_dir: str) -> 'FolderSource':
         labels.append(label)
   if not files:
     raise ValueError(
-      f'no images for split {split!r} in dataset.data_dir={data_dir!r}: it needs one sub-folder per '
-      f'class with files that end in {" ".join(_IMAGE_SUFFIXES)}'
+      f'no images for split {split!r} in dataset.data_dir={data_dir!r}: it needs one sub-folder '
+      f'per class with files that end in {" ".join(_IMAGE_SUFFIXES)}'
     )
   return FolderSource(tuple(files), np.array(labels, np.int32), class_names, f'folder/{split}')
 
@@ -174,7 +174,7 @@ class FolderSource:
 
   def read(self, index: int) -> tuple[bytes, int]:
     """Returns the bytes of the file and the label."""
-    from etils import epath  # noqa: PLC0415
+    from etils import epath
 
     return epath.Path(self.files[index]).read_bytes(), int(self.labels[index])
 
@@ -192,8 +192,9 @@ def require_data_dir(name: str, data_dir: str) -> None:
   """Raises ValueError if `data_dir` is empty."""
   if not data_dir:
     raise ValueError(
-      f'dataset.data_dir is missing: say where {name!r} lies, with --config.dataset.data_dir=DIR '
-      "(only the bundled 'digits' need none)"
+      f'dataset.data_dir is missing: say where the data set {name!r} lies, with '
+      "--config.dataset.data_dir=DIR (only 'digits' needs none; every name but 'digits' and "
+      "'folder' is taken as one of TensorFlow Datasets)"
     )
 
 
@@ -206,7 +207,9 @@ def check_split(name: str, split: str, splits: Sequence[str] = ('train', 'test')
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
   """Returns mean and standard deviation of each channel of uint8 `[N, H, W, C]`, in 0..255."""
-  counts = np.stack([np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])])
+  counts = np.stack(
+    [np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])]
+  )
   shares = counts / counts.sum(axis=1, keepdims=True)
   mean = shares @ np.arange(256)
   std = np.sqrt(np.maximum(shares @ np.arange(256) ** 2 - mean**2, 1e-12))

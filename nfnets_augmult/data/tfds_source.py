@@ -13,7 +13,13 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
 
-from nfnets_augmult.data.sources import ArraySource, EncodedSource, Source, check_split, require_data_dir
+from nfnets_augmult.data.sources import (
+  ArraySource,
+  EncodedSource,
+  Source,
+  check_split,
+  require_data_dir,
+)
 
 # A data set whose images all have one shape is decoded into memory up to this size.
 _MAX_BYTES_IN_MEMORY = 2 * 2**30
@@ -70,7 +76,9 @@ def _not_prepared(name: str, data_dir: str) -> str:
   root = epath.Path(data_dir)
   if not root.is_dir():
     return f'dataset.data_dir={data_dir!r} is not a folder'
-  prepared = sorted(p.name for p in root.iterdir() if p.is_dir() and _prepared_directory(p.name, data_dir))
+  prepared = sorted(
+    p.name for p in root.iterdir() if p.is_dir() and _prepared_directory(p.name, data_dir)
+  )
   has = f'prepared there: {", ".join(prepared)}' if prepared else 'nothing is prepared there'
   if plain_name not in known:
     return (

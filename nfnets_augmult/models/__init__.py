@@ -29,7 +29,8 @@ def make_model(name: str, *, num_classes: int, **options: Any) -> hk.Transformed
     **options: further arguments of the model, for example `dropout_rate`.
 
   Raises:
-    ValueError: no such model, or no such option; the message lists what there is.
+    ValueError: no such model, no such option (the message lists what there is), or a value that
+      the model does not take.
   """
   for pattern, module in MODELS.items():
     if match := re.fullmatch(pattern, name):
@@ -41,6 +42,7 @@ def make_model(name: str, *, num_classes: int, **options: Any) -> hk.Transformed
           f'it has {", ".join(sorted(known))}'
         )
       arguments = dict(shape, num_classes=num_classes, **options)
+      hk.transform(lambda module=module, arguments=arguments: module(**arguments)).init(None)
 
       def network(
         images: jax.Array, *, is_training: bool, module: Any = module, arguments: Any = arguments

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -150,7 +149,10 @@ class Checkpoints:
         kept = ocp.utils.checkpoint_steps(self._workdir / 'checkpoints')
       left = f'steps {", ".join(map(str, sorted(kept)))} are kept' if kept else 'there is none yet'
       reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+      advice = {
+        'read': 'Was it written by another version or for another model?',
+      }.get(action, 'Is the disk full or read-only? Mend it and run the same command again')
       raise CheckpointError(
-        f'cannot {action} a checkpoint in {self._workdir}: {reason}. Is the disk full or read-only? '
-        f'Of earlier checkpoints {left}; mend it and run the same command again to continue'
+        f'cannot {action} a checkpoint in {self._workdir}: {reason}. Of the earlier checkpoints, '
+        f'{left}. {advice}'
       ) from error

@@ -85,7 +85,9 @@ def fit(
     DivergedError: the loss or the gradient is not finite; the last checkpoint is from before.
     CheckpointError: a checkpoint could not be written.
   """
-  run = _Run(plan, cadence, evaluation_step, evaluation_batches, checkpoints, recorder, stop_requested)
+  run = _Run(
+    plan, cadence, evaluation_step, evaluation_batches, checkpoints, recorder, stop_requested
+  )
   step = int(state.step)
   train_step = jax.pmap(train_step, axis_name=run.axis_name, donate_argnums=0)
   key = devices.replicate(key)
@@ -94,7 +96,7 @@ def fit(
   run.start(step)
   try:
     while True:
-      if run.is_due(step, cadence.evaluate) and not run.is_evaluated(step):
+      if run.is_evaluation_due(step) and not run.is_evaluated(step):
         run.save(state)
         run.evaluate(step, state)
       if step == plan.total_steps:
@@ -108,7 +110,7 @@ def fit(
       state, metrics = train_step(state, next(batches), key)
       step += 1
       run.look_at(step, metrics)
-      if run.is_due(step, cadence.save):
+      if step % cadence.save == 0:
         run.save(state)
   finally:
     run.progress.close()
@@ -148,8 +150,11 @@ class _Run:
       enabled=self._recorder is not None,
     )
 
-  def is_due(self, step: int, every: int) -> bool:
-    return step > 0 and (step % every == 0 or step == self._plan.total_steps)
+  def is_evaluation_due(self, step: int) -> bool:
+    """Whether to evaluate at `step`: regularly, but not shortly before the last step, and there."""
+    left = self._plan.total_steps - step
+    every = self._cadence.evaluate
+    return left == 0 or (step > 0 and step % every == 0 and 2 * left >= every)
 
   def is_evaluated(self, step: int) -> bool:
     """Whether a run that was killed since has evaluated this step; the same on all hosts."""
@@ -244,6 +249,6 @@ def _any_host(flag: bool) -> bool:
   """Whether `flag` is true on any host; a collective operation where there are several."""
   if jax.process_count() == 1:
     return flag
-  from jax.experimental import multihost_utils  # noqa: PLC0415
+  from jax.experimental import multihost_utils
 
   return bool(np.any(multihost_utils.process_allgather(np.array(flag))))

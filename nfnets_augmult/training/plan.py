@@ -68,7 +68,10 @@ class Plan:
       ),
       ('batch size per host', f'{self.batch_size_per_host:,} on each of {self.host_count}'),
       ('batch size per device', f'{self.batch_size_per_device:,} on each of {self.device_count}'),
-      ('steps per epoch', f'{m.steps_per_epoch:,.2f} (an epoch is one pass over the unique images)'),
+      (
+        'steps per epoch',
+        f'{m.steps_per_epoch:,.2f} (an epoch is one pass over the unique images)',
+      ),
       ('total', f'{self.total_steps:,} steps = {self.total_epochs:,.2f} epochs'),
       ('learning rate', f'{self.learning_rate:g} (peak)'),
       ('temperature', f'{self.temperature:g} = learning rate x n'),

@@ -25,7 +25,7 @@ class Progress:
     self._bar = None
     self.reset_clock(start_step)
     if enabled and sys.stderr.isatty():
-      import tqdm  # noqa: PLC0415
+      import tqdm
 
       self._bar = tqdm.tqdm(
         total=total_steps, initial=start_step, unit='step', dynamic_ncols=True, smoothing=0.05

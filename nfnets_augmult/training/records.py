@@ -10,9 +10,18 @@ from collections.abc import Mapping
 from typing import Any
 
 _PACKAGES = (
-  'absl-py chex dm-haiku jax jaxlib jmp ml-collections numpy optax orbax-checkpoint '
-  'tensorflow tensorflow-datasets'
-).split()
+  'chex',
+  'dm-haiku',
+  'jax',
+  'jaxlib',
+  'jmp',
+  'ml-collections',
+  'numpy',
+  'optax',
+  'orbax-checkpoint',
+  'tensorflow',
+  'tensorflow-datasets',
+)
 
 
 def write_atomically(path: str, text: str) -> None:
@@ -96,8 +105,8 @@ class TensorBoard:
 
   def __init__(self, directory: str, *, resume_step: int = 0):
     """Opens a new event file that hides earlier ones' values after `resume_step`."""
-    from tensorboard.compat.proto import event_pb2, summary_pb2  # noqa: PLC0415 (slow)
-    from tensorboard.summary.writer import event_file_writer  # noqa: PLC0415
+    from tensorboard.compat.proto import event_pb2, summary_pb2
+    from tensorboard.summary.writer import event_file_writer
 
     self._event = event_pb2.Event
     self._summary = summary_pb2.Summary

@@ -108,9 +108,7 @@ def make_train_step(
     direction, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     learning_rate = schedule(state.step)
     params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)
-    ema_params = ema.update(
-      state.ema_params, params, decay=ema.decay_at(state.step, ema_decay)
-    )
+    ema_params = ema.update(state.ema_params, params, decay=ema.decay_at(state.step, ema_decay))
     metrics = {
       'loss': loss,
       'accuracy': accuracy,

@@ -1,0 +1,103 @@
+"""Evaluates a checkpoint of a run, finished or going on, on any split of its data set.
+
+python -m nfnets_augmult.evaluate --workdir=runs/quickstart_digits
+    [--split=test] [--checkpoint=latest] [--data_dir=DIR] [--output=FILE.json]
+"""
+
+import os
+
+from nfnets_augmult import front_door  # first: it quietens libraries before they are imported
+
+# isort: split
+import jax
+from absl import flags
+
+from nfnets_augmult import assembly, configs
+from nfnets_augmult.training import devices, evaluation, records
+from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
+from nfnets_augmult.training.step import AXIS_NAME
+
+
+def evaluate(
+  workdir: str,
+  *,
+  split: str = '',
+  checkpoint: str = 'latest',
+  data_dir: str = '',
+  batch_size: int = 0,
+) -> dict[str, dict[str, float]]:
+  """Returns the means over a split for the raw and the averaged parameters of a checkpoint.
+
+  Reads the work directory and changes nothing in it, so the run may be going on.
+
+  Args:
+    workdir: of the run.
+    split: of the run's data set; by default its test split.
+    checkpoint: `'latest'`, `'best'`, or the number of a step.
+    data_dir: where the data lie, if no longer where the run found them.
+    batch_size: over all devices, if not the config's; results do not depend on it.
+
+  Returns:
+    For `raw` and `ema`: `cross_entropy` in nats, `top_1` and `top_5` in `[0, 1]`, `count`; and
+    the `step` of the checkpoint.
+
+  Raises:
+    ValueError: no run there, or no such split.
+    CheckpointError: no such checkpoint.
+  """
+  flat = records.read_json(os.path.join(workdir, 'config.json'))
+  if flat is None:
+    raise ValueError(f'workdir={workdir!r} holds no run: there is no config.json')
+  config = configs.from_flat(flat)
+  config.dataset.data_dir = data_dir or config.dataset.data_dir
+  config.evaluation.batch_size = batch_size or config.evaluation.batch_size
+  assembly.check(config)
+  front_door.import_tensorflow_quietly()
+  data = assembly.load_data(config)
+  source = assembly.load_split(config, split or config.dataset.test_split)
+  network = assembly.make_network(config, data)
+  with Checkpoints(workdir, read_only=True) as checkpoints:
+    state = checkpoints.restore(jax.eval_shape(network.initial_state), which=checkpoint)
+  results = evaluation.evaluate(
+    jax.pmap(network.evaluation_step, axis_name=AXIS_NAME),
+    {
+      'raw': devices.replicate(state.params),
+      'ema': devices.replicate(state.ema_params),
+    },
+    assembly.evaluation_batches(config, source),
+  )
+  return {**results, 'step': int(state.step), 'split': source.description}
+
+
+def main() -> None:
+  """Reads the flags, evaluates, prints."""
+  args = flags.FLAGS
+  try:
+    results = evaluate(
+      args.workdir,
+      split=args.split,
+      checkpoint=args.checkpoint,
+      data_dir=args.data_dir,
+      batch_size=args.batch_size,
+    )
+  except (ValueError, CheckpointError) as error:
+    front_door.fail(str(error))
+  print(f'{args.workdir}, step {results["step"]:,}, {results["split"]}:')
+  for name, label in (('raw', 'last parameters'), ('ema', 'averaged parameters')):
+    means = results[name]
+    print(
+      f'  {label:19}  top-1 {100 * means["top_1"]:.2f} %  top-5 {100 * means["top_5"]:.2f} %  '
+      f'cross entropy {means["cross_entropy"]:.4f}  ({means["count"]:,.0f} images)'
+    )
+  if args.output:
+    records.write_json(args.output, results)
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('workdir', None, 'Directory of the run.', required=True)
+  flags.DEFINE_string('split', '', 'Split of its data set; default: the test split of its config.')
+  flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or the number of a step.")
+  flags.DEFINE_string('data_dir', '', 'Where the data lie, if they were moved.')
+  flags.DEFINE_integer('batch_size', 0, 'Images per batch; 0: as in the config.')
+  flags.DEFINE_string('output', '', 'JSON file for the results.')
+  front_door.run(main)
