@@ -21,12 +21,13 @@ from nfnets_augmult import configs
 _PACKAGE = str(pathlib.Path(__file__).parent)
 
 
-def define_config_flag() -> None:
-  """Defines the required flag `--config=FILE.py` with its `--config.KEY=VALUE` overrides."""
+def define_config_flag(*, required: bool = True) -> None:
+  """Defines the flag `--config=FILE.py` with its `--config.KEY=VALUE` overrides."""
   config_flags.DEFINE_config_file(
     'config', None, 'File with get_config(), see experiments/; --config.KEY=VALUE overrides.'
   )
-  flags.mark_flag_as_required('config')
+  if required:
+    flags.mark_flag_as_required('config')
 
 
 def config_path() -> str:
@@ -43,21 +44,19 @@ def run(main: Callable[[], None]) -> None:
     _configure_logging()
     main()
 
-  def parse(argv: list[str]) -> list[str]:
-    try:
-      rest = flags.FLAGS(argv)
-      if 'config' in flags.FLAGS:
-        _ = flags.FLAGS.config.seed  # a file that cannot be read raises only here
-      return rest
-    except (AttributeError, KeyError) as error:
-      fail(_unknown_key(argv) or str(error))
-    except OSError as error:
-      reason = ' '.join(str(error).split()).split('failure to load: ')[-1]
-      fail(f'--config={config_path()} cannot be read: {reason}')
-    except (flags.Error, TypeError, ValueError) as error:
-      fail(' '.join(str(error).split()))
+  app.run(guarded, flags_parser=_parse)
 
-  app.run(guarded, flags_parser=parse)
+
+def run_command(commands: dict[str, Callable[[], None]]) -> None:
+  """Parses the flags, runs the one of `commands` that the first argument names, and exits."""
+
+  def guarded(argv: list[str]) -> None:
+    if len(argv) != 2 or argv[1] not in commands:
+      fail(f'say which command to run, one of {", ".join(commands)}, and flags as --name=value')
+    _configure_logging()
+    commands[argv[1]]()
+
+  app.run(guarded, flags_parser=_parse)
 
 
 def fail(message: str) -> None:
@@ -110,6 +109,22 @@ class StopSignals:
     return self._signal is not None
 
 
+def _parse(argv: list[str]) -> list[str]:
+  """Reads the flags; what is wrong with them becomes one message."""
+  try:
+    rest = flags.FLAGS(argv)
+    if 'config' in flags.FLAGS and flags.FLAGS['config'].present:
+      _ = flags.FLAGS.config.seed  # a file that cannot be read raises only here
+    return rest
+  except (AttributeError, KeyError) as error:
+    fail(_unknown_key(argv) or str(error))
+  except OSError as error:
+    reason = ' '.join(str(error).split()).split('failure to load: ')[-1]
+    fail(f'--config={config_path()} cannot be read: {reason}')
+  except (flags.Error, TypeError, ValueError) as error:
+    fail(' '.join(str(error).split()))
+
+
 def _configure_logging() -> None:
   """Shows our own notes and everybody's warnings, with the time of day and nothing else."""
   logging.set_verbosity(logging.INFO)
@@ -143,9 +158,10 @@ def _config_without_overrides(argv: list[str]) -> ml_collections.ConfigDict:
   """The config as its file has it. config_flags takes overrides from sys.argv: it is replaced."""
   values = flags.FlagValues()
   config_flags.DEFINE_config_file('config', flag_values=values)
-  original, sys.argv = sys.argv, [argv[0], f'--config={config_path()}']
+  rest = [argument for argument in argv if not argument.lstrip('-').startswith('config.')]
+  original, sys.argv = sys.argv, rest
   try:
-    values(sys.argv)
+    values(rest, known_only=True)
     return values.config
   finally:
     sys.argv = original
