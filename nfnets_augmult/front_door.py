@@ -30,6 +30,28 @@ def define_config_flag(*, required: bool = True) -> None:
     flags.mark_flag_as_required('config')
 
 
+def define_host_flags() -> None:
+  """Defines the flags of a run on several machines; see docs/many_hosts.md."""
+  flags.DEFINE_boolean(
+    'multi_host', False, 'One of several machines; on Cloud TPU pods and SLURM this flag is enough.'
+  )
+  flags.DEFINE_string('coordinator', None, 'With --multi_host elsewhere: ADDRESS:PORT of host 0.')
+  flags.DEFINE_integer('num_hosts', None, 'With --coordinator: number of machines.')
+  flags.DEFINE_integer('host_index', None, 'With --coordinator: which of them this is, from 0.')
+
+
+def join_hosts() -> None:
+  """Connects this process to its companions, if the flags say that there are any."""
+  args = flags.FLAGS
+  if not args.multi_host:
+    if args.coordinator or args.num_hosts or args.host_index:
+      fail('--coordinator, --num_hosts and --host_index need --multi_host')
+    return
+  import jax
+
+  jax.distributed.initialize(args.coordinator, args.num_hosts, args.host_index)
+
+
 def config_path() -> str:
   """Returns what `--config` says, before it was read."""
   return config_flags.get_config_filename(flags.FLAGS['config'])
@@ -133,10 +155,10 @@ def _configure_logging() -> None:
   handler.setFormatter(std_logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
 
   def is_for_users(record: std_logging.LogRecord) -> bool:
-    is_chatter = record.levelno <= std_logging.INFO or 'orbax' in record.pathname
-    return (
-      record.pathname.startswith(_PACKAGE) or not is_chatter or record.levelno >= std_logging.ERROR
-    )
+    if record.pathname.startswith(_PACKAGE):
+      return True
+    # What orbax has to say reaches us as errors, which we report ourselves.
+    return record.levelno > std_logging.INFO and 'orbax' not in record.pathname
 
   handler.addFilter(is_for_users)
 

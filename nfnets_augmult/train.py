@@ -1,7 +1,7 @@
 """Trains a network with augmentation multiplicity, or goes on where an earlier start stopped.
 
     python -m nfnets_augmult.train --config=experiments/quickstart_digits.py
-        [--workdir=DIR] [--config.KEY=VALUE ...]
+        [--workdir=DIR] [--config.KEY=VALUE ...] [--multi_host]
 
 The work directory, by default `runs/NAME` for `experiments/NAME.py`, gets the checkpoints, the
 metrics, the config and the pictures. The same command again resumes the run, or reports that it
@@ -262,6 +262,7 @@ def main() -> None:
     if result := finished_result(config, workdir):
       _report(result, workdir, 'This run is finished')
       return
+    front_door.join_hosts()
     run = prepare(config, workdir)
   except ValueError as error:
     front_door.fail(str(error))
@@ -285,5 +286,6 @@ def main() -> None:
 
 if __name__ == '__main__':
   flags.DEFINE_string('workdir', None, 'Directory of the run; default: runs/NAME of the config.')
+  front_door.define_host_flags()
   front_door.define_config_flag()
   front_door.run(main)

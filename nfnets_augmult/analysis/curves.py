@@ -43,7 +43,8 @@ def draw_curves(records: Sequence[Mapping[str, Any]], *, title: str) -> Figure:
           label=label,
           **{'ms': 3.5, 'lw': 1.5, **style},
         )
-    axes.legend(fontsize=7)
+    if axes.lines:
+      axes.legend(fontsize=7)
   losses.set_yscale('log')
   losses.set_ylabel('cross entropy (nats)')
   accuracies.set_ylabel('top-1 accuracy (%)')

@@ -1,6 +1,8 @@
 """Checkpoints of a run: written in the background, whole or not at all (orbax)."""
 
 import contextlib
+import errno
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,6 +12,10 @@ from etils import epath
 from nfnets_augmult.training.state import TrainState
 
 _METRIC = 'metric'
+_SYSTEM_ERRORS = tuple(
+  os.strerror(number)
+  for number in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO)
+)
 
 
 class CheckpointError(RuntimeError):
@@ -49,6 +55,8 @@ class Checkpoints:
             create=not read_only,
             cleanup_tmp_directories=not read_only,
             enable_async_checkpointing=not read_only,
+            # In the background, a folder that cannot be made leaves threads that wait for it.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             best_fn=best_fn,
           ),
         )
@@ -146,13 +154,14 @@ class Checkpoints:
     except Exception as error:
       kept = []
       with contextlib.suppress(Exception):
-        kept = ocp.utils.checkpoint_steps(self._workdir / 'checkpoints')
-      left = f'steps {", ".join(map(str, sorted(kept)))} are kept' if kept else 'there is none yet'
+        kept = sorted(ocp.utils.checkpoint_steps(self._workdir / 'checkpoints'))
+      left = f'still has those of steps {", ".join(map(str, kept))}' if kept else 'has none yet'
       reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+      # Storage libraries wrap what the operating system said in pages of their own.
+      reason = next((said for said in _SYSTEM_ERRORS if said in str(error)), reason)
       advice = {
         'read': 'Was it written by another version or for another model?',
-      }.get(action, 'Is the disk full or read-only? Mend it and run the same command again')
+      }.get(action, 'Make room or permit writing, and run the same command again')
       raise CheckpointError(
-        f'cannot {action} a checkpoint in {self._workdir}: {reason}. Of the earlier checkpoints, '
-        f'{left}. {advice}'
+        f'cannot {action} a checkpoint in {self._workdir}: {reason}. The run {left}. {advice}'
       ) from error

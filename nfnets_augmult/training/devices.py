@@ -37,7 +37,7 @@ def first_replica(tree: Any) -> Any:
   Reads one shard: indexing a sharded array with `[0]` would compile and run a gather.
   """
   shards = jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, tree)
-  return jax.tree.map(lambda leaf: leaf[0], jax.device_get(shards))
+  return jax.tree.map(lambda leaf: np.asarray(leaf[0]), jax.device_get(shards))
 
 
 def place_batch(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:

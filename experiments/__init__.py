@@ -1,0 +1,1 @@
+"""One config file per experiment of the paper."""

@@ -1,0 +1,263 @@
+"""The command line programs end to end: train, stop, go on, finish, evaluate, and refuse."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import cifar100_wrn16_4, quickstart_digits
+from nfnets_augmult import evaluate, train
+from nfnets_augmult.training import loop, records
+from nfnets_augmult.training.checkpoints import Checkpoints
+from tests.shared_data import tfds_dir
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def _config(**changes):
+  """The quickstart, small: 12 steps of 16 samples, two a device, evaluated after 6 and 12."""
+  config = quickstart_digits.get_config()
+  config.model.name = 'wrn_10_1'
+  config.model.dropout_rate = 0.1
+  config.unique_images_per_batch = 4
+  config.total_epochs = 0.0
+  config.total_steps = 12
+  config.evaluation.every_epochs = 6 * 16 / (4 * 1437)
+  config.evaluation.train_images = 100
+  config.checkpoint.every_steps = 4
+  config.log_every_steps = 3
+  for key, value in changes.items():
+    *groups, name = key.split('__')
+    node = config
+    for group in groups:
+      node = node[group]
+    node[name] = value
+  return config
+
+
+def _stop_after(calls):
+  """A stop request that comes when it is looked at for the `calls`-th time."""
+  count = iter(range(10**9))
+  return lambda: next(count) >= calls
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  """A run of 12 steps that nothing interrupted: (work directory, state, result)."""
+  workdir = str(tmp_path_factory.mktemp('finished'))
+  return workdir, *train.train(train.prepare(_config(), workdir))
+
+
+def test_leaves_what_a_user_expects(finished):
+  """Config, versions, metrics, pictures, checkpoints, TensorBoard events and the result."""
+  workdir, state, result = finished
+  assert int(state.step) == result['step'] == 12
+  config = records.read_json(os.path.join(workdir, 'config.json'))
+  assert (config['augmult'], config['model.name']) == (4, 'wrn_10_1')
+  assert records.read_json(os.path.join(workdir, 'run.json'))['versions']['jax'] == jax.__version__
+  for name in ('contact_sheet.png', 'curves.png'):
+    assert pathlib.Path(workdir, name).read_bytes().startswith(b'\x89PNG')
+  assert os.listdir(os.path.join(workdir, 'tensorboard'))
+  metrics = records.read_metrics(os.path.join(workdir, 'metrics.jsonl'))
+  assert [r['step'] for r in metrics if 'train/loss' in r] == [3, 6, 9, 12]
+  evaluated = [r for r in metrics if 'test/ema/top_1' in r]
+  assert [r['step'] for r in evaluated] == [6, 12]
+  assert evaluated[-1]['test/raw/count'] == 360
+  assert evaluated[-1]['train_raw/raw/count'] == 100
+  assert evaluated[-1]['epoch'] == pytest.approx(12 * 16 / (4 * 1437))
+  assert metrics[0]['temperature'] == pytest.approx(4 * metrics[0]['learning_rate'])
+
+
+@pytest.mark.parametrize('calls', [3, 7])
+def test_a_stopped_run_goes_on_bit_for_bit(finished, tmp_path, calls):
+  """Stopped twice, between steps or inside an evaluation, it ends like one that never was."""
+  _, state, result = finished
+  workdir = str(tmp_path)
+  stops = 0
+  for _ in range(3):
+    try:
+      resumed, resumed_result = train.train(
+        train.prepare(_config(), workdir), stop_requested=_stop_after(calls if stops < 2 else 999)
+      )
+      break
+    except loop.StopRequested:
+      stops += 1
+  assert stops == 2
+  for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(resumed), strict=True):
+    np.testing.assert_array_equal(a, b)
+  assert resumed_result == result
+  steps = [r['step'] for r in records.read_metrics(os.path.join(workdir, 'metrics.jsonl'))]
+  assert steps == sorted(steps)
+  assert len(steps) == len([r for r in steps if r in (3, 6, 9, 12)])
+
+
+def test_a_lost_checkpoint_costs_time_but_changes_nothing(finished, tmp_path):
+  """What kill -9 leaves behind: a stale checkpoint, and metrics that are ahead of it."""
+  _, state, result = finished
+  workdir = str(tmp_path)
+  with pytest.raises(loop.StopRequested):
+    train.train(train.prepare(_config(), workdir), stop_requested=_stop_after(6))
+  latest = max(int(p.name) for p in (tmp_path / 'checkpoints').iterdir() if p.is_dir())
+  with open(tmp_path / 'metrics.jsonl', 'a') as metrics:
+    metrics.write(json.dumps({'step': latest + 1, 'epoch': 0.0, 'train/loss': 9e9}) + '\n{"ste')
+  resumed, resumed_result = train.train(train.prepare(_config(), workdir))
+  for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(resumed), strict=True):
+    np.testing.assert_array_equal(a, b)
+  assert resumed_result == result
+  assert 9e9 not in [
+    r.get('train/loss') for r in records.read_metrics(str(tmp_path / 'metrics.jsonl'))
+  ]
+
+
+def test_finished_run_says_so_and_another_config_is_refused(finished):
+  workdir, _, result = finished
+  assert train.finished_result(_config(), workdir) == result
+  assert train.finished_result(_config(log_every_steps=7), workdir) == result  # a free key
+  with pytest.raises(ValueError, match=r'differs in augmult \(4 there, 2 now\), seed'):
+    train.finished_result(_config(augmult=2, seed=3), workdir)
+
+
+def test_evaluate_agrees_with_the_run(finished):
+  """On the test split, whatever the batch size; the best checkpoint; and the training split."""
+  workdir, _, result = finished
+  for batch_size in (0, 56):
+    means = evaluate.evaluate(workdir, batch_size=batch_size)
+    assert means['step'] == 12
+    for name in ('raw', 'ema'):
+      assert means[name]['top_1'] == result[f'test/{name}/top_1']
+      assert means[name]['cross_entropy'] == pytest.approx(
+        result[f'test/{name}/cross_entropy'], rel=1e-5
+      )
+  assert evaluate.evaluate(workdir, split='train')['raw']['count'] == 1437
+  with Checkpoints(workdir, read_only=True) as checkpoints:
+    best, metric = checkpoints.best_step, checkpoints.best_metric()
+  assert evaluate.evaluate(workdir, checkpoint='best')['ema']['top_1'] == pytest.approx(metric)
+  assert evaluate.evaluate(workdir, checkpoint='best')['step'] == best
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path):
+  run = train.prepare(_config(optimizer__learning_rate=1e9), str(tmp_path))
+  with pytest.raises(loop.DivergedError, match='of step'):
+    train.train(run)
+  with Checkpoints(str(tmp_path), read_only=True) as checkpoints:
+    assert checkpoints.latest_step is None
+  assert not (tmp_path / 'result.json').exists()
+
+
+@pytest.mark.parametrize(
+  ('changes', 'words'),
+  [
+    ({'batch_size': 18, 'unique_images_per_batch': 0}, 'augmult=4 does not divide batch_size=18'),
+    ({'unique_images_per_batch': 3}, '8 devices do not divide batch_size=12; use 8 or 16'),
+    ({'augmult': 0}, 'augmult=0'),
+    ({'augmult': -2}, 'augmult=-2 must be at least 1'),
+    ({'augmult': 32, 'batch_size': 16, 'unique_images_per_batch': 0}, 'larger than batch_size=16'),
+    ({'batch_size': 16, 'augmult': 2}, 'state two of the three'),
+    ({'unique_images_per_batch': 1000}, 'more than half of the 1437'),
+    ({'placement': 'behind'}, "placement='behind' must be one of within, neighbouring"),
+    ({'dataset__name': 'nonesuch'}, 'dataset.data_dir is missing'),
+    ({'dataset__name': 'nonesuch', 'dataset__data_dir': '.'}, "unknown data set .*'nonesuch'"),
+    ({'dataset__name': 'cifar10', 'dataset__data_dir': '.'}, 'tfds build cifar10'),
+    ({'dataset__test_split': 'validation'}, "no split 'validation'; it has train, test"),
+    ({'dataset__image_size': 32}, 'dataset.image_size=32'),
+    ({'model__name': 'resnet'}, "no model named 'resnet'; there is"),
+    ({'model__name': 'wrn_11_1'}, 'depth=11'),
+    ({'model__dropout_rate': 1.0}, 'dropout_rate=1.0'),
+    ({'total_steps': 0}, 'total_steps=0'),
+    ({'optimizer__learning_rate': 0.0}, 'optimizer.learning_rate=0.0 must be positive'),
+    ({'optimizer__learning_rate': float('nan')}, 'optimizer.learning_rate=nan'),
+    ({'optimizer__schedule': 'step'}, "schedule='step' must be one of cosine, halving"),
+    ({'optimizer__warmup_epochs': 1.0}, 'optimizer.warmup_epochs'),
+    ({'optimizer__momentum': 1.0}, 'optimizer.momentum=1.0'),
+    ({'augmentation__pad_mode': 'mirrored'}, "pad_mode='mirrored' must be one of mirror"),
+    ({'augmentation__pad': 8, 'augmentation__pad_mode': 'mirror'}, 'augmentation.pad=8'),
+    ({'compute_dtype': 'half'}, "compute_dtype='half'"),
+    ({'seed': -1}, 'seed=-1'),
+    ({'log_every_steps': 0}, 'log_every_steps=0'),
+    ({'checkpoint__keep': 0}, 'checkpoint.keep=0'),
+    ({'evaluation__batch_size': 0}, 'evaluation.batch_size=0'),
+  ],
+)
+def test_bad_configs_are_refused_before_anything_is_written(changes, words, tmp_path):
+  """The message names the key and, as a rule, the remedy."""
+  workdir = tmp_path / 'run'
+  with pytest.raises(ValueError, match=words):
+    train.prepare(_config(**changes), str(workdir))
+  assert not workdir.exists()
+
+
+def _run_command(*arguments):
+  return subprocess.run(
+    [sys.executable, '-m', *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+  )
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'words'),
+  [
+    (['--config.augmlt=2'], "no key 'augmlt'; did you mean augmult?"),
+    (['--config.augmult=two'], 'augmult'),
+    (['--config.optimizer.learning_rate=-1'], 'optimizer.learning_rate=-1.0 must be positive'),
+    (['--wrkdir=x'], "Unknown command line flag 'wrkdir'"),
+    (['stray'], "unexpected argument 'stray'"),
+  ],
+)
+def test_the_command_line_refuses_with_one_line_and_a_status(arguments, words, tmp_path):
+  done = _run_command(
+    'nfnets_augmult.train',
+    '--config=experiments/quickstart_digits.py',
+    f'--workdir={tmp_path / "run"}',
+    *arguments,
+  )
+  assert done.returncode == 1
+  assert done.stderr.startswith('error: ')
+  assert words in done.stderr
+  assert len(done.stderr.splitlines()) == 1
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_config_file_that_is_not_there(tmp_path):
+  done = _run_command('nfnets_augmult.train', '--config=experiments/nonesuch.py')
+  assert done.returncode == 1
+  assert 'experiments/nonesuch.py cannot be read' in done.stderr
+
+
+def test_default_workdir_is_named_for_the_config():
+  assert train.default_workdir('experiments/quickstart_digits.py') == 'runs/quickstart_digits'
+  assert train.default_workdir('experiments/nfnet.py:f5,n=16') == 'runs/nfnet-f5-n=16'
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'augmult': 4},
+    {'placement': 'neighbouring', 'augmult': 4},
+    {'batch_size': 0, 'unique_images_per_batch': 8, 'augmult': 2},
+  ],
+)
+def test_cifar100_learns_with_every_scheme(changes, tmp_path):
+  """Real CIFAR-100, a narrow network, fixed and growing batch, both placements."""
+  config = cifar100_wrn16_4.get_config()
+  config.dataset.data_dir = tfds_dir()
+  config.dataset.train_split = 'test'  # a fifth of the size; accuracy is not the point
+  config.model.name = 'wrn_10_1'
+  config.batch_size = 16
+  config.total_epochs = 0.0
+  config.total_steps = 40
+  config.log_every_steps = 10
+  config.evaluation.train_images = 0
+  config.evaluation.every_epochs = 1000.0
+  config.optimizer.learning_rate = 0.02
+  config.update(changes)
+  train.train(train.prepare(config, str(tmp_path)))
+  losses = [
+    r['train/loss']
+    for r in records.read_metrics(str(tmp_path / 'metrics.jsonl'))
+    if 'train/loss' in r
+  ]
+  assert losses[-1] < losses[0]

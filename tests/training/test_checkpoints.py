@@ -1,0 +1,108 @@
+"""Checkpoints: whole or not at all, the last few and the best."""
+
+import os
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
+from tests.training import toy
+
+
+def _state(step):
+  _, _, state = toy.make()
+  generator = np.random.default_rng(step)
+  state = jax.tree.map(lambda x: generator.standard_normal(x.shape).astype(x.dtype), state)
+  return state._replace(step=np.array(step, np.int32))
+
+
+def _assert_equal(a, b):
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    assert np.asarray(x).dtype == np.asarray(y).dtype
+    np.testing.assert_array_equal(x, y)
+
+
+def test_restores_bit_for_bit_and_keeps_the_last_ones(tmp_path):
+  with Checkpoints(str(tmp_path), keep=2) as checkpoints:
+    for step in (10, 20, 30):
+      checkpoints.save(_state(step))
+  with Checkpoints(str(tmp_path), keep=2) as checkpoints:
+    assert checkpoints.latest_step == 30
+    _assert_equal(checkpoints.restore(_state(0)), _state(30))
+    _assert_equal(checkpoints.restore(_state(0), which=20), _state(20))
+    with pytest.raises(CheckpointError, match='steps 20, 30'):
+      checkpoints.restore(_state(0), which=10)
+
+
+def test_keeps_the_best_whatever_comes_later(tmp_path):
+  with Checkpoints(str(tmp_path), keep=1) as checkpoints:
+    best = []
+    for step, metric in ((1, 0.5), (2, 0.9), (3, 0.7), (4, 0.9)):
+      checkpoints.save(_state(step))
+      best.append(checkpoints.save_if_best(_state(step), metric))
+    assert best == [True, True, False, False]  # an equal one does not replace the first
+  with Checkpoints(str(tmp_path), keep=1, read_only=True) as checkpoints:
+    assert (checkpoints.latest_step, checkpoints.best_step) == (4, 2)
+    assert checkpoints.best_metric() == 0.9
+    _assert_equal(checkpoints.restore(_state(0), which='best'), _state(2))
+
+
+def test_a_half_written_checkpoint_is_never_read(tmp_path):
+  """What a kill leaves: a temporary folder, here made from a whole one. It is cleared away."""
+  with Checkpoints(str(tmp_path)) as checkpoints:
+    checkpoints.save(_state(1))
+    checkpoints.save(_state(2))
+  folder = tmp_path / 'checkpoints'
+  os.rename(folder / '2', folder / '2.orbax-checkpoint-tmp-1')
+  with Checkpoints(str(tmp_path)) as checkpoints:
+    assert checkpoints.latest_step == 1
+    _assert_equal(checkpoints.restore(_state(0)), _state(1))
+    checkpoints.save(_state(2))
+  assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == ['1', '2']
+
+
+def test_a_look_changes_nothing(tmp_path):
+  with Checkpoints(str(tmp_path)) as checkpoints:
+    checkpoints.save(_state(1))
+  before = sorted(map(str, pathlib.Path(tmp_path).rglob('*')))
+  with Checkpoints(str(tmp_path), read_only=True) as checkpoints:
+    checkpoints.restore(_state(0))
+  assert sorted(map(str, pathlib.Path(tmp_path).rglob('*'))) == before
+
+
+def test_nothing_there(tmp_path):
+  with (
+    Checkpoints(str(tmp_path)) as checkpoints,
+    pytest.raises(CheckpointError, match='it has steps none'),
+  ):
+    checkpoints.restore(_state(0))
+
+
+def test_a_write_that_fails_is_reported_and_earlier_checkpoints_stay(tmp_path):
+  """The folder is replaced by a file: nothing can be written, as on a disk that went away."""
+  with Checkpoints(str(tmp_path)) as checkpoints:
+    checkpoints.save(_state(1))
+  with pytest.raises(CheckpointError, match=r'cannot write .* has none'):  # noqa: SIM117
+    with Checkpoints(str(tmp_path)) as checkpoints:
+      os.rename(tmp_path / 'checkpoints', tmp_path / 'moved')
+      (tmp_path / 'checkpoints').write_text('in the way')
+      checkpoints.save(_state(2))
+      checkpoints.wait()
+  assert (tmp_path / 'moved' / '1').is_dir()
+
+
+def test_another_model_does_not_fit(tmp_path):
+  with Checkpoints(str(tmp_path)) as checkpoints:
+    checkpoints.save(_state(1))
+    template = _state(0)
+    template = template._replace(params={'other': template.params['linear']})
+    with pytest.raises(CheckpointError, match='cannot read'):
+      checkpoints.restore(template)
+
+
+def test_keep_must_be_positive(tmp_path):
+  with pytest.raises(ValueError, match=r'checkpoint\.keep=0'):
+    Checkpoints(str(tmp_path), keep=0)

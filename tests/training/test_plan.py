@@ -1,0 +1,89 @@
+"""The arithmetic of a run."""
+
+import pytest
+
+from nfnets_augmult.data.multiplicity import Multiplicity
+from nfnets_augmult.training.plan import make_plan
+
+
+def _multiplicity(unique, augmult, num_images=50_000, placement='within'):
+  return Multiplicity(num_images, unique, augmult, seed=0, placement=placement)
+
+
+def test_growing_batch_of_section_2():
+  """64 unique images and n = 16: a batch of 1,024; an epoch takes as many steps as with n = 1."""
+  plan = make_plan(_multiplicity(64, 16), learning_rate=0.1, total_epochs=128, device_count=8)
+  assert plan.multiplicity.batch_size == 1024
+  assert plan.multiplicity.steps_per_epoch == 50_000 / 64
+  assert plan.total_steps == 100_000  # 128 * 50,000 / 64
+  assert plan.total_epochs == 128
+  assert plan.batch_size_per_device == 128
+  assert plan.temperature == pytest.approx(1.6)
+
+
+def test_fixed_batch_of_section_3():
+  """Batch 1,024 and n = 16: 64 unique images, and sixteen times the steps per epoch of n = 1."""
+  plan = make_plan(_multiplicity(64, 16), learning_rate=0.1, total_steps=400_000)
+  one = make_plan(_multiplicity(1024, 1), learning_rate=0.1, total_steps=400_000)
+  assert plan.multiplicity.batch_size == one.multiplicity.batch_size
+  assert plan.multiplicity.steps_per_epoch == 16 * one.multiplicity.steps_per_epoch
+  assert one.total_epochs == pytest.approx(8192)  # 400,000 * 1,024 / 50,000
+
+
+def test_headline_run_of_the_paper():
+  """Introduction: 168,900 steps at batch 4,096 and n = 16 are 34 epochs of ImageNet."""
+  plan = make_plan(_multiplicity(256, 16, 1_281_167), learning_rate=0.8, total_steps=168_900)
+  assert round(plan.total_epochs) == 34
+  assert make_plan(
+    _multiplicity(4096, 1, 1_281_167), learning_rate=1.6, total_epochs=360
+  ).total_steps == pytest.approx(112_600, rel=1e-4)  # Section 5: 360 epochs are 112,600 updates
+
+
+@pytest.mark.parametrize('augmult', [1, 4, 16])
+def test_both_placements_take_the_same_steps_per_epoch(augmult):
+  within = _multiplicity(1024 // augmult, augmult)
+  neighbouring = _multiplicity(1024, augmult, placement='neighbouring')
+  assert within.batch_size == neighbouring.batch_size
+  assert within.steps_per_epoch == neighbouring.steps_per_epoch
+
+
+def test_rounds_up_to_whole_groups():
+  """100 images, 33 in a batch: 3.03 batches an epoch, 4 for one epoch, 7 for two."""
+  plan = [make_plan(_multiplicity(33, 2, 100), learning_rate=1, total_epochs=e) for e in (1, 2)]
+  assert [p.total_steps for p in plan] == [4, 7]
+  neighbouring = _multiplicity(33, 2, 100, 'neighbouring')
+  assert make_plan(neighbouring, learning_rate=1, total_epochs=2).total_steps == 14
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'words'),
+  [
+    ({}, ['total_epochs', 'total_steps', 'exactly one']),
+    ({'total_epochs': 1, 'total_steps': 1}, ['exactly one']),
+    ({'total_steps': -1}, ['negative']),
+    ({'total_steps': 1, 'host_count': 3}, ['3 hosts', 'batch_size=64', '63 or 66']),
+    ({'total_steps': 1, 'device_count': 5}, ['5 devices', '60 or 65']),
+  ],
+)
+def test_errors_name_key_and_remedy(arguments, words):
+  with pytest.raises(ValueError) as error:
+    make_plan(_multiplicity(16, 4), learning_rate=0.1, **arguments)
+  assert all(word in str(error.value) for word in words)
+
+
+def test_rows_say_every_number_that_people_confuse():
+  plan = make_plan(
+    _multiplicity(16, 4, 1000), learning_rate=0.1, total_epochs=2, host_count=2, device_count=8
+  )
+  text = '\n'.join(f'{name}: {value}' for name, value in plan.rows())
+  for part in (
+    'n: 4 copies',
+    'U: 16',
+    'B: 64 ',
+    'per host: 32',
+    'per device: 8',
+    '62.50',
+    '125 st',
+  ):
+    assert part in text
+  assert 'temperature: 0.4' in text

@@ -1,0 +1,144 @@
+"""The update: what it computes, and that devices do not change it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nfnets_augmult.training import step as step_lib
+from tests.training import toy
+
+
+def _train(num_devices, steps=5, **options):
+  train_step, _, state = toy.make(**options)
+  update = jax.pmap(train_step, axis_name='devices', devices=jax.devices()[:num_devices])
+  state = toy.replicate(state, num_devices)
+  key = toy.replicate(jax.random.PRNGKey(7), num_devices)
+  metrics = []
+  for number in range(steps):
+    state, values = update(state, toy.shard(toy.batch(seed=number), num_devices), key)
+    metrics.append(jax.tree.map(lambda x: float(x[0]), values))
+  return jax.device_get(state), metrics
+
+
+@pytest.mark.parametrize('num_devices', [2, 4, 8])
+def test_devices_do_not_change_the_update(num_devices):
+  """Without dropout, D devices compute the loss curve and the parameters of one."""
+  state, metrics = _train(num_devices)
+  one, one_metrics = _train(1)
+  np.testing.assert_allclose(
+    [m['loss'] for m in metrics], [m['loss'] for m in one_metrics], rtol=1e-5
+  )
+  for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(one), strict=True):
+    np.testing.assert_array_equal(a, np.stack([a[0]] * num_devices))
+    np.testing.assert_allclose(a[0], b[0], rtol=1e-4, atol=1e-6)
+
+
+def test_one_step_by_hand():
+  """Loss, gradient, L2 on the weight alone, momentum, learning rate and average of one step."""
+  train_step, _, state = toy.make(learning_rate=0.5)
+  batch = toy.batch()
+  update = jax.pmap(train_step, axis_name='devices')
+  new, metrics = update(
+    toy.replicate(state, 1), toy.shard(batch, 1), toy.replicate(jax.random.PRNGKey(0), 1)
+  )
+  params = jax.device_get(state.params)['linear']
+  x = (batch['image'].reshape(16, 16).astype(np.float64) - 100) / 50
+  logits = x @ params['w'] + params['b']
+  p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+  target = np.eye(3)[batch['label']]
+  loss = -np.mean(np.log(p[target > 0]))
+  gradient = {'w': x.T @ (p - target) / 16, 'b': (p - target).mean(0)}
+  expected = {
+    'w': params['w'] - 0.5 * (gradient['w'] + 0.01 * params['w']),
+    'b': params['b'] - 0.5 * gradient['b'],
+  }
+  np.testing.assert_allclose(metrics['loss'][0], loss, rtol=1e-5)
+  norm = np.sqrt(sum((g**2).sum() for g in gradient.values()))
+  np.testing.assert_allclose(metrics['gradient_norm'][0], norm, rtol=1e-5)
+  for name in 'wb':
+    np.testing.assert_allclose(new.params['linear'][name][0], expected[name], rtol=1e-4, atol=1e-6)
+    # The first average has the weight min(0.9, 1 / 10) for the old parameters.
+    average = 0.1 * params[name] + 0.9 * expected[name]
+    np.testing.assert_allclose(new.ema_params['linear'][name][0], average, rtol=1e-4, atol=1e-6)
+  assert int(new.step[0]) == 1
+
+
+def test_masked_slots_do_not_count():
+  """A batch with masked slots gives the update of the batch without them."""
+  train_step, _, state = toy.make()
+  update = jax.pmap(train_step, axis_name='devices')
+  whole = toy.batch()
+  whole['mask'][5:9] = 0
+  kept = {key: value[whole['mask'] > 0] for key, value in whole.items()}
+  results = [
+    update(toy.replicate(state, d), toy.shard(b, d), toy.replicate(jax.random.PRNGKey(0), d))
+    for b, d in ((whole, 4), (kept, 1))
+  ]
+  for a, b in zip(*(jax.tree.leaves(r) for r in results), strict=True):
+    np.testing.assert_allclose(a[0], b[0], rtol=1e-4, atol=1e-6)
+
+
+def test_dropout_differs_by_step_and_device_and_repeats():
+  """Randomness is a function of (key, step, device) and of nothing else."""
+  train_step, _, state = toy.make(dropout_rate=0.5)
+  update = jax.pmap(train_step, axis_name='devices')
+  half = toy.batch(8)
+  both = {key: np.concatenate([value, value]) for key, value in half.items()}
+
+  def norm(step, batch, num_devices, seed=3):
+    start = state._replace(step=jnp.asarray(step, jnp.int32))
+    key = toy.replicate(jax.random.PRNGKey(seed), num_devices)
+    return float(update(toy.replicate(start, num_devices), batch, key)[1]['gradient_norm'][0])
+
+  stacked = {key: value.reshape(2, 8, *value.shape[1:]) for key, value in both.items()}
+  assert norm(0, toy.shard(half, 1), 1) == norm(0, toy.shard(half, 1), 1)
+  assert norm(0, toy.shard(half, 1), 1) != norm(1, toy.shard(half, 1), 1)
+  assert norm(0, toy.shard(half, 1), 1) != norm(0, toy.shard(half, 1), 1, seed=4)
+  # Equal samples on two devices: with equal masks the mean would be that of one device.
+  assert norm(0, stacked, 2) != norm(0, toy.shard(half, 1), 1)
+
+
+def test_learns():
+  """The loss of a separable problem falls to half within 30 steps."""
+  _, metrics = _train(1, steps=30, learning_rate=0.05)
+  assert metrics[-1]['loss'] < 0.5 * metrics[0]['loss']
+
+
+def test_bfloat16_keeps_float32_state_and_a_close_loss():
+  state, metrics = _train(1, compute_dtype='bfloat16')
+  _, exact = _train(1)
+  assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {np.dtype('float32')}
+  np.testing.assert_allclose(metrics[0]['loss'], exact[0]['loss'], rtol=0.02)
+  assert metrics[0]['loss'] != exact[0]['loss']
+
+
+def test_evaluation_sums_only_what_is_not_masked():
+  _, evaluation_step, state = toy.make()
+  evaluate = jax.pmap(evaluation_step, axis_name='devices')
+  batch = toy.batch()
+  batch['mask'][:5] = 0
+  kept = {key: value[5:13] for key, value in batch.items()}
+  kept['mask'] = np.ones(8, np.float32)
+  rest = {key: value[13:] for key, value in batch.items()}
+  sums = evaluate(toy.replicate(state.params, 4), toy.shard(batch, 4))
+  parts = [evaluate(toy.replicate(state.params, 1), toy.shard(b, 1)) for b in (kept, rest)]
+  assert float(sums['count'][0]) == 11
+  for name in sums:
+    np.testing.assert_allclose(sums[name][0], sum(p[name][0] for p in parts), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('options', 'word'),
+  [({'compute_dtype': 'float16'}, 'compute_dtype'), ({'ema_decay': 1.0}, 'ema_decay')],
+)
+def test_errors_name_the_key(options, word):
+  with pytest.raises(ValueError, match=word):
+    toy.make(**options)
+
+
+def test_the_state_is_what_step_promises():
+  """Two steps, one after the other: the counter, and momentum that carries over."""
+  state, _ = _train(1, steps=2)
+  assert state.step.tolist() == [2]
+  assert step_lib.AXIS_NAME == 'devices'
