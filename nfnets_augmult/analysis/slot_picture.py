@@ -1,0 +1,76 @@
+"""A picture of which image and copy fill the slots of successive batches (the paper's Figure 1).
+
+python -m nfnets_augmult.analysis.slot_picture docs/images/slots.png
+"""
+
+import sys
+from collections.abc import Sequence
+
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from nfnets_augmult.data.multiplicity import Multiplicity
+
+
+def draw_slots(rows: Sequence[tuple[str, Multiplicity]], *, num_steps: int) -> Figure:
+  """Returns one strip of batches for each of `rows`: a colour is an image, a letter a copy.
+
+  Args:
+    rows: title and slots.
+    num_steps: how many batches to show.
+  """
+  figure = Figure(figsize=(10, 0.9 + 1.05 * len(rows)), layout='constrained')
+  for axes, (title, multiplicity) in zip(
+    figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows, strict=True
+  ):
+    _draw_strip(axes, multiplicity, num_steps)
+    axes.set_title(title, loc='left', fontsize=10)
+  return figure
+
+
+def _draw_strip(axes: Axes, multiplicity: Multiplicity, num_steps: int) -> None:
+  colors = colormaps['tab20'].colors
+  x = 0.0
+  for step in range(num_steps):
+    slots = multiplicity.slots(step)
+    start = x
+    for image, copy in zip(slots.image_index, slots.copy_index, strict=True):
+      color = colors[image % len(colors)]
+      axes.add_patch(Rectangle((x, 0), 1, 1, facecolor=color, edgecolor='white'))
+      axes.text(x + 0.5, 0.5, 'abcdefghijklmnop'[copy % 16], ha='center', va='center', fontsize=8)
+      x += 1
+    axes.text((start + x) / 2, -0.45, f'step {step}', ha='center', va='center', fontsize=8)
+    x += 0.6
+  axes.set_xlim(-0.2, x)
+  axes.set_ylim(-0.8, 1.1)
+  axes.axis('off')
+
+
+def _example() -> Figure:
+  """A data set of 20 images: normal training, and the paper's three schemes with n = 4."""
+  make = {'num_images': 20, 'seed': 1}
+  rows = [
+    (
+      'ordinary training: n = 1, batch size 8',
+      Multiplicity(unique_images_per_batch=8, augmult=1, **make),
+    ),
+    (
+      'fixed batch (Section 3): n = 4, batch size 8, so 2 unique images',
+      Multiplicity(unique_images_per_batch=2, augmult=4, **make),
+    ),
+    (
+      'growing batch (Section 2): n = 2 with 8 unique images, so batch size 16',
+      Multiplicity(unique_images_per_batch=8, augmult=2, **make),
+    ),
+    (
+      'neighbouring (Appendix C): n = 4, batch size 8, one copy per batch in 4 successive batches',
+      Multiplicity(unique_images_per_batch=8, augmult=4, placement='neighbouring', **make),
+    ),
+  ]
+  return draw_slots(rows, num_steps=4)
+
+
+if __name__ == '__main__':
+  _example().savefig(sys.argv[1], dpi=110)
