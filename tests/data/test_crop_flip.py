@@ -53,6 +53,11 @@ def test_off_is_the_identity():
   np.testing.assert_array_equal(copies, images[owner])
 
 
+def test_defaults():
+  """Unless told otherwise: 4 pixels of mirrored padding and flips, as for CIFAR in the paper."""
+  assert CropFlip() == CropFlip(pad=4, pad_mode='mirror', flip=True)
+
+
 def test_images_are_not_written_to():
   """Flipping a copy leaves the source's images alone, also where no padding copies them."""
   images = real_images.photos(4, 10, 7)

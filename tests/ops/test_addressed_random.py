@@ -54,8 +54,11 @@ def test_random_bits_equal_jax(array):
 
 def test_random_bits_keep_leading_axes():
   """Seeds `[..., 2]` give bits `[...]`, each as if it were alone."""
-  grid = _SEEDS.reshape(2, 2, 2)
-  np.testing.assert_array_equal(ar.random_bits(grid, 3), ar.random_bits(_SEEDS, 3).reshape(2, 2))
+  grid = np.stack([_SEEDS, _SEEDS + np.uint32(1), _SEEDS[::-1]])  # [3, 4, 2]
+  bits = ar.random_bits(grid, 3)
+  assert bits.shape == (3, 4)
+  np.testing.assert_array_equal(bits[0], ar.random_bits(_SEEDS, 3))
+  np.testing.assert_array_equal(bits[2], bits[0, ::-1])
 
 
 def test_random_bits_under_jit():
