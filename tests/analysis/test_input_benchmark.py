@@ -37,6 +37,8 @@ def test_plain_pipeline_repeats_each_record(tmp_path, kind):
   records = labels.reshape(3, 6, 4)
   assert np.all(records == records[..., :1])
   assert np.all(np.sort(records[..., 0], axis=1) == np.arange(6))
+  # Shuffled: the chance that all three of the 720 orders are the stored one is 3e-9.
+  assert np.any(records[..., 0] != np.arange(6))
 
 
 def test_plain_pipeline_augments_each_copy_anew():

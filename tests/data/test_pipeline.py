@@ -254,7 +254,7 @@ def test_evaluation_of_the_first_images(load, kind):
     assert sorted(seen) == list(range(expected))
 
 
-@pytest.mark.parametrize('shape', [(48, 48), (49, 97), (150, 31), (24, 40), (301, 300)])
+@pytest.mark.parametrize('shape', [(48, 48), (49, 97), (150, 31), (24, 40), (301, 300), (90, 43)])
 def test_images_are_scaled_and_cut_out(tmp_path, shape):
   """The shorter side becomes the image size, then the centre is cut out: as Pillow does it."""
   photo = real_images.photos(2, *shape)[1]
