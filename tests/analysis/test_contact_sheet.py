@@ -1,0 +1,83 @@
+"""The picture of images and their copies."""
+
+import numpy as np
+import plain_augmentation
+import pytest
+import real_images
+
+from nfnets_augmult.analysis import contact_sheet
+from nfnets_augmult.data import pipeline
+from nfnets_augmult.data.crop_flip import CropFlip
+from nfnets_augmult.data.multiplicity import PLACEMENTS, Multiplicity
+from nfnets_augmult.data.sources import ArraySource
+
+_AUGMENTATION = CropFlip(pad=3)
+_PHOTOS = real_images.photos(9, 10, 14)
+_LABELS = np.array([4, 7, 1, 8, 0, 3, 3, 9, 2], np.int32)
+
+
+def _collect(multiplicity, num_images):
+  source = ArraySource(_PHOTOS, _LABELS, tuple('abcdefghij'), 'photos')
+  steps = multiplicity.augmult // multiplicity.copies_per_batch
+  batches = pipeline.train_batches(
+    source, multiplicity, augmentation=_AUGMENTATION, start_step=0, stop_step=steps
+  )
+  return contact_sheet.collect_copies(batches, num_images=num_images, augmult=multiplicity.augmult)
+
+
+@pytest.mark.parametrize('placement', PLACEMENTS)
+@pytest.mark.parametrize('num_images', [2, 4])
+def test_collects_every_copy_in_its_place(placement, num_images):
+  """Row r, column c is copy c of the r-th unique image that the batches show, with its label."""
+  multiplicity = Multiplicity(9, 4, 5, 0, placement)
+  image_index, labels, copies = _collect(multiplicity, num_images)
+  np.testing.assert_array_equal(image_index, multiplicity.epoch_order(0)[:num_images])
+  np.testing.assert_array_equal(labels, _LABELS[image_index])
+  assert copies.shape == (num_images, 5, 10, 14, 3)
+  for row, index in enumerate(image_index):
+    seeds = multiplicity.seeds(np.full(5, index), np.zeros(5, int), np.arange(5))
+    expected = plain_augmentation.copies(_PHOTOS[[index] * 5], seeds, _AUGMENTATION)
+    np.testing.assert_array_equal(copies[row], expected)
+
+
+def test_collects_no_more_than_there_are():
+  """Asked for more unique images than the batches show, it returns those without empty rows."""
+  image_index, labels, copies = _collect(Multiplicity(9, 4, 5, 0), num_images=100)
+  assert len(image_index) == len(labels) == len(copies) == 4
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_sheet_shows_images_and_copies(channels):
+  """Every copy is on the sheet, enlarged, in the grid that ends at the lower right corner."""
+  originals = _PHOTOS[:2, ..., :channels]
+  copies = _PHOTOS[2:8, ..., :channels].reshape(2, 3, 10, 14, channels)
+  sheet = contact_sheet.draw_contact_sheet(originals, copies, ['tower', 'flower'])
+  pixels = np.asarray(sheet)
+  scale = 6  # 64 / 10, rounded
+
+  def enlarged(image):
+    return np.broadcast_to(image, (10, 14, 3)).repeat(scale, axis=0).repeat(scale, axis=1)
+
+  height, width = 10 * scale, 14 * scale
+  for row in range(2):
+    top = sheet.height - (2 - row) * (height + 4)
+    for copy in range(3):
+      left = sheet.width - (3 - copy) * (width + 4)
+      shown = pixels[top : top + height, left : left + width]
+      np.testing.assert_array_equal(shown, enlarged(copies[row, copy]))
+    # The original stands somewhere to the left of the copies.
+    left_part = pixels[top : top + height, : sheet.width - 3 * (width + 4)]
+    starts = range(left_part.shape[1] - width + 1)
+    expected = enlarged(originals[row])
+    assert any(np.array_equal(left_part[:, s : s + width], expected) for s in starts)
+
+
+def test_sheet_shows_captions():
+  """The caption of each row is written before it: another caption changes that row alone."""
+  copies = _PHOTOS[:4].reshape(2, 2, 10, 14, 3)
+  one, two = (
+    np.asarray(contact_sheet.draw_contact_sheet(_PHOTOS[:2], copies, ['tower', word]))
+    for word in ('tulip', 'ivory')
+  )
+  changed = np.flatnonzero(np.any(one != two, axis=(1, 2)))
+  assert len(changed) and changed.min() >= one.shape[0] - 64

@@ -1,0 +1,293 @@
+"""Data sets by index: bundled, in a folder, and prepared by TensorFlow Datasets."""
+
+import io
+import re
+import shutil
+import zlib
+
+import numpy as np
+import pytest
+import real_images
+import shared_data
+import tensorflow_datasets as tfds
+from PIL import Image
+from sklearn import datasets
+
+from nfnets_augmult.data import sources
+
+_CLASSES = ('flower', 'tower')
+
+
+def _write_classes(root, counts=(12, 20)):
+  """Saves real images as `CLASS/NUMBER.jpg`, every fourth as PNG."""
+  photos = real_images.photos(sum(counts), 9, 13)
+  numbers = [(name, i) for name, count in zip(_CLASSES, counts, strict=True) for i in range(count)]
+  for photo, (name, number) in zip(photos, numbers, strict=True):
+    real_images.save(photo, root / name / f'{number}.{"jpg" if number % 4 else "png"}')
+
+
+def _files(root, split):
+  source = sources.load_source('folder', split=split, data_dir=str(root))
+  return [file.removeprefix(f'{root}/') for file in source.files]
+
+
+def test_digits_are_all_there_once():
+  """1,437 training and 360 test digits are together scikit-learn's 1,797, with their labels."""
+  train, test = (sources.load_source('digits', split=split) for split in ('train', 'test'))
+  assert (train.num_images, test.num_images) == (1437, 360)
+  digits = datasets.load_digits()
+  ours = np.concatenate([train.images, test.images])
+  assert ours.shape == (1797, 8, 8, 1) and ours.dtype == np.uint8
+  # Exact duplicates do not occur, so a sorted list of (pixels, label) tells any two sets apart.
+  labels = np.concatenate([train.labels, test.labels])
+  levels = np.round(ours.reshape(1797, 64) * (16 / 255)).astype(int)
+  actual = sorted(map(tuple, np.column_stack([levels, labels])))
+  expected = sorted(map(tuple, np.column_stack([digits.data.astype(int), digits.target])))
+  assert len(set(expected)) == 1797
+  assert actual == expected
+  assert ours.max() == 255
+
+
+@pytest.mark.parametrize('split', ['train', 'test'])
+def test_digits_have_all_classes(split):
+  """Each of the ten classes is in each split, in about equal numbers."""
+  source = sources.load_source('digits', split=split)
+  counts = np.bincount(source.labels, minlength=10)
+  assert source.labels.dtype == np.int32
+  assert len(counts) == 10 == len(source.class_names)
+  assert counts.min() > 0.6 * source.num_images / 10
+
+
+def test_digits_are_pinned():
+  """The division is the same in every version: the first labels of either split."""
+  labels = [sources.load_source('digits', split=s).labels[:8].tolist() for s in ('train', 'test')]
+  assert labels == [[1, 0, 3, 5, 0, 1, 1, 5], [9, 6, 7, 5, 7, 0, 7, 1]]
+
+
+def test_folder_without_splits_holds_a_tenth_out(tmp_path):
+  """Files whose path has a CRC-32 divisible by ten are the test split, all others training."""
+  _write_classes(tmp_path)
+  held_out = [
+    f'{folder.name}/{file.name}'
+    for folder in sorted(tmp_path.iterdir())
+    for file in sorted(folder.iterdir())
+    if zlib.crc32(f'{folder.name}/{file.name}'.encode()) % 10 == 0
+  ]
+  train, test = _files(tmp_path, 'train'), _files(tmp_path, 'test')
+  assert held_out
+  assert test == held_out
+  assert len(train) == 32 - len(held_out) and not set(train) & set(test)
+
+
+def test_held_out_files_stay_when_others_come(tmp_path):
+  """New files, and a new class in front, do not move a file between the splits."""
+  _write_classes(tmp_path)
+  before = {split: _files(tmp_path, split) for split in ('train', 'test')}
+  for number, photo in enumerate(real_images.photos(10, 9, 9)):
+    real_images.save(photo, tmp_path / 'flower' / f'new_{number}.jpg')
+    real_images.save(photo, tmp_path / 'almond' / f'{number}.jpg')
+  for split, files in before.items():
+    assert set(files) <= set(_files(tmp_path, split))
+
+
+def test_folder_with_splits(tmp_path):
+  """`train` and `test` folders are taken as they are; classes and files are in order."""
+  _write_classes(tmp_path / 'train', (3, 11))
+  _write_classes(tmp_path / 'test', (2, 0))
+  train = sources.load_source('folder', split='train', data_dir=str(tmp_path))
+  test = sources.load_source('folder', split='test', data_dir=str(tmp_path))
+  assert train.class_names == test.class_names == _CLASSES
+  assert train.labels.tolist() == [0] * 3 + [1] * 11
+  assert test.labels.tolist() == [0] * 2
+  assert _files(tmp_path, 'train')[3:7] == [
+    'train/tower/0.png',
+    'train/tower/1.jpg',
+    'train/tower/10.jpg',
+    'train/tower/2.jpg',
+  ]
+
+
+def test_folder_labels_follow_the_training_classes(tmp_path):
+  """A class of which the test split has no image keeps its number, and so do those behind it."""
+  photo = real_images.photos(1, 9, 9)[0]
+  for path in ('train/a/0.png', 'train/b/0.png', 'test/b/0.png'):
+    real_images.save(photo, tmp_path / path)
+  test = sources.load_source('folder', split='test', data_dir=str(tmp_path))
+  assert test.class_names == ('a', 'b') and test.labels.tolist() == [1]
+
+
+def test_folder_third_split(tmp_path):
+  """Beside `train` and `test` any other folder is a split, and a missing one is an error."""
+  for split in ('train', 'test', 'validation'):
+    _write_classes(tmp_path / split, (2, 3))
+  assert _files(tmp_path, 'validation')[0] == 'validation/flower/0.png'
+  with pytest.raises(ValueError, match=r"no split 'extra': there is no folder .*extra"):
+    _files(tmp_path, 'extra')
+
+
+def test_folder_reads_files(tmp_path):
+  """`read` gives the file's bytes, which decode to the image that was saved, and its label."""
+  _write_classes(tmp_path / 'train', (5, 4))
+  (tmp_path / 'test').mkdir()
+  source = sources.load_source('folder', split='train', data_dir=str(tmp_path))
+  photos = real_images.photos(9, 9, 13)
+  assert source.num_images == 9
+  for index in range(9):
+    encoded, label = source.read(index)
+    pixels = np.asarray(Image.open(io.BytesIO(encoded)), np.float32)
+    assert label == (index >= 5)
+    assert np.abs(pixels - photos[index]).mean() < (0.1 if index in (0, 4, 5) else 12)
+    assert source.image_name(index) == source.files[index]
+    assert source.image_name(index).endswith(('.jpg', '.png'))
+
+
+def test_folder_passes_over_what_is_no_image(tmp_path):
+  """Hidden files and folders, other suffixes and files beside the classes change nothing."""
+  _write_classes(tmp_path)
+  (tmp_path / 'flower' / 'UPPER.JPG').write_bytes((tmp_path / 'flower' / '1.jpg').read_bytes())
+  before = {split: _files(tmp_path, split) for split in ('train', 'test')}
+  assert any('UPPER.JPG' in file for files in before.values() for file in files)
+  shutil.copytree(tmp_path / 'flower', tmp_path / '.cache')
+  for number in range(20):
+    shutil.copy(tmp_path / 'flower' / '1.jpg', tmp_path / 'flower' / f'._{number}.jpg')
+    (tmp_path / 'flower' / f'{number}.txt').write_text('a flower')
+    shutil.copy(tmp_path / 'flower' / '1.jpg', tmp_path / f'{number}.jpg')
+  assert {split: _files(tmp_path, split) for split in ('train', 'test')} == before
+  source = sources.load_source('folder', split='train', data_dir=str(tmp_path))
+  assert source.class_names == _CLASSES
+
+
+def test_cifar100_is_held_in_memory():
+  """The test split of CIFAR-100 is 10,000 images, in the order and with the labels of tfds."""
+  folder = shared_data.tfds_dir()
+  source = sources.load_source('cifar100', split='test', data_dir=folder)
+  assert source.images.shape == (10_000, 32, 32, 3) and source.images.dtype == np.uint8
+  np.testing.assert_array_equal(np.bincount(source.labels), np.full(100, 100))
+  assert source.labels.dtype == np.int32
+  assert source.class_names[:2] == ('apple', 'aquarium_fish')
+  assert source.image_name(7) == 'cifar100/test[7]'
+  examples = tfds.load('cifar100', split='test', data_dir=folder, download=False)
+  for index, example in enumerate(examples.take(100).as_numpy_iterator()):
+    np.testing.assert_array_equal(source.images[index], example['image'])
+    assert source.labels[index] == example['label']
+
+
+@pytest.mark.parametrize(('split', 'num_images'), [('train', 256), ('validation', 64)])
+def test_imagenet_records_by_index(split, num_images):
+  """Record i of an encoded data set is example i of its files in order, byte for byte."""
+  folder = shared_data.tfds_dir()
+  source = sources.load_source('imagenet2012', split=split, data_dir=folder)
+  examples = tfds.load(
+    'imagenet2012',
+    split=split,
+    data_dir=folder,
+    download=False,
+    decoders={'image': tfds.decode.SkipDecoding()},
+    read_config=tfds.ReadConfig(interleave_cycle_length=1),  # one shard after the other
+  )
+  expected = list(examples.as_numpy_iterator())
+  assert source.num_images == len(expected) == num_images
+  for index in np.random.default_rng(0).permutation(num_images):
+    encoded, label = source.read(index)
+    assert encoded == expected[index]['image'], index
+    assert label == expected[index]['label'], index
+  name = expected[5]['file_name'].decode()
+  assert source.image_name(5) == f'{name} (imagenet2012/{split}[5])'
+  assert len(source.class_names) == 1000
+
+
+def test_cut_off_record_file(tmp_path):
+  """A shard that ends in the middle of a record, as after a full disk, is reported by name."""
+  prepared = tmp_path / 'imagenet2012' / '5.1.0'
+  shutil.copytree(f'{shared_data.tfds_dir()}/imagenet2012/5.1.0', prepared)
+  shard = sorted(prepared.glob('*validation.tfrecord*'))[0]
+  shard.chmod(0o644)
+  shard.write_bytes(shard.read_bytes()[:-10])
+  source = sources.load_source('imagenet2012', split='validation', data_dir=str(tmp_path))
+  with pytest.raises(ValueError, match=f'{shard.name} ends in the middle of a record'):
+    source.read(0)
+
+
+def test_version_can_be_asked_for(tmp_path):
+  """Of several prepared versions the newest is taken, or the one after the colon."""
+  for version in ('5.9.0', '5.10.0', '5.2.0'):
+    prepared = tmp_path / 'imagenet2012' / version
+    prepared.mkdir(parents=True)
+    for file in ('dataset_info.json', 'features.json', 'label.labels.txt'):
+      shutil.copyfile(f'{shared_data.tfds_dir()}/imagenet2012/5.1.0/{file}', prepared / file)
+    info = prepared / 'dataset_info.json'
+    info.write_text(re.sub(r'"version": "[\d.]*"', f'"version": "{version}"', info.read_text()))
+    names = prepared / 'label.labels.txt'
+    names.write_text(names.read_text().replace('n01440764', f'class of {version}'))
+
+  def first_class(name):
+    source = sources.load_source(name, split='validation', data_dir=str(tmp_path))
+    return source.class_names[0]
+
+  assert first_class('imagenet2012:5.9.0') == 'class of 5.9.0'
+  assert first_class('imagenet2012') == 'class of 5.10.0'
+
+
+@pytest.mark.parametrize(
+  ('name', 'split', 'message'),
+  [
+    ('digits', 'validation', "'digits' has no split 'validation'; it has train, test"),
+    ('folder', 'train', "dataset.data_dir is missing: say where the data set 'folder' lies"),
+    ('cifar100', 'train', "data_dir is missing: .*'cifar100' lies, with --config.dataset.data_dir"),
+  ],
+)
+def test_refuses_without_data_dir(name, split, message):
+  """A wrong split or a missing `data_dir` is named together with what there is."""
+  with pytest.raises(ValueError, match=message):
+    sources.load_source(name, split=split)
+
+
+@pytest.mark.parametrize(
+  ('name', 'split', 'message'),
+  [
+    ('cifar100', 'validation', "'cifar100' has no split 'validation'; it has train, test"),
+    ('imagenet2012', 'test', "'imagenet2012' has no split 'test'; it has train, validation"),
+    ('cifar1000', 'train', "unknown data set .*'cifar1000'.* there: cifar100, imagenet2012"),
+    ('mnist', 'train', "'mnist' is not prepared .*tfds build mnist .*allow_download=True"),
+    ('cifar100:1.0.0', 'train', "'cifar100:1.0.0' is not prepared"),
+  ],
+)
+def test_refuses_what_is_not_prepared(name, split, message):
+  """Unknown, unprepared and misspelt data sets are told apart, with what to do about each."""
+  with pytest.raises(ValueError, match=message):
+    sources.load_source(name, split=split, data_dir=shared_data.tfds_dir())
+
+
+@pytest.mark.parametrize(
+  ('name', 'split', 'message'),
+  [
+    ('folder', 'train', "no images for split 'train' in dataset.data_dir=.* sub-folder per class"),
+    ('folder', 'validation', "'folder' has no split 'validation'; it has train, test"),
+    ('cifar100', 'train', "'cifar100' is not prepared .*nothing is prepared there.*tfds build"),
+  ],
+)
+def test_refuses_an_empty_folder(tmp_path, name, split, message):
+  """An empty `data_dir` is reported with what it should hold."""
+  with pytest.raises(ValueError, match=message):
+    sources.load_source(name, split=split, data_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize('name', ['folder', 'cifar100'])
+def test_refuses_what_is_no_folder(tmp_path, name):
+  """A `data_dir` that does not exist is reported as such."""
+  with pytest.raises(ValueError, match=r"data_dir='.*absent' is not a folder"):
+    sources.load_source(name, split='train', data_dir=str(tmp_path / 'absent'))
+
+
+def test_channel_statistics_equal_numpy():
+  """Mean and standard deviation of each channel are NumPy's, in grey levels."""
+  images = real_images.photos(5, 20, 30)
+  mean, std = sources.channel_statistics(images)
+  np.testing.assert_allclose(mean, images.mean(axis=(0, 1, 2)), rtol=1e-12)
+  np.testing.assert_allclose(std, images.std(axis=(0, 1, 2)), rtol=1e-9)
+
+
+def test_channel_statistics_of_a_constant():
+  """A channel without variation has a positive deviation, so that dividing by it is safe."""
+  _, std = sources.channel_statistics(np.full((2, 3, 3, 1), 7, np.uint8))
+  assert 0 < std[0] < 1e-3

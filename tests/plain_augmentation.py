@@ -1,0 +1,34 @@
+"""Pad, crop and flip of one image at a time, in the plainest way, with the bits of `jax.random`."""
+
+import jax
+import numpy as np
+
+from nfnets_augmult.data.crop_flip import CropFlip
+
+
+def draws(seeds: np.ndarray, augmentation: CropFlip) -> np.ndarray:
+  """Returns top, left and flip of each seed, `[B, 3]`."""
+  with jax.threefry_partitionable(True):
+    bits = jax.vmap(lambda key: jax.random.bits(key, (3,), 'uint32'))(seeds)
+  positions = 2 * augmentation.pad + 1
+  return np.asarray(bits).astype(np.int64) % [positions, positions, 2]
+
+
+def copies(images: np.ndarray, seeds: np.ndarray, augmentation: CropFlip) -> np.ndarray:
+  """Returns image b augmented with seed b; `images` is `[B, H, W, C]`, one for each copy."""
+  return np.stack(
+    [
+      crop(image, top, left, bool(flip) and augmentation.flip, augmentation)
+      for image, (top, left, flip) in zip(images, draws(seeds, augmentation), strict=True)
+    ]
+  )
+
+
+def crop(image: np.ndarray, top: int, left: int, flip: bool, augmentation: CropFlip) -> np.ndarray:
+  """Returns one crop of `image` `[H, W, C]`."""
+  height, width, _ = image.shape
+  pad = augmentation.pad
+  mode = 'reflect' if augmentation.pad_mode == 'mirror' else 'constant'
+  padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode=mode)
+  cut = padded[top : top + height, left : left + width]
+  return np.fliplr(cut) if flip else cut
