@@ -31,7 +31,7 @@ def default_config() -> ml_collections.ConfigDict:
   config.dataset = ml_collections.ConfigDict()
   config.dataset.name = 'digits'  # 'digits', 'folder', or a name of TensorFlow Datasets
   config.dataset.data_dir = ''  # where it lies
-  config.dataset.train_split = 'train'
+  config.dataset.train_split = 'train'  # or a part, as in 'train[:5000]', if held in memory
   config.dataset.test_split = 'test'
   config.dataset.image_size = 0  # pixels; needed where images differ in size
   config.dataset.on_bad_image = 'fail'  # or 'skip': report, leave out of the loss, go on

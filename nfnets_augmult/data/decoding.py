@@ -1,5 +1,6 @@
 """Encoded images to uint8 pixels of one size, with a policy for those that do not decode."""
 
+import re
 import threading
 
 import numpy as np
@@ -72,7 +73,7 @@ class ImageDecoder:
         pixels = tf.io.decode_image(encoded, channels=3, expand_animations=False).numpy()
       return pixels, np.int32(label), np.float32(1)
     except tf.errors.InvalidArgumentError as error:
-      reason = error.message.splitlines()[0][:200]
+      reason = re.sub(r'\{\{.*?\}\}|\[Op:.*?\]', '', error.message).strip().split('\n')[0][:200]
     name = self._source.image_name(index)
     with self._lock:
       is_new = index not in self.bad_images

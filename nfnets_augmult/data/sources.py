@@ -7,7 +7,7 @@ what makes a batch a pure function of (seed, step) and a resume at any step imme
 import dataclasses
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -131,14 +131,17 @@ def folder_source(*, split: str, data_dir: str) -> 'FolderSource':
   if not root.is_dir():
     raise ValueError(f'dataset.data_dir={data_dir!r} is not a folder')
   has_splits = (root / 'train').is_dir() and (root / 'test').is_dir()
-  which = ('train', 'test').index(split) if has_splits and split in ('train', 'test') else None
-  if has_splits and which is None and not (root / split).is_dir():
-    raise ValueError(f'no split {split!r}: there is no folder {root / split}')
   if not has_splits:
     check_split('folder', split)
+  elif not (root / split).is_dir():
+    raise ValueError(f'no split {split!r}: there is no folder {root / split}')
   # The training folder names the classes of all splits.
   class_root = root / 'train' if has_splits else root
   class_names = tuple(sorted(p.name for p in class_root.iterdir() if _is_visible_folder(p)))
+  if has_splits:
+    theirs = {p.name for p in (root / split).iterdir() if _is_visible_folder(p)}
+    if unknown := sorted(theirs - set(class_names)):
+      raise ValueError(f'{root / split} has classes that {class_root} lacks: {", ".join(unknown)}')
   files, labels = [], []
   for label, class_name in enumerate(class_names):
     folder = (root / split if has_splits else root) / class_name
@@ -216,5 +219,5 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
   return tuple(mean.tolist()), tuple(std.tolist())
 
 
-def _is_visible_folder(path: 'object') -> bool:
+def _is_visible_folder(path: Any) -> bool:
   return path.is_dir() and not path.name.startswith('.')

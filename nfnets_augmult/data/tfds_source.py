@@ -29,7 +29,8 @@ def tfds_source(name: str, *, split: str, data_dir: str, allow_download: bool = 
   """Returns a split of the prepared data set `name`; see `sources.load_source`.
 
   Images of one fixed shape (CIFAR, MNIST, SVHN ...) come as an `ArraySource`, if they fit in
-  2 GiB, all others as an `EncodedSource` that reads records at random.
+  2 GiB, all others as an `EncodedSource` that reads records at random. Of an `ArraySource` a part
+  can be had, in the notation of TensorFlow Datasets: `train[:5000]`, `train[90%:]`.
 
   Raises:
     ValueError: unknown name or split, or nothing prepared in `data_dir`.
@@ -43,12 +44,14 @@ def tfds_source(name: str, *, split: str, data_dir: str, allow_download: bool = 
   if directory is None:
     raise ValueError(_not_prepared(name, data_dir))
   builder = tfds.builder_from_directory(directory)
-  check_split(name, split, list(builder.info.splits))
+  check_split(name, split.split('[')[0], list(builder.info.splits))
   image_key, label_key = _supervised_keys(builder)
   shape = builder.info.features[image_key].shape
   num_images = builder.info.splits[split].num_examples
   if None not in shape and num_images * int(np.prod(shape)) <= _MAX_BYTES_IN_MEMORY:
     return _read_into_memory(builder, split, image_key, label_key)
+  if '[' in split:
+    raise ValueError(f'{name!r} is read record by record, only whole splits of it: not {split!r}')
   return TfdsRecordSource(builder, split, image_key, label_key)
 
 
@@ -105,9 +108,9 @@ def _supervised_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
 def _read_into_memory(
   builder: tfds.core.DatasetBuilder, split: str, image_key: str, label_key: str
 ) -> ArraySource:
-  options = tf.data.Options()
-  options.deterministic = True
-  examples = builder.as_dataset(split=split, shuffle_files=False).with_options(options)
+  # In the order of the files, as TfdsRecordSource counts; the default would interleave them.
+  read_config = tfds.ReadConfig(interleave_cycle_length=1)
+  examples = builder.as_dataset(split=split, shuffle_files=False, read_config=read_config)
   examples = examples.map(lambda example: (example[image_key], example[label_key]))
   batches = list(examples.batch(1024).as_numpy_iterator())
   return ArraySource(

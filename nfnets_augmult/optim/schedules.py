@@ -34,9 +34,9 @@ def halving(learning_rate: float, *, total_steps: int, warmup_steps: int = 0) ->
   """
 
   def schedule(step: jax.Array) -> jax.Array:
-    twentieth = jnp.asarray(step, jnp.float32) * 20.0 / total_steps
-    # Steps on a boundary belong to the later piece; the slack is far below one step.
-    halvings = jnp.clip(jnp.floor(twentieth + 1e-6 * twentieth) - 10.0, 0.0, 9.0)
+    # Whole numbers: exact at the boundaries, and within int32 up to 107 million steps.
+    twentieths = jnp.asarray(step, jnp.int32) * 20 // total_steps
+    halvings = jnp.clip(twentieths - 10, 0, 9).astype(jnp.float32)
     warmup = jnp.minimum(jnp.asarray(step, jnp.float32) / max(warmup_steps, 1), 1.0)
     return learning_rate * jnp.exp2(-halvings) * (warmup if warmup_steps else 1.0)
 

@@ -1,15 +1,14 @@
 """The picture of images and their copies."""
 
 import numpy as np
-import plain_augmentation
 import pytest
-import real_images
 
 from nfnets_augmult.analysis import contact_sheet
 from nfnets_augmult.data import pipeline
 from nfnets_augmult.data.crop_flip import CropFlip
 from nfnets_augmult.data.multiplicity import PLACEMENTS, Multiplicity
 from nfnets_augmult.data.sources import ArraySource
+from tests import plain_augmentation, real_images
 
 _AUGMENTATION = CropFlip(pad=3)
 _PHOTOS = real_images.photos(9, 10, 14)

@@ -4,11 +4,11 @@ import collections
 
 import numpy as np
 import pytest
-import real_images
 
 from nfnets_augmult.analysis import input_benchmark
 from nfnets_augmult.data.crop_flip import CropFlip
 from nfnets_augmult.data.sources import ArraySource, load_source
+from tests import real_images
 
 _PHOTOS = real_images.photos(6, 12, 12)
 _OFF = CropFlip(pad=0, flip=False)

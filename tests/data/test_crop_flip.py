@@ -1,14 +1,13 @@
 """Pad, crop and flip against an implementation for one image at a time."""
 
 import numpy as np
-import plain_augmentation
 import pytest
-import real_images
 from scipy import stats
 
 from nfnets_augmult.data import crop_flip
 from nfnets_augmult.data.crop_flip import CropFlip
 from nfnets_augmult.ops import addressed_random
+from tests import plain_augmentation, real_images
 
 
 def _seeds(count):

@@ -5,15 +5,13 @@ import itertools
 import threading
 
 import numpy as np
-import plain_augmentation
 import pytest
-import real_images
-import shared_data
 from PIL import Image
 
 from nfnets_augmult.data import pipeline, sources
 from nfnets_augmult.data.crop_flip import CropFlip
 from nfnets_augmult.data.multiplicity import PLACEMENTS, Multiplicity
+from tests import plain_augmentation, real_images, shared_data
 
 _SIZE = 12
 _NUM_IMAGES = 13

@@ -7,13 +7,12 @@ import zlib
 
 import numpy as np
 import pytest
-import real_images
-import shared_data
 import tensorflow_datasets as tfds
 from PIL import Image
 from sklearn import datasets
 
 from nfnets_augmult.data import sources
+from tests import real_images, shared_data
 
 _CLASSES = ('flower', 'tower')
 
@@ -166,7 +165,10 @@ def test_cifar100_is_held_in_memory():
   assert source.labels.dtype == np.int32
   assert source.class_names[:2] == ('apple', 'aquarium_fish')
   assert source.image_name(7) == 'cifar100/test[7]'
-  examples = tfds.load('cifar100', split='test', data_dir=folder, download=False)
+  file_order = tfds.ReadConfig(interleave_cycle_length=1)
+  examples = tfds.load(
+    'cifar100', split='test', data_dir=folder, download=False, read_config=file_order
+  )
   for index, example in enumerate(examples.take(100).as_numpy_iterator()):
     np.testing.assert_array_equal(source.images[index], example['image'])
     assert source.labels[index] == example['label']
@@ -291,3 +293,11 @@ def test_channel_statistics_of_a_constant():
   """A channel without variation has a positive deviation, so that dividing by it is safe."""
   _, std = sources.channel_statistics(np.full((2, 3, 3, 1), 7, np.uint8))
   assert 0 < std[0] < 1e-3
+
+
+def test_folder_refuses_test_classes_that_are_not_trained(tmp_path):
+  """A class folder that exists only for the test would be left out in silence otherwise."""
+  for path in ('train/a', 'test/a', 'test/b'):
+    (tmp_path / path).mkdir(parents=True)
+  with pytest.raises(ValueError, match='lacks: b'):
+    sources.load_source('folder', split='test', data_dir=str(tmp_path))

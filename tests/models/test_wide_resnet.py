@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import real_images
 
 from nfnets_augmult.models import make_model
+from tests import real_images
 
 # Compiling takes longer than running here, so XLA is asked to do without its optimizations.
 _quick_jit = functools.partial(

@@ -67,12 +67,8 @@ def test_halving(step, expected):
     1001,
     39_063,
     400_000,
-    pytest.param(
-      399_999,
-      marks=pytest.mark.xfail(
-        strict=True, reason='the slack of 1e-6 reaches a boundary 0.05 steps away one step early'
-      ),
-    ),
+    399_999,
+    4_000_019,
   ],
 )
 def test_halving_at_boundaries(total_steps):
