@@ -244,7 +244,7 @@ def test_cifar100_learns_with_every_scheme(changes, tmp_path):
   """Real CIFAR-100, a narrow network, fixed and growing batch, both placements."""
   config = cifar100_wrn16_4.get_config()
   config.dataset.data_dir = tfds_dir()
-  config.dataset.train_split = 'test[:2000]'  # quick to read; accuracy is not the point
+  config.dataset.train_split = 'test[:64]'  # few enough to be learnt by heart in 100 steps
   config.dataset.test_split = 'test[9800:]'
   config.model.name = 'wrn_10_1'
   config.batch_size = 16
@@ -253,6 +253,7 @@ def test_cifar100_learns_with_every_scheme(changes, tmp_path):
   config.log_every_steps = 25
   config.evaluation.train_images = 0
   config.evaluation.every_epochs = 1000.0
+  config.augmentation.pad = 0
   config.optimizer.learning_rate = 0.05
   config.update(changes)
   train.train(train.prepare(config, str(tmp_path)))
@@ -261,4 +262,4 @@ def test_cifar100_learns_with_every_scheme(changes, tmp_path):
     for r in records.read_metrics(str(tmp_path / 'metrics.jsonl'))
     if 'train/loss' in r
   ]
-  assert losses[-1] < losses[0] - 0.05
+  assert losses[-1] < 0.9 * losses[0]
