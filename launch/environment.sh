@@ -1,13 +1,12 @@
 # Makes or completes the virtual environment .venv of this checkout; sourced by the other scripts.
 #
-# Usage: . launch/environment.sh [EXTRA ...]     extras of setup.py, for example: test
+# Usage: extras=test; . launch/environment.sh     extras of setup.py, separated by commas
 #
 # It installs only what is missing, and does nothing when this checkout's setup.py, constraints
 # and extras are as they were the last time.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-extras="$(IFS=,; echo "$*")"
 requirement=".${extras:+[$extras]}"
 
 find_python() {
@@ -34,7 +33,8 @@ fi
 # Written after a successful installation; holds what was asked for.
 stamp=.venv/installed
 wanted="$(cat setup.py launch/constraints.txt | cksum)"
-if ! grep -qsxF "$wanted $requirement" "$stamp"; then
+# What is installed with extras is there without them, too.
+if ! grep -qsF "$wanted ${requirement%]}" "$stamp"; then
   echo "Installing into .venv (a few minutes the first time)"
   .venv/bin/python -m pip install --quiet --disable-pip-version-check \
     --constraint launch/constraints.txt --editable "$requirement"

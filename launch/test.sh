@@ -2,7 +2,8 @@
 # Lint, format and the whole test suite, in the same environment as the quickstart.
 # Arguments go to pytest.
 set -euo pipefail
-. "$(dirname "$0")/environment.sh" test
+extras=test
+. "$(dirname "$0")/environment.sh"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 exec .venv/bin/python -m pytest "$@"

@@ -1,0 +1,97 @@
+"""What the README and the docs say can be done: their commands, their links, their snippets."""
+
+import json
+import os
+import pathlib
+import re
+import runpy
+import shlex
+import subprocess
+
+import pytest
+
+from nfnets_augmult import configs
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').rglob('*.md'))]
+FLAGS = {
+  'train': {'config', 'workdir', 'multi_host', 'coordinator', 'num_hosts', 'host_index'},
+  'evaluate': {'workdir', 'split', 'checkpoint', 'data_dir', 'batch_size', 'output'},
+  'benchmark': {'config', 'augmult', 'batch_size', 'seconds'},
+}
+
+
+def _commands():
+  """Every command of a bash block, continuation lines joined."""
+  for page in PAGES:
+    for block in re.findall(r'```bash\n(.*?)```', page.read_text(), re.DOTALL):
+      for line in block.replace('\\\n', ' ').splitlines():
+        if line.strip():
+          yield pytest.param(shlex.split(line), id=f'{page.name}: {line[:60]}')
+
+
+@pytest.mark.parametrize('words', _commands())
+def test_commands_name_things_that_exist(words):
+  """Programs, config files, flags and config keys."""
+  if words[0].startswith('./'):
+    assert os.access(ROOT / words[0], os.X_OK)
+    return
+  if words[:2] != ['python', '-m']:
+    assert words[0] in {'tfds', 'tensorboard'}
+    return
+  package, _, program = words[2].partition('.')
+  assert package == 'nfnets_augmult'
+  assert (ROOT / package / f'{program}.py').exists()
+  names = [word[2:].split('=')[0] for word in words[3:] if word.startswith('--')]
+  known = set()
+  for word in words:
+    if word.startswith('--config='):
+      config = runpy.run_path(str(ROOT / word.removeprefix('--config=')))['get_config']()
+      known = {f'config.{key}' for key in configs.flatten(config)}
+  assert set(names) <= FLAGS[program] | known
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+  for target in re.findall(r'\]\(([^)#]+)\)', page.read_text()):
+    if '://' not in target:
+      assert (page.parent / target).exists(), target
+
+
+def test_the_table_of_places_is_true():
+  """Every file that the README's last table names is there."""
+  table = (ROOT / 'README.md').read_text().split('## Where things are')[1].split('## ')[0]
+  places = re.findall(r'\| `([\w./]+)` \|', table)
+  assert len(places) > 5
+  for place in places:
+    assert (ROOT / 'nfnets_augmult' / place).exists(), place
+
+
+def test_the_snippets_run(capsys):
+  """The Python blocks of the docs."""
+  blocks = [
+    block
+    for page in PAGES
+    for block in re.findall(r'```python\n(.*?)```', page.read_text(), re.DOTALL)
+  ]
+  assert blocks
+  for block in blocks:
+    exec(compile(block, 'snippet', 'exec'), {})
+  assert '(64, 8, 8, 1)' in capsys.readouterr().out
+
+
+def test_the_quickstart_reaches_its_accuracy_and_repeats_in_no_time(tmp_path):
+  """README, command 1, in a work directory of its own: at least 98 % on the test images."""
+  environment = {key: value for key, value in os.environ.items() if not key.startswith('XLA')}
+  command = [str(ROOT / 'launch' / 'quickstart.sh'), f'--workdir={tmp_path}']
+
+  def start():
+    return subprocess.run(
+      command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+
+  assert 'Finished after 1,348 steps' in start()
+  result = json.loads((tmp_path / 'result.json').read_text())
+  assert result['test/raw/top_1'] >= 0.98
+  assert result['test/ema/top_1'] >= 0.98
+  assert 'This run is finished' in start()
