@@ -1,0 +1,79 @@
+"""Convolution with scaled weight standardization, the linear map of normalizer-free networks."""
+
+import math
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from nfnets_augmult.models.grouped_conv import conv2d
+
+Params = dict[str, jax.Array]
+
+
+def standardize_weight(w: jax.Array, gain: jax.Array, *, eps: float = 1e-4) -> jax.Array:
+  """Returns `w` with zero mean and variance `gain**2 / fan_in` over each output channel's inputs.
+
+  The fan-in is `kh * kw * I / groups`, what one output channel sees. Computed in float32, returned
+  in the dtype of `w`.
+
+  Args:
+    w: `[kh, kw, I / groups, O]`.
+    gain: `[O]`.
+    eps: least `variance * fan_in`, so that a constant filter gives zeros, not NaN.
+
+  Source: Brock et al. 2021a (arXiv:2101.08692), equation 3.
+  """
+  wide = w.astype(jnp.float32)
+  fan_in = math.prod(w.shape[:-1])
+  mean = jnp.mean(wide, axis=(0, 1, 2))
+  variance = jnp.var(wide, axis=(0, 1, 2))
+  scale = jax.lax.rsqrt(jnp.maximum(variance * fan_in, eps)) * gain.astype(jnp.float32)
+  return ((wide - mean) * scale).astype(w.dtype)
+
+
+def ws_conv2d(
+  params: Params, x: jax.Array, *, stride: int = 1, groups: int = 1, algorithm: str = 'auto'
+) -> jax.Array:
+  """Returns the convolution of `x` with the standardized `params['w']`, plus `params['bias']`.
+
+  The output has the dtype of `x`; `stride`, `groups` and `algorithm` are those of `conv2d`.
+  """
+  w = standardize_weight(params['w'], params['gain']).astype(x.dtype)
+  y = conv2d(x, w, stride=stride, groups=groups, algorithm=algorithm)
+  return y + params['bias'].astype(x.dtype)
+
+
+class WSConv2D(hk.Module):
+  """Declares the parameters of one `ws_conv2d`.
+
+  Declaring and computing are apart so that the computation is a pure function of arrays, which
+  `jax.lax.scan` and `jax.checkpoint` take as it is.
+  """
+
+  def __init__(
+    self,
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    *,
+    groups: int = 1,
+    name: str | None = None,
+  ):
+    super().__init__(name=name)
+    if in_channels % groups or out_channels % groups:
+      raise ValueError(
+        f'groups={groups} does not divide {in_channels} inputs and {out_channels} outputs'
+      )
+    self._shape = (kernel_size, kernel_size, in_channels // groups, out_channels)
+
+  def parameters(self) -> Params:
+    """Returns `w` (HWIO, fan-in normal), `gain` (ones) and `bias` (zeros), made in float32."""
+    # Standardization undoes the scale of `w`, but clipping compares gradients with its norm.
+    w_init = hk.initializers.VarianceScaling(1.0, 'fan_in', 'normal')
+    channels = self._shape[-1:]
+    return {
+      'w': hk.get_parameter('w', self._shape, jnp.float32, init=w_init),
+      'gain': hk.get_parameter('gain', channels, jnp.float32, init=jnp.ones),
+      'bias': hk.get_parameter('bias', channels, jnp.float32, init=jnp.zeros),
+    }
