@@ -52,7 +52,7 @@ class Linear(hk.Module):
     *,
     stddev: float | None = None,
     name: str | None = None,
-  ):
+  ) -> None:
     """Sets the shape; without `stddev` weights are truncated normal of `1 / sqrt(in_features)`."""
     super().__init__(name=name)
     self._shape = (in_features, out_features)
@@ -77,7 +77,7 @@ def linear(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
 class SqueezeExcite(hk.Module):
   """Declares the parameters of one `squeeze_excite`."""
 
-  def __init__(self, channels: int, *, ratio: float, name: str | None = None):
+  def __init__(self, channels: int, *, ratio: float, name: str | None = None) -> None:
     super().__init__(name=name)
     hidden = max(1, int(channels * ratio))
     self._squeeze = Linear(channels, hidden)
@@ -133,7 +133,7 @@ class BlockShape:
 class NFBlock(hk.Module):
   """Declares the parameters of one `nf_block`, under the names of the released files."""
 
-  def __init__(self, shape: BlockShape, *, name: str):
+  def __init__(self, shape: BlockShape, *, name: str) -> None:
     super().__init__(name=name)
     width, groups = shape.bottleneck_channels, shape.groups
     self._parts: dict[str, WSConv2D | SqueezeExcite] = {}

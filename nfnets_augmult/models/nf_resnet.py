@@ -69,7 +69,7 @@ class NFResNet(hk.Module):
     stochastic_depth_rate: float = 0.0,
     conv_algorithm: str = 'auto',
     name: str = 'NF_ResNet',
-  ):
+  ) -> None:
     """Declares the modules, in the order of the reference implementation.
 
     Args:

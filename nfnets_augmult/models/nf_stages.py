@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import haiku as hk
 import jax
 
-
-from nfnets_augmult.models.nf_blocks import BlockShape, NFBlock, nf_block
+from nfnets_augmult.models.nf_blocks import BlockShape, nf_block
 
 
 class Block(NamedTuple):

@@ -98,7 +98,7 @@ class NFNet(hk.Module):
     stochastic_depth_rate: float = 0.25,
     conv_algorithm: str = 'auto',
     name: str = 'NFNet',
-  ):
+  ) -> None:
     """Declares the modules, in the order of the released files.
 
     Args:

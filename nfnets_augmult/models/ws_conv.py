@@ -59,7 +59,7 @@ class WSConv2D(hk.Module):
     *,
     groups: int = 1,
     name: str | None = None,
-  ):
+  ) -> None:
     super().__init__(name=name)
     if in_channels % groups or out_channels % groups:
       raise ValueError(
