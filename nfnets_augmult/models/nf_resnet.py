@@ -113,12 +113,17 @@ class NFResNet(hk.Module):
 
   def features(self, images: jax.Array, *, is_training: bool) -> jax.Array:
     """Returns the classifier's input `[B, 512 * width]` of `images` `[B, H, W, 3]`."""
-    x = ws_conv2d(self._initial_conv.parameters(), images, stride=2, algorithm=self._conv_algorithm)
+    initial_conv = self._initial_conv.parameters()
+    blocks = [block.parameters() for block in self._blocks]
+    if hk.running_init():
+      # Parameters depend on no activation, so that making them need not compile the network.
+      return jnp.zeros((len(images), self._plan[-1].shape.out_channels), images.dtype)
+    x = ws_conv2d(initial_conv, images, stride=2, algorithm=self._conv_algorithm)
     x = hk.max_pool(x, window_shape=(1, 3, 3, 1), strides=(1, 2, 2, 1), padding='SAME')
     x = run_blocks(
       x,
       self._plan,
-      [block.parameters() for block in self._blocks],
+      blocks,
       draw_keep(self._plan, len(images), is_training=is_training),
       activation=self._activation,
       alpha=self._alpha,

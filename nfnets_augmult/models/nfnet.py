@@ -147,21 +147,27 @@ class NFNet(hk.Module):
 
   def features(self, images: jax.Array, *, is_training: bool) -> jax.Array:
     """Returns the classifier's input `[B, 2 * widths[-1]]` of `images` `[B, H, W, 3]`."""
+    stem = [conv.parameters() for conv in self._stem]
+    blocks = [block.parameters() for block in self._blocks]
+    final_conv = self._final_conv.parameters()
+    if hk.running_init():
+      # Parameters depend on no activation, so that making them need not compile the network.
+      return jnp.zeros((len(images), final_conv['w'].shape[-1]), images.dtype)
     x = images
-    for index, (conv, stride) in enumerate(zip(self._stem, _STEM_STRIDES, strict=True)):
+    for index, (params, stride) in enumerate(zip(stem, _STEM_STRIDES, strict=True)):
       if index > 0:
         x = activate(x, self._activation)
-      x = ws_conv2d(conv.parameters(), x, stride=stride, algorithm=self._conv_algorithm)
+      x = ws_conv2d(params, x, stride=stride, algorithm=self._conv_algorithm)
     x = run_blocks(
       x,
       self._plan,
-      [block.parameters() for block in self._blocks],
+      blocks,
       draw_keep(self._plan, len(images), is_training=is_training),
       activation=self._activation,
       alpha=self._alpha,
       conv_algorithm=self._conv_algorithm,
     )
-    x = ws_conv2d(self._final_conv.parameters(), x, algorithm=self._conv_algorithm)
+    x = ws_conv2d(final_conv, x, algorithm=self._conv_algorithm)
     return jnp.mean(activate(x, self._activation), axis=(1, 2))
 
   def __call__(self, images: jax.Array, *, is_training: bool) -> jax.Array:
