@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from nfnets_augmult.ops.param_names import is_classifier
+
 
 def unitwise_norm(x: jax.Array) -> jax.Array:
   """Returns the norm of each unit of `x`, float32, of a shape that broadcasts with `x`.
@@ -97,9 +99,7 @@ def adaptive_gradient_clipping(
 def is_clipped(params: dict[str, dict[str, Any]]) -> dict[str, dict[str, bool]]:
   """Returns the published mask: true but for the weight of the classifier.
 
-  The classifier is the module whose last name is `linear` or `classifier` directly under the
-  network, as in `NFNet/~/linear`; the linear maps of squeeze-excite lie deeper, and are clipped.
-  Its bias is clipped.
+  Its bias is clipped, and so are the linear maps of squeeze-excite.
 
   Source: Brock et al. 2021b (arXiv:2102.06171), Section 4.1.
   """
@@ -107,9 +107,3 @@ def is_clipped(params: dict[str, dict[str, Any]]) -> dict[str, dict[str, bool]]:
     module: {name: not (name == 'w' and is_classifier(module)) for name in values}
     for module, values in params.items()
   }
-
-
-def is_classifier(module: str) -> bool:
-  """Returns whether `module` is the name of a network's final linear layer."""
-  parts = [part for part in module.split('/') if part != '~']
-  return len(parts) == 2 and parts[1] in ('linear', 'classifier')
