@@ -98,10 +98,16 @@ def _stand_ins() -> dict[tuple[str, str], Callable[..., Any]]:
       raise UnsafePickleError(f'bytes encoded as {encoding!r}')
     return text.encode('latin1')
 
+  def no_bytes() -> bytes:
+    # And empty ones.
+    return b''
+
   names: dict[tuple[str, str], Callable[..., Any]] = {
     ('numpy', 'ndarray'): NdArray,
     ('numpy', 'dtype'): Dtype,
     ('_codecs', 'encode'): encode,
+    ('__builtin__', 'bytes'): no_bytes,
+    ('builtins', 'bytes'): no_bytes,
     ('collections', 'OrderedDict'): lambda *items: dict(*items),
     ('dill._dill', '_create_array'): dill_array,
     ('dill.dill', '_create_array'): dill_array,
