@@ -68,6 +68,8 @@ class NFResNet(hk.Module):
     dropout_rate: float = 0.25,
     stochastic_depth_rate: float = 0.0,
     conv_algorithm: str = 'auto',
+    scan_blocks: bool = False,
+    remat: bool = False,
     name: str = 'NF_ResNet',
   ) -> None:
     """Declares the modules, in the order of the reference implementation.
@@ -83,6 +85,9 @@ class NFResNet(hk.Module):
       stochastic_depth_rate: probability that the branch of a block after the last would be
         dropped for a sample, in [0, 1); block i of N has `i / N` of it.
       conv_algorithm: see `conv2d`.
+      scan_blocks: whether to compile one body for the equal blocks of a stage; see `run_blocks`.
+        Parameters and numbers are the same either way.
+      remat: whether to keep little for the gradient and compute blocks anew; see `run_blocks`.
       name: Haiku module name, the first part of every parameter's name.
 
     Raises:
@@ -101,6 +106,8 @@ class NFResNet(hk.Module):
     self._activation = activation
     self._alpha = alpha
     self._conv_algorithm = conv_algorithm
+    self._scan_blocks = scan_blocks
+    self._remat = remat
     self._initial_conv = WSConv2D(3, _STEM_CHANNELS, 7, name='initial_conv')
     self._plan = plan_blocks(
       _stage_shapes(DEPTHS[depth], width, squeeze_excite_ratio),
@@ -128,6 +135,8 @@ class NFResNet(hk.Module):
       activation=self._activation,
       alpha=self._alpha,
       conv_algorithm=self._conv_algorithm,
+      scan_blocks=self._scan_blocks,
+      remat=self._remat,
     )
     return jnp.mean(activate(x, self._activation), axis=(1, 2))
 

@@ -1,10 +1,12 @@
 """Stages of residual blocks: which blocks there are, their numbers, and how they are run."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
+import jax.numpy as jnp
 
 from nfnets_augmult.models.nf_blocks import BlockShape, nf_block
 
@@ -63,17 +65,61 @@ def run_blocks(
   activation: str,
   alpha: float,
   conv_algorithm: str,
+  scan_blocks: bool,
+  remat: bool,
 ) -> jax.Array:
-  """Returns the residual stream after `blocks`, whose parameters and masks are given in order."""
-  for block, block_params, block_keep in zip(blocks, params, keep, strict=True):
-    x = nf_block(
-      block_params,
-      x,
-      shape=block.shape,
-      activation=activation,
-      alpha=alpha,
-      beta=block.beta,
-      keep=block_keep,
-      conv_algorithm=conv_algorithm,
-    )
+  """Returns the residual stream after `blocks`, whose parameters and masks are given in order.
+
+  Args:
+    x: the residual stream `[B, H, W, C]` before the first block.
+    blocks: the plan.
+    params: of each block.
+    keep: of each block, as `draw_keep` gives them.
+    activation: see `nf_block`.
+    alpha: see `nf_block`.
+    conv_algorithm: see `conv2d`.
+    scan_blocks: compile one body for all consecutive blocks of one shape, which are all but the
+      first of a stage, and loop over it. Compile time no longer grows with depth; the price is a
+      copy of the blocks' parameters, stacked, and of their gradients.
+    remat: keep only the stream between blocks for the gradient, and compute each block anew.
+  """
+
+  def make_step(shape: BlockShape) -> Callable[..., jax.Array]:
+    def step(
+      x: jax.Array, params: dict[str, Any], beta: jax.Array, keep: jax.Array | None
+    ) -> jax.Array:
+      return nf_block(
+        params,
+        x,
+        shape=shape,
+        activation=activation,
+        alpha=alpha,
+        beta=beta,
+        keep=keep,
+        conv_algorithm=conv_algorithm,
+      )
+
+    # A loop's body cannot be merged with its own forward pass, so it needs no barrier against it.
+    return jax.checkpoint(step, prevent_cse=not scan_blocks) if remat else step
+
+  rows = list(zip(blocks, params, keep, strict=True))
+  for shape, group in itertools.groupby(rows, key=lambda row: row[0].shape):
+    step, members = make_step(shape), list(group)
+    if scan_blocks and len(members) > 1:
+      x = _scan(step, x, members)
+    else:
+      for block, block_params, block_keep in members:
+        x = step(x, block_params, jnp.float32(block.beta), block_keep)
   return x
+
+
+def _scan(step: Callable[..., jax.Array], x: jax.Array, members: list[Any]) -> jax.Array:
+  """Returns what the loop over `members`, of one shape, returns, as a `jax.lax.scan`."""
+  blocks, params, keep = zip(*members, strict=True)
+  masks = None
+  if any(mask is not None for mask in keep):
+    everyone = jnp.ones(len(x), bool)
+    masks = jnp.stack([everyone if mask is None else mask for mask in keep])
+  stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+  betas = jnp.asarray([block.beta for block in blocks], jnp.float32)
+  return jax.lax.scan(lambda x, row: (step(x, *row), None), x, (stacked, betas, masks))[0]

@@ -97,6 +97,8 @@ class NFNet(hk.Module):
     dropout_rate: float | None = None,
     stochastic_depth_rate: float = 0.25,
     conv_algorithm: str = 'auto',
+    scan_blocks: bool = False,
+    remat: bool = False,
     name: str = 'NFNet',
   ) -> None:
     """Declares the modules, in the order of the released files.
@@ -112,6 +114,9 @@ class NFNet(hk.Module):
       stochastic_depth_rate: probability that the branch of a block after the last would be
         dropped for a sample, in [0, 1); block i of N has `i / N` of it.
       conv_algorithm: see `conv2d`.
+      scan_blocks: whether to compile one body for the equal blocks of a stage; see `run_blocks`.
+        Parameters and numbers are the same either way.
+      remat: whether to keep little for the gradient and compute blocks anew; see `run_blocks`.
       name: Haiku module name, the first part of every parameter's name.
 
     Raises:
@@ -131,6 +136,8 @@ class NFNet(hk.Module):
     self._activation = activation
     self._alpha = alpha
     self._conv_algorithm = conv_algorithm
+    self._scan_blocks = scan_blocks
+    self._remat = remat
     stem_channels = (3, 16, 32, 64, shape.widths[0] // 2)
     self._stem = [
       WSConv2D(stem_channels[i], stem_channels[i + 1], 3, name=f'stem_conv{i}') for i in range(4)
@@ -166,6 +173,8 @@ class NFNet(hk.Module):
       activation=self._activation,
       alpha=self._alpha,
       conv_algorithm=self._conv_algorithm,
+      scan_blocks=self._scan_blocks,
+      remat=self._remat,
     )
     x = ws_conv2d(final_conv, x, algorithm=self._conv_algorithm)
     return jnp.mean(activate(x, self._activation), axis=(1, 2))

@@ -1,5 +1,6 @@
 """NFNets and NF-ResNets against the published networks, and the properties of their blocks."""
 
+import dataclasses
 import functools
 
 import chex
@@ -18,7 +19,7 @@ from nfnets_augmult.models.nf_blocks import (
   average_pool,
   nf_block,
 )
-from nfnets_augmult.models.nf_stages import draw_keep, plan_blocks
+from nfnets_augmult.models.nf_stages import draw_keep, plan_blocks, run_blocks
 from nfnets_augmult.models.nfnet import NFNet
 from nfnets_augmult.models.table import (
   abstract_params,
@@ -220,6 +221,43 @@ class PiecesTest(parameterized.TestCase):
     np.testing.assert_allclose(dropped[::2], kept[::2], rtol=1e-5, atol=1e-6)
     assert not np.allclose(kept[1], x[1])
 
+  def test_scan_and_remat_change_no_number(self):
+    """With masks, of which the first is None, and a transition in the middle."""
+    first = BlockShape(8, 8, 4, 1, 2, True, True, 0.5)
+    transition = dataclasses.replace(first, out_channels=12, stride=2)
+    last = dataclasses.replace(first, in_channels=12, out_channels=12)
+    plan = plan_blocks(
+      [[first] * 3, [transition, last, last]], alpha=0.2, stochastic_depth_rate=0.5
+    )
+    blocks = hk.transform(lambda: [NFBlock(block.shape, name='b').parameters() for block in plan])
+    names = _shapes(jax.eval_shape(blocks.init, jax.random.key(0)))
+    params = blocks.apply(deterministic_params(names), None)
+    keep = [None, *(np.random.default_rng(0).random((4, 4)) < 0.6)]
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((4, 6, 6, 8)), jnp.float32)
+
+    @functools.partial(jax.jit, static_argnums=(2, 3))
+    def value_and_gradients(x, params, scan_blocks, remat):
+      def total(x, params):
+        y = run_blocks(
+          x,
+          plan,
+          params,
+          keep,
+          activation='gelu',
+          alpha=0.2,
+          conv_algorithm='native',
+          scan_blocks=scan_blocks,
+          remat=remat,
+        )
+        return jnp.sum(jnp.sin(y)), y
+
+      return jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(x, params)
+
+    want = value_and_gradients(x, params, False, False)
+    for options in ((True, False), (False, True), (True, True)):
+      got = value_and_gradients(x, params, *options)
+      chex.assert_trees_all_close(got, want, rtol=1e-4, atol=1e-4)
+
   def test_draws_no_key_where_there_is_nothing_to_draw(self):
     shape = BlockShape(8, 8, 4, 1, 1, True, True, 0.5)
     plan = plan_blocks([[shape] * 4], alpha=0.2, stochastic_depth_rate=0.25)
@@ -275,6 +313,31 @@ class TrainingTest(parameterized.TestCase):
     for name, module in gradients.items():
       for param, gradient in module.items():
         assert np.any(gradient != 0), f'{name}/{param}'
+
+  def test_scanned_program_does_not_grow_with_depth(self):
+    def equations(depth, **options):
+      model = make_model(f'nf_resnet{depth}', num_classes=7, width=1, dropout_rate=0.0, **options)
+      params = abstract_params(model, 32)
+      run = jax.make_jaxpr(lambda params, x: model.apply(params, None, x, is_training=False))
+      return sum(str(run(params, _images(32))).count(op) for op in ('conv_general', 'dot_general'))
+
+    self.assertEqual(equations(50, scan_blocks=True), equations(152, scan_blocks=True))
+    self.assertGreater(equations(152), 2.5 * equations(50))
+
+  def test_names_do_not_depend_on_how_blocks_run(self):
+    options = {'scan_blocks': True, 'remat': True}
+    params = abstract_params(make_model('nfnet_f1', num_classes=1000, **options), 32)
+    self.assertEqual(_shapes(params), _layout('nfnet_f1'))
+
+  @parameterized.parameters('nfnet_f0', 'nf_resnet50')
+  def test_remat_reaches_every_block(self, name):
+    def checkpoints(**options):
+      model = make_model(name, num_classes=7, **options)
+      run = jax.make_jaxpr(lambda params, x: model.apply(params, None, x, is_training=False))
+      return str(run(abstract_params(model, 32), _images(32))).count('remat2[')
+
+    self.assertEqual(checkpoints(), 0)
+    self.assertEqual(checkpoints(remat=True), {'nfnet_f0': 12, 'nf_resnet50': 16}[name])
 
   def test_key_is_needed_only_for_dropout_or_stochastic_depth(self):
     params, loss = self._loss(dropout_rate=0.0)

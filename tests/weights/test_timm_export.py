@@ -96,8 +96,9 @@ class TimmExportTest(absltest.TestCase):
     with torch.no_grad():
       logits = model(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
     want = load_arrays('nfnet_logits.npz')['NFNet_F0_64_logits']
-    # timm bounds the variance by another constant, at which none of these weights is.
-    np.testing.assert_allclose(logits, want, rtol=1e-3, atol=1e-4)
+    # timm computes the exact gelu, not the tanh approximation that the networks were trained with:
+    # 1.7e-4 at most here, 3e-5 with the approximation put in its place (measured with timm 1.0.31).
+    np.testing.assert_allclose(logits, want, atol=5e-4)
 
 
 if __name__ == '__main__':
