@@ -227,7 +227,7 @@ class PiecesTest(parameterized.TestCase):
     transition = dataclasses.replace(first, out_channels=12, stride=2)
     last = dataclasses.replace(first, in_channels=12, out_channels=12)
     plan = plan_blocks(
-      [[first] * 3, [transition, last, last]], alpha=0.2, stochastic_depth_rate=0.5
+      [[first] * 2, [transition, last, last]], alpha=0.2, stochastic_depth_rate=0.5
     )
     blocks = hk.transform(lambda: [NFBlock(block.shape, name='b').parameters() for block in plan])
     names = _shapes(jax.eval_shape(blocks.init, jax.random.key(0)))
