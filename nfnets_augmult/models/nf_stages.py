@@ -8,6 +8,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
+from nfnets_augmult.models.grouped_conv import default_algorithm
 from nfnets_augmult.models.nf_blocks import BlockShape, nf_block
 
 
@@ -79,12 +80,17 @@ def run_blocks(
     alpha: see `nf_block`.
     conv_algorithm: see `conv2d`.
     scan_blocks: compile one body for all consecutive blocks of one shape, which are all but the
-      first of a stage, and loop over it. Compile time no longer grows with depth; the price is a
-      copy of the blocks' parameters, stacked, and of their gradients.
-    remat: keep only the stream between blocks for the gradient, and compute each block anew.
+      first of a stage, and loop over it, so that compile time hardly grows with depth. The price is
+      a copy of the blocks' parameters, stacked, and of their gradients, and on CPU a slower step.
+    remat: keep only the stream between blocks for the gradient, and compute each block anew. XLA
+      on CPU undoes this outside a scan: no memory was saved there without `scan_blocks`.
   """
 
-  def make_step(shape: BlockShape) -> Callable[..., jax.Array]:
+  def make_step(shape: BlockShape, *, is_scanned: bool) -> Callable[..., jax.Array]:
+    algorithm = conv_algorithm
+    if algorithm == 'auto':
+      algorithm = default_algorithm(in_loop=is_scanned)
+
     def step(
       x: jax.Array, params: dict[str, Any], beta: jax.Array, keep: jax.Array | None
     ) -> jax.Array:
@@ -96,16 +102,18 @@ def run_blocks(
         alpha=alpha,
         beta=beta,
         keep=keep,
-        conv_algorithm=conv_algorithm,
+        conv_algorithm=algorithm,
       )
 
     # A loop's body cannot be merged with its own forward pass, so it needs no barrier against it.
-    return jax.checkpoint(step, prevent_cse=not scan_blocks) if remat else step
+    return jax.checkpoint(step, prevent_cse=not is_scanned) if remat else step
 
   rows = list(zip(blocks, params, keep, strict=True))
   for shape, group in itertools.groupby(rows, key=lambda row: row[0].shape):
-    step, members = make_step(shape), list(group)
-    if scan_blocks and len(members) > 1:
+    members = list(group)
+    is_scanned = scan_blocks and len(members) > 1
+    step = make_step(shape, is_scanned=is_scanned)
+    if is_scanned:
       x = _scan(step, x, members)
     else:
       for block, block_params, block_keep in members:

@@ -63,6 +63,8 @@ class Conv2DTest(parameterized.TestCase):
   def test_auto_is_the_algorithm_of_the_backend(self):
     self.assertEqual(default_algorithm('cpu'), 'split')
     self.assertEqual(default_algorithm('gpu'), 'native')
+    self.assertEqual(default_algorithm('cpu', in_loop=True), 'split_in_loop')
+    self.assertEqual(default_algorithm('tpu', in_loop=True), 'native')
     self.assertEqual(default_algorithm(), default_algorithm(jax.default_backend()))
 
     def traced(algorithm):
