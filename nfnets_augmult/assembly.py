@@ -19,7 +19,7 @@ from nfnets_augmult.data import sources
 from nfnets_augmult.data.crop_flip import CropFlip
 from nfnets_augmult.data.multiplicity import Multiplicity, solve_batch
 from nfnets_augmult.ops import addressed_random
-from nfnets_augmult.optim import schedules, sgd
+from nfnets_augmult.optim import sam, schedules, sgd
 from nfnets_augmult.training import plan as plan_lib
 from nfnets_augmult.training import state as state_lib
 from nfnets_augmult.training import step as step_lib
@@ -167,6 +167,7 @@ def make_train_step(
     schedule=schedule,
     ema_decay=config.ema_decay,
     label_smoothing=config.label_smoothing,
+    sharpness=_sharpness(config, plan),
   )
   return train_step, _key(config, 'steps')
 
@@ -248,6 +249,11 @@ def check(config: ml_collections.ConfigDict) -> None:
   ):
     if not config[group][key] > 0:
       raise ValueError(f'{group}.{key}={config[group][key]} must be above 0')
+  if config.sam.rho < 0 or not 0 < config.sam.ascent_fraction <= 1:
+    raise ValueError(
+      f'sam.rho={config.sam.rho} must not be negative, and sam.ascent_fraction='
+      f'{config.sam.ascent_fraction} must be in (0, 1]'
+    )
   if config.log_every_steps < 1:
     raise ValueError(f'log_every_steps={config.log_every_steps} must be at least 1')
 
@@ -276,4 +282,24 @@ def _make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransfor
     momentum=config.optimizer.momentum,
     nesterov=config.optimizer.nesterov,
     weight_decay=config.optimizer.weight_decay,
+    clipping=config.optimizer.clipping,
+    clipping_eps=config.optimizer.clipping_eps,
+  )
+
+
+def _sharpness(config: ml_collections.ConfigDict, plan: plan_lib.Plan) -> Callable[..., Any] | None:
+  """What makes a gradient sharpness-aware, or None."""
+  if not config.sam.rho:
+    return None
+  slots = sam.ascent_slots_per_device(
+    unique_images_per_batch=plan.multiplicity.unique_images_per_batch,
+    augmult=plan.multiplicity.copies_per_batch,
+    device_count=plan.device_count,
+    ascent_fraction=config.sam.ascent_fraction,
+  )
+  return functools.partial(
+    sam.sharpness_aware,
+    rho=config.sam.rho,
+    axis_name=step_lib.AXIS_NAME if config.sam.synchronize else None,
+    select_ascent=sam.first_slots(slots),
   )

@@ -34,6 +34,7 @@ def default_config() -> ml_collections.ConfigDict:
   config.dataset.train_split = 'train'  # or a part, as in 'train[:5000]', if held in memory
   config.dataset.test_split = 'test'
   config.dataset.image_size = 0  # pixels; needed where images differ in size
+  config.dataset.test_image_size = 0  # for evaluation; 0: as for training
   config.dataset.on_bad_image = 'fail'  # or 'skip': report, leave out of the loss, go on
   config.dataset.allow_download = False  # of data sets that are not prepared yet
 
@@ -44,7 +45,10 @@ def default_config() -> ml_collections.ConfigDict:
 
   config.model = ml_collections.ConfigDict()
   config.model.name = 'wrn_16_4'
-  config.model.dropout_rate = 0.0  # before the classifier
+  config.model.dropout_rate = ml_collections.config_dict.placeholder(float)  # None: the model's own
+  # Parameters to start from: a .npz, a released NFNet file, or the work directory of another run. A
+  # classifier for another number of classes starts anew.
+  config.init_from = ''
   config.compute_dtype = 'float32'  # or 'bfloat16'; parameters are float32
 
   config.label_smoothing = 0.0
@@ -57,6 +61,18 @@ def default_config() -> ml_collections.ConfigDict:
   config.optimizer.momentum = 0.9
   config.optimizer.nesterov = False
   config.optimizer.weight_decay = 5e-4  # L2, on weights only
+
+  # Adaptive gradient clipping: largest ratio of gradient to weight norm per unit; 0: none.
+  config.optimizer.clipping = 0.0
+  config.optimizer.clipping_eps = 1e-3  # least weight norm, so that zero weights can move
+
+  # Sharpness-aware minimization: the gradient is taken after an ascent step of length rho; 0: none.
+  config.sam = ml_collections.ConfigDict()
+  config.sam.rho = 0.0
+  config.sam.ascent_fraction = 1.0  # of the unique images of a batch; Brock et al. use 0.2
+  # False: each device climbs the gradient of its own samples, as published. True: all devices climb
+  # that of the whole batch, and the number of devices does not matter.
+  config.sam.synchronize = False
 
   config.evaluation = ml_collections.ConfigDict()
   config.evaluation.every_epochs = 1.0  # and after the last step

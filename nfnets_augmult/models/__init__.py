@@ -2,18 +2,66 @@
 
 import inspect
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
 
+from nfnets_augmult.models.nf_resnet import DEPTHS, NFResNet
+from nfnets_augmult.models.nfnet import VARIANTS, NFNet
 from nfnets_augmult.models.wide_resnet import WideResNet
 
-# Families: a pattern whose named groups become integer arguments, and the module it makes.
+
+class ModelSpec(NamedTuple):
+  """What a model's name stands for.
+
+  Attributes:
+    module: the Haiku module.
+    arguments: those of its arguments that the name fixes.
+    train_image_size: side of the training images in pixels, unless a config says otherwise.
+    test_image_size: the same for evaluation.
+  """
+
+  module: type[hk.Module]
+  arguments: Mapping[str, Any]
+  train_image_size: int
+  test_image_size: int
+
+
+def _family() -> dict[str, ModelSpec]:
+  """Returns the models with fixed names."""
+  specs = {
+    f'nfnet_{variant}': ModelSpec(
+      NFNet, {'variant': variant}, shape.train_image_size, shape.test_image_size
+    )
+    for variant, shape in VARIANTS.items()
+  }
+  specs |= {
+    f'nf_resnet{depth}': ModelSpec(NFResNet, {'depth': depth}, 224, 224) for depth in DEPTHS
+  }
+  return specs
+
+
+# By name, or by a pattern of names whose named groups become further integer arguments.
 MODELS = {
-  r'wrn_(?P<depth>\d+)_(?P<width>\d+)': WideResNet,
+  r'wrn_(?P<depth>\d+)_(?P<width>\d+)': ModelSpec(WideResNet, {}, 32, 32),
+  **_family(),
 }
-MODEL_NAMES = ('wrn_{depth}_{width}, for example wrn_16_4',)
+MODEL_NAMES = ('wrn_{depth}_{width}, for example wrn_16_4', *_family())
+
+
+def model_spec(name: str) -> ModelSpec:
+  """Returns the module, fixed arguments and default image sizes of the model `name`.
+
+  Raises:
+    ValueError: no such model; the message lists what there is.
+  """
+  for pattern, spec in MODELS.items():
+    if match := re.fullmatch(pattern, name):
+      numbers = {key: int(value) for key, value in match.groupdict().items()}
+      return spec._replace(arguments={**spec.arguments, **numbers})
+  raise ValueError(f'no model named {name!r}; there is: {"; ".join(MODEL_NAMES)}')
 
 
 def make_model(name: str, *, num_classes: int, **options: Any) -> hk.Transformed:
@@ -21,7 +69,7 @@ def make_model(name: str, *, num_classes: int, **options: Any) -> hk.Transformed
 
   `init(key, images, is_training=...)` makes the parameters, a dict of dicts of float32 arrays;
   `apply(params, key, images, is_training=...)` gives logits `[B, K]` for normalized images
-  `[B, H, W, C]`.
+  `[B, H, W, C]`. The key of `apply` may be None unless training uses dropout or stochastic depth.
 
   Args:
     name: a name of `MODEL_NAMES`.
@@ -32,22 +80,20 @@ def make_model(name: str, *, num_classes: int, **options: Any) -> hk.Transformed
     ValueError: no such model, no such option (the message lists what there is), or a value that
       the model does not take.
   """
-  for pattern, module in MODELS.items():
-    if match := re.fullmatch(pattern, name):
-      shape = {key: int(value) for key, value in match.groupdict().items()}
-      known = set(inspect.signature(module).parameters) - {*shape, 'num_classes', 'name'}
-      if unknown := set(options) - known:
-        raise ValueError(
-          f'model {name!r} has no option {", ".join(sorted(unknown))}; '
-          f'it has {", ".join(sorted(known))}'
-        )
-      arguments = dict(shape, num_classes=num_classes, **options)
-      hk.transform(lambda module=module, arguments=arguments: module(**arguments)).init(None)
+  module, fixed, *_ = model_spec(name)
+  known = set(inspect.signature(module).parameters) - {*fixed, 'num_classes', 'name'}
+  if unknown := set(options) - known:
+    raise ValueError(
+      f'model {name!r} has no option {", ".join(sorted(unknown))}; '
+      f'it has {", ".join(sorted(known))}'
+    )
 
-      def network(
-        images: jax.Array, *, is_training: bool, module: Any = module, arguments: Any = arguments
-      ) -> jax.Array:
-        return module(**arguments)(images, is_training=is_training)
+  def make() -> Any:
+    return module(**fixed, num_classes=num_classes, **options)
 
-      return hk.transform(network)
-  raise ValueError(f'no model named {name!r}; there is: {"; ".join(MODEL_NAMES)}')
+  hk.transform(make).init(None)  # checks the arguments; a module makes no parameter before its call
+
+  def network(images: jax.Array, *, is_training: bool) -> jax.Array:
+    return make()(images, is_training=is_training)
+
+  return hk.transform(network)

@@ -59,7 +59,7 @@ class WideResNet(hk.Module):
     depth: int,
     width: int,
     num_classes: int,
-    dropout_rate: float = 0.0,
+    dropout_rate: float | None = None,
     name: str | None = None,
   ):
     """Checks the shape of the network.
@@ -68,7 +68,8 @@ class WideResNet(hk.Module):
       depth: convolutions along the longest path, `6 k + 4`.
       width: multiplies the channels of every stage, at least 1.
       num_classes: K, the size of the output.
-      dropout_rate: probability that a feature is dropped before the classifier, in `[0, 1)`.
+      dropout_rate: probability that a feature is dropped before the classifier, in `[0, 1)`; None
+        for none.
       name: Haiku module name.
 
     Raises:
@@ -81,6 +82,7 @@ class WideResNet(hk.Module):
       )
     if width < 1:
       raise ValueError(f'width={width} of a Wide-ResNet must be at least 1')
+    dropout_rate = 0.0 if dropout_rate is None else dropout_rate
     if not 0 <= dropout_rate < 1:
       raise ValueError(f'dropout_rate={dropout_rate} must be in [0, 1)')
     self._blocks_per_stage = (depth - 4) // 6

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jmp
 import optax
 
-from nfnets_augmult.optim import ema
+from nfnets_augmult.optim import ema, sam
 from nfnets_augmult.optim.schedules import Schedule
 from nfnets_augmult.training import losses
 from nfnets_augmult.training.state import TrainState
@@ -62,6 +62,7 @@ def make_train_step(
   schedule: Schedule,
   ema_decay: float,
   label_smoothing: float = 0.0,
+  sharpness: Callable[[sam.ValueAndGrad], sam.ValueAndGrad] | None = None,
   axis_name: str = AXIS_NAME,
 ) -> Callable[[TrainState, dict[str, jax.Array], jax.Array], tuple[TrainState, Metrics]]:
   """Returns the update of one device, to be pmapped over `axis_name`.
@@ -77,6 +78,8 @@ def make_train_step(
     schedule: learning rate.
     ema_decay: of the average of the parameters, in `[0, 1)`.
     label_smoothing: see `losses.cross_entropy`.
+    sharpness: from the plain gradient to a sharpness-aware one, see `sam.sharpness_aware`; loss and
+      accuracy are then those at the perturbed parameters. None for the plain gradient.
     axis_name: of the devices.
 
   Raises:
@@ -95,14 +98,16 @@ def make_train_step(
     loss = losses.masked_mean(per_copy, batch['mask'], axis_name=axis_name)
     return loss, losses.in_top_k(logits, batch['label'], 1).astype(jnp.float32)
 
+  value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+  if sharpness is not None:
+    value_and_grad = sharpness(value_and_grad)
+
   def train_step(
     state: TrainState, batch: dict[str, jax.Array], key: jax.Array
   ) -> tuple[TrainState, Metrics]:
     key_per_step = jax.random.fold_in(key, state.step)
     key_per_device = jax.random.fold_in(key_per_step, jax.lax.axis_index(axis_name))
-    (loss, correct), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
-      state.params, batch, key_per_device
-    )
+    (loss, correct), gradient = value_and_grad(state.params, batch, key_per_device)
     accuracy = losses.masked_mean(correct, batch['mask'], axis_name=axis_name)
     gradient, loss, accuracy = jax.lax.pmean((gradient, loss, accuracy), axis_name)
     direction, opt_state = optimizer.update(gradient, state.opt_state, state.params)

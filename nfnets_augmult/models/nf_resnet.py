@@ -1,0 +1,151 @@
+"""NF-ResNets, the paper's ImageNet networks of Sections 2 and 3."""
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from nfnets_augmult.models.nf_blocks import BlockShape, Linear, NFBlock, activate
+from nfnets_augmult.models.nf_head import check_options, classify
+from nfnets_augmult.models.nf_stages import draw_keep, plan_blocks, run_blocks
+from nfnets_augmult.models.ws_conv import WSConv2D, ws_conv2d
+
+# Blocks per stage. Source: He et al. 2016 (arXiv:1512.03385), Table 1, and 2016b for depth 200.
+DEPTHS = {
+  50: (3, 4, 6, 3),
+  101: (3, 4, 23, 3),
+  152: (3, 8, 36, 3),
+  200: (3, 24, 36, 3),
+}
+_STEM_CHANNELS = 64
+_BOTTLENECK_CHANNELS = (64, 128, 256, 512)
+_STAGE_STRIDES = (1, 2, 2, 2)
+_CLASSIFIER_STDDEV = 0.01
+
+
+def _stage_shapes(
+  depths: tuple[int, ...], width: int, squeeze_excite_ratio: float
+) -> list[list[BlockShape]]:
+  """Returns the shapes of the blocks, by stage."""
+  stages = []
+  in_channels = _STEM_CHANNELS
+  for depth, bottleneck, stride in zip(depths, _BOTTLENECK_CHANNELS, _STAGE_STRIDES, strict=True):
+    stage = []
+    for index in range(depth):
+      shape = BlockShape(
+        in_channels=in_channels,
+        out_channels=width * bottleneck,
+        bottleneck_channels=bottleneck,
+        stride=stride if index == 0 else 1,
+        groups=1,
+        two_convs=False,
+        pool_shortcut=False,
+        squeeze_excite_ratio=squeeze_excite_ratio,
+      )
+      stage.append(shape)
+      in_channels = width * bottleneck
+    stages.append(stage)
+  return stages
+
+
+class NFResNet(hk.Module):
+  """A pre-activation ResNet without normalization: 7x7, max-pool, four stages, classifier.
+
+  Parameters have the names and shapes of the reference implementation. The first block's input
+  passes an activation like any other's, and one more follows the last block.
+
+  Source: Brock et al. 2021a (arXiv:2101.08692).
+  """
+
+  def __init__(
+    self,
+    *,
+    depth: int,
+    num_classes: int,
+    width: int = 4,
+    activation: str = 'relu',
+    alpha: float = 0.2,
+    squeeze_excite_ratio: float = 0.0,
+    dropout_rate: float = 0.25,
+    stochastic_depth_rate: float = 0.0,
+    conv_algorithm: str = 'auto',
+    scan_blocks: bool = False,
+    remat: bool = False,
+    name: str = 'NF_ResNet',
+  ) -> None:
+    """Declares the modules, in the order of the reference implementation.
+
+    Args:
+      depth: a key of `DEPTHS`.
+      num_classes: K.
+      width: channels of the residual stream over those of the branch.
+      activation: a key of `ACTIVATIONS`.
+      alpha: standard deviation that a block adds to the residual stream.
+      squeeze_excite_ratio: hidden width over width of squeeze-excite, or 0 for none.
+      dropout_rate: probability that a feature is dropped before the classifier, in [0, 1).
+      stochastic_depth_rate: probability that the branch of a block after the last would be
+        dropped for a sample, in [0, 1); block i of N has `i / N` of it.
+      conv_algorithm: see `conv2d`.
+      scan_blocks: whether to compile one body for the equal blocks of a stage; see `run_blocks`.
+        Parameters and numbers are the same either way.
+      remat: whether to keep little for the gradient and compute blocks anew; see `run_blocks`.
+      name: Haiku module name, the first part of every parameter's name.
+
+    Raises:
+      ValueError: an argument is out of its range.
+    """
+    super().__init__(name=name)
+    if depth not in DEPTHS:
+      raise ValueError(f'no NF-ResNet of depth={depth}; there is: {", ".join(map(str, DEPTHS))}')
+    check_options(
+      activation=activation,
+      dropout_rate=dropout_rate,
+      stochastic_depth_rate=stochastic_depth_rate,
+      num_classes=num_classes,
+    )
+    self._dropout_rate = dropout_rate
+    self._activation = activation
+    self._alpha = alpha
+    self._conv_algorithm = conv_algorithm
+    self._scan_blocks = scan_blocks
+    self._remat = remat
+    self._initial_conv = WSConv2D(3, _STEM_CHANNELS, 7, name='initial_conv')
+    self._plan = plan_blocks(
+      _stage_shapes(DEPTHS[depth], width, squeeze_excite_ratio),
+      alpha=alpha,
+      stochastic_depth_rate=stochastic_depth_rate,
+    )
+    self._blocks = [NFBlock(block.shape, name='nf_res_block') for block in self._plan]
+    features = width * _BOTTLENECK_CHANNELS[-1]
+    self._classifier = Linear(features, num_classes, stddev=_CLASSIFIER_STDDEV)
+
+  def features(self, images: jax.Array, *, is_training: bool) -> jax.Array:
+    """Returns the classifier's input `[B, 512 * width]` of `images` `[B, H, W, 3]`."""
+    initial_conv = self._initial_conv.parameters()
+    blocks = [block.parameters() for block in self._blocks]
+    if hk.running_init():
+      # Parameters depend on no activation, so that making them need not compile the network.
+      return jnp.zeros((len(images), self._plan[-1].shape.out_channels), images.dtype)
+    x = ws_conv2d(initial_conv, images, stride=2, algorithm=self._conv_algorithm)
+    x = hk.max_pool(x, window_shape=(1, 3, 3, 1), strides=(1, 2, 2, 1), padding='SAME')
+    x = run_blocks(
+      x,
+      self._plan,
+      blocks,
+      draw_keep(self._plan, len(images), is_training=is_training),
+      activation=self._activation,
+      alpha=self._alpha,
+      conv_algorithm=self._conv_algorithm,
+      scan_blocks=self._scan_blocks,
+      remat=self._remat,
+    )
+    return jnp.mean(activate(x, self._activation), axis=(1, 2))
+
+  def __call__(self, images: jax.Array, *, is_training: bool) -> jax.Array:
+    """Returns logits `[B, K]` of normalized `images` `[B, H, W, 3]`, in their dtype."""
+    features = self.features(images, is_training=is_training)
+    return classify(
+      self._classifier.parameters(),
+      features,
+      dropout_rate=self._dropout_rate,
+      is_training=is_training,
+    )

@@ -1,0 +1,190 @@
+"""NFNets, the normalizer-free networks of the paper's best ImageNet results (Section 5)."""
+
+from typing import NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from nfnets_augmult.models.nf_blocks import BlockShape, Linear, NFBlock, activate
+from nfnets_augmult.models.nf_head import check_options, classify
+from nfnets_augmult.models.nf_stages import draw_keep, plan_blocks, run_blocks
+from nfnets_augmult.models.ws_conv import WSConv2D, ws_conv2d
+
+_BASE_DEPTHS = (1, 2, 6, 3)
+_WIDTHS = (256, 512, 1536, 1536)
+_PLUS_WIDTHS = (384, 768, 2048, 2048)
+_STAGE_STRIDES = (1, 2, 2, 2)
+_STEM_STRIDES = (2, 1, 1, 2)
+_GROUP_WIDTH = 128
+_BOTTLENECK_RATIO = 0.5
+_FINAL_CONV_RATIO = 2
+_CLASSIFIER_STDDEV = 0.01
+
+
+class Variant(NamedTuple):
+  """What distinguishes the members of the family; image sizes are in pixels."""
+
+  depths: tuple[int, ...]
+  widths: tuple[int, ...]
+  dropout_rate: float
+  train_image_size: int
+  test_image_size: int
+
+
+def _variants() -> dict[str, Variant]:
+  """Returns F0 to F7, each as it is and wider ('plus')."""
+  train_sizes = (192, 224, 256, 320, 384, 416, 448, 480)
+  test_sizes = (256, 320, 352, 416, 512, 544, 576, 608)
+  dropout_rates = (0.2, 0.3, 0.4, 0.4, 0.5, 0.5, 0.5, 0.5)
+  variants = {}
+  for suffix, widths in (('', _WIDTHS), ('_plus', _PLUS_WIDTHS)):
+    rows = zip(dropout_rates, train_sizes, test_sizes, strict=True)
+    for k, row in enumerate(rows):
+      depths = tuple(depth * (k + 1) for depth in _BASE_DEPTHS)
+      variants[f'f{k}{suffix}'] = Variant(depths, widths, *row)
+  return variants
+
+
+# Source: Brock et al. 2021b (arXiv:2102.06171), Tables 1 and 2 and the released variants.
+VARIANTS = _variants()
+
+
+def _stage_shapes(variant: Variant, squeeze_excite_ratio: float) -> list[list[BlockShape]]:
+  """Returns the shapes of the blocks, by stage."""
+  stages = []
+  in_channels = variant.widths[0] // 2
+  for depth, width, stride in zip(variant.depths, variant.widths, _STAGE_STRIDES, strict=True):
+    groups = int(width * _BOTTLENECK_RATIO) // _GROUP_WIDTH
+    stage = []
+    for index in range(depth):
+      shape = BlockShape(
+        in_channels=in_channels,
+        out_channels=width,
+        bottleneck_channels=groups * _GROUP_WIDTH,
+        stride=stride if index == 0 else 1,
+        groups=groups,
+        two_convs=True,
+        pool_shortcut=True,
+        squeeze_excite_ratio=squeeze_excite_ratio,
+      )
+      stage.append(shape)
+      in_channels = width
+    stages.append(stage)
+  return stages
+
+
+class NFNet(hk.Module):
+  """An NFNet: four 3x3 convolutions, four stages of residual blocks, 1x1, mean, classifier.
+
+  Parameters have the names and shapes of the released files. The last convolution reads the raw
+  residual stream, and the activation follows it.
+
+  Deviations from the released code: none in numbers; stochastic depth is off with a rate of 0
+  rather than None, and the default rate is the 0.25 of the NFNet recipe rather than 0.1.
+
+  Source: Brock et al. 2021b (arXiv:2102.06171), Section 5.
+  """
+
+  def __init__(
+    self,
+    *,
+    variant: str,
+    num_classes: int,
+    activation: str = 'gelu',
+    alpha: float = 0.2,
+    squeeze_excite_ratio: float = 0.5,
+    dropout_rate: float | None = None,
+    stochastic_depth_rate: float = 0.25,
+    conv_algorithm: str = 'auto',
+    scan_blocks: bool = False,
+    remat: bool = False,
+    name: str = 'NFNet',
+  ) -> None:
+    """Declares the modules, in the order of the released files.
+
+    Args:
+      variant: a key of `VARIANTS`.
+      num_classes: K.
+      activation: a key of `ACTIVATIONS`.
+      alpha: standard deviation that a block adds to the residual stream.
+      squeeze_excite_ratio: hidden width over width of squeeze-excite, or 0 for none.
+      dropout_rate: probability that a feature is dropped before the classifier, in [0, 1); None
+        takes the variant's.
+      stochastic_depth_rate: probability that the branch of a block after the last would be
+        dropped for a sample, in [0, 1); block i of N has `i / N` of it.
+      conv_algorithm: see `conv2d`.
+      scan_blocks: whether to compile one body for the equal blocks of a stage; see `run_blocks`.
+        Parameters and numbers are the same either way.
+      remat: whether to keep little for the gradient and compute blocks anew; see `run_blocks`.
+      name: Haiku module name, the first part of every parameter's name.
+
+    Raises:
+      ValueError: an argument is out of its range.
+    """
+    super().__init__(name=name)
+    if variant not in VARIANTS:
+      raise ValueError(f'no NFNet variant {variant!r}; there is: {", ".join(VARIANTS)}')
+    shape = VARIANTS[variant]
+    self._dropout_rate = shape.dropout_rate if dropout_rate is None else dropout_rate
+    check_options(
+      activation=activation,
+      dropout_rate=self._dropout_rate,
+      stochastic_depth_rate=stochastic_depth_rate,
+      num_classes=num_classes,
+    )
+    self._activation = activation
+    self._alpha = alpha
+    self._conv_algorithm = conv_algorithm
+    self._scan_blocks = scan_blocks
+    self._remat = remat
+    stem_channels = (3, 16, 32, 64, shape.widths[0] // 2)
+    self._stem = [
+      WSConv2D(stem_channels[i], stem_channels[i + 1], 3, name=f'stem_conv{i}') for i in range(4)
+    ]
+    self._plan = plan_blocks(
+      _stage_shapes(shape, squeeze_excite_ratio),
+      alpha=alpha,
+      stochastic_depth_rate=stochastic_depth_rate,
+    )
+    self._blocks = [NFBlock(block.shape, name='nf_block') for block in self._plan]
+    final_channels = _FINAL_CONV_RATIO * shape.widths[-1]
+    self._final_conv = WSConv2D(shape.widths[-1], final_channels, 1, name='final_conv')
+    self._classifier = Linear(final_channels, num_classes, stddev=_CLASSIFIER_STDDEV)
+
+  def features(self, images: jax.Array, *, is_training: bool) -> jax.Array:
+    """Returns the classifier's input `[B, 2 * widths[-1]]` of `images` `[B, H, W, 3]`."""
+    stem = [conv.parameters() for conv in self._stem]
+    blocks = [block.parameters() for block in self._blocks]
+    final_conv = self._final_conv.parameters()
+    if hk.running_init():
+      # Parameters depend on no activation, so that making them need not compile the network.
+      return jnp.zeros((len(images), final_conv['w'].shape[-1]), images.dtype)
+    x = images
+    for index, (params, stride) in enumerate(zip(stem, _STEM_STRIDES, strict=True)):
+      if index > 0:
+        x = activate(x, self._activation)
+      x = ws_conv2d(params, x, stride=stride, algorithm=self._conv_algorithm)
+    x = run_blocks(
+      x,
+      self._plan,
+      blocks,
+      draw_keep(self._plan, len(images), is_training=is_training),
+      activation=self._activation,
+      alpha=self._alpha,
+      conv_algorithm=self._conv_algorithm,
+      scan_blocks=self._scan_blocks,
+      remat=self._remat,
+    )
+    x = ws_conv2d(final_conv, x, algorithm=self._conv_algorithm)
+    return jnp.mean(activate(x, self._activation), axis=(1, 2))
+
+  def __call__(self, images: jax.Array, *, is_training: bool) -> jax.Array:
+    """Returns logits `[B, K]` of normalized `images` `[B, H, W, 3]`, in their dtype."""
+    features = self.features(images, is_training=is_training)
+    return classify(
+      self._classifier.parameters(),
+      features,
+      dropout_rate=self._dropout_rate,
+      is_training=is_training,
+    )

@@ -1,0 +1,109 @@
+"""Adaptive gradient clipping: gradients bounded relative to the weights they change."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from nfnets_augmult.ops.param_names import is_classifier
+
+
+def unitwise_norm(x: jax.Array) -> jax.Array:
+  """Returns the norm of each unit of `x`, float32, of a shape that broadcasts with `x`.
+
+  A unit is what feeds one output: a slice along the last axis of IO and HWIO weights, and along
+  the last two of rank 3 (inputs, heads, outputs). Scalars and vectors are one unit, and so is what
+  is a vector but for axes of size 1, such as the kernel `[1, 1, 1, O]` of a 1x1 convolution with
+  one input; the published networks were trained so.
+  """
+  wide = x.astype(jnp.float32)
+  has_units = sum(size > 1 for size in x.shape) > 1
+  axes = None
+  if has_units:
+    axes = 0 if x.ndim == 3 else tuple(range(x.ndim - 1))
+  return jnp.sqrt(jnp.sum(wide * wide, axis=axes, keepdims=True))
+
+
+def clip_unitwise(
+  grad: jax.Array, weight: jax.Array, *, clipping: float, eps: float = 1e-3
+) -> jax.Array:
+  """Returns `grad` with each unit's norm at most `clipping` times the unit's weight norm.
+
+  Units as in `unitwise_norm`. Shape and dtype are kept; units under the bound come back
+  bit-identical, a zero gradient stays zero, and a unit that is not finite comes back as it is.
+
+  Args:
+    grad: gradient, float32 or bfloat16; norms are taken in float32.
+    weight: of the shape of `grad`.
+    clipping: largest ratio of norms, > 0.
+    eps: least norm that a weight is taken to have, so that zero weights can move.
+
+  Raises:
+    ValueError: shapes differ, or `clipping` is not positive; the message shows the values.
+
+  Source: Brock et al. 2021b (arXiv:2102.06171), Section 4.
+  """
+  if grad.shape != weight.shape:
+    raise ValueError(f'a gradient {grad.shape} is not that of a weight {weight.shape}')
+  _check(clipping, eps)
+  grad_norm = unitwise_norm(grad)
+  largest = clipping * jnp.maximum(unitwise_norm(weight), eps)
+  is_over = grad_norm > largest
+  # Dividing by 1 where nothing is clipped keeps 0 / 0 out of the branch not taken.
+  scale = largest / jnp.where(is_over, grad_norm, 1.0)
+  clipped = (grad.astype(jnp.float32) * scale).astype(grad.dtype)
+  return jnp.where(is_over, clipped, grad)
+
+
+def _check(clipping: float, eps: float) -> None:
+  """Raises ValueError unless both are positive."""
+  if clipping <= 0 or eps <= 0:
+    raise ValueError(f'clipping={clipping} and eps={eps} must be positive')
+
+
+def adaptive_gradient_clipping(
+  clipping: float,
+  *,
+  eps: float = 1e-3,
+  mask: Any | Callable[[Any], Any] | None = None,
+) -> optax.GradientTransformation:
+  """Returns the optax transformation that applies `clip_unitwise` to every parameter.
+
+  It keeps no state. Its update needs the parameters.
+
+  Args:
+    clipping: largest ratio of norms, > 0.
+    eps: least norm that a weight is taken to have.
+    mask: a tree like the parameters, of bools, or a function from parameters to one; where false
+      the gradient passes as it is. `is_clipped` is the published one. None clips everything.
+
+  Raises:
+    ValueError: an argument is not positive, or `update` is called without parameters.
+  """
+  _check(clipping, eps)
+
+  def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    if params is None:
+      raise ValueError('adaptive gradient clipping compares with weights: update needs params=')
+    clipped = jax.tree.map(
+      lambda grad, weight: clip_unitwise(grad, weight, clipping=clipping, eps=eps), updates, params
+    )
+    return clipped, state
+
+  transformation = optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+  return transformation if mask is None else optax.masked(transformation, mask)
+
+
+def is_clipped(params: dict[str, dict[str, Any]]) -> dict[str, dict[str, bool]]:
+  """Returns the published mask: true but for the weight of the classifier.
+
+  Its bias is clipped, and so are the linear maps of squeeze-excite.
+
+  Source: Brock et al. 2021b (arXiv:2102.06171), Section 4.1.
+  """
+  return {
+    module: {name: not (name == 'w' and is_classifier(module)) for name in values}
+    for module, values in params.items()
+  }

@@ -1,0 +1,124 @@
+"""Sharpness-aware minimization: the gradient at the worst point nearby."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+# Parameters and a batch, then anything: to a value (or a pair with auxiliary output) and gradient.
+ValueAndGrad = Callable[..., tuple[Any, Any]]
+
+
+def ascent_direction(grad: Any, *, rho: float) -> Any:
+  """Returns `grad` scaled to a global norm of `rho`, and zeros for a zero gradient.
+
+  The norm is over all leaves together, in float32; each leaf keeps its dtype. A gradient that is
+  not finite gives a direction that is not finite either.
+
+  Args:
+    grad: a tree of arrays.
+    rho: radius of the ascent step, >= 0.
+
+  Source: Foret et al. 2021 (arXiv:2010.01412), equation 2 with p = 2.
+  """
+  squares = [jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(grad)]
+  norm = jnp.sqrt(sum(squares))
+  # Zero over one, not zero over zero, at a stationary point.
+  scale = rho / jnp.where(norm == 0, 1.0, norm)
+  return jax.tree.map(lambda leaf: (leaf.astype(jnp.float32) * scale).astype(leaf.dtype), grad)
+
+
+def ascent_slots_per_device(
+  *, unique_images_per_batch: int, augmult: int, device_count: int, ascent_fraction: float
+) -> int:
+  """Returns how many slots of a device's batch the ascent step reads: its first so many.
+
+  The fraction is of unique images: the first `ceil(ascent_fraction * U)` of the global batch, with
+  all their copies. A global batch is image-major, `[U, n]`, and dealt to D devices in turn, so that
+  on each device these images fill a prefix; where they end unevenly, the shorter prefixes get one
+  slot of the next image, since all devices run one program.
+
+  Args:
+    unique_images_per_batch: U.
+    augmult: n, copies per unique image.
+    device_count: D, which divides `U * n`.
+    ascent_fraction: in (0, 1].
+
+  Raises:
+    ValueError: the fraction is out of its range, or the batch does not divide; the message says by
+      what.
+  """
+  if not 0 < ascent_fraction <= 1:
+    raise ValueError(f'ascent_fraction={ascent_fraction} must be in (0, 1]')
+  batch_size = unique_images_per_batch * augmult
+  if batch_size % device_count:
+    raise ValueError(
+      f'{unique_images_per_batch} images x {augmult} copies do not divide over '
+      f'{device_count} devices'
+    )
+  # Less a hair, for products such as 0.07 * 100 that come out above the integer they mean.
+  ascent_images = math.ceil(ascent_fraction * unique_images_per_batch - 1e-9)
+  return math.ceil(ascent_images * augmult / device_count)
+
+
+def first_slots(count: int) -> Callable[[Any], Any]:
+  """Returns a function that takes the first `count` slots of every array of a batch."""
+
+  def select(batch: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[:count], batch)
+
+  return select
+
+
+def sharpness_aware(
+  value_and_grad_fn: ValueAndGrad,
+  *,
+  rho: float,
+  axis_name: str | None = None,
+  select_ascent: Callable[[Any], Any] | None = None,
+) -> ValueAndGrad:
+  """Returns a function like `value_and_grad_fn`, evaluated after an ascent step of radius `rho`.
+
+  The result takes `(params, batch, *arguments)`, climbs from `params` along the gradient of the
+  ascent batch, and returns value, auxiliary output and gradient of the whole batch at the point
+  reached; the caller's update still starts from `params`. Both evaluations get the same further
+  arguments, hence the same random key, and the value is that of the perturbed parameters.
+
+  Which sharpness is penalised depends on what an ascent step sees. By default each device climbs
+  its own gradient, as published: the sharpness of the loss of few samples, averaged over devices,
+  which regularizes more the more devices share a batch. With `axis_name` all devices climb the
+  gradient of their joint batch, at the price of one more reduction, and the number of devices does
+  not matter.
+
+  Args:
+    value_and_grad_fn: maps `(params, batch, *arguments)` to `(value, grad)`, `grad` of this
+      device's samples only.
+    rho: radius of the ascent step, >= 0; at 0 the result equals `value_and_grad_fn`'s.
+    axis_name: mapped axis of devices over which the ascent gradient is averaged, or None.
+    select_ascent: maps a batch to the part that the ascent step reads, of a fixed shape; see
+      `ascent_slots_per_device`. None for all of it.
+
+  Raises:
+    ValueError: `rho` is negative.
+
+  Source: Foret et al. 2021 (arXiv:2010.01412), Algorithm 1 and Section 4.1 (per-device ascent);
+    Brock et al. 2021b (arXiv:2102.06171), Section 5 (20 % of the batch).
+  """
+  if rho < 0:
+    raise ValueError(f'rho={rho} must not be negative')
+
+  def value_and_grad(params: Any, batch: Any, *arguments: Any) -> tuple[Any, Any]:
+    ascent_batch = batch if select_ascent is None else select_ascent(batch)
+    _, ascent_grad = value_and_grad_fn(params, ascent_batch, *arguments)
+    if axis_name is not None:
+      ascent_grad = jax.lax.pmean(ascent_grad, axis_name)
+    perturbed = jax.tree.map(
+      lambda param, step: param + step.astype(param.dtype),
+      params,
+      ascent_direction(ascent_grad, rho=rho),
+    )
+    return value_and_grad_fn(perturbed, batch, *arguments)
+
+  return value_and_grad

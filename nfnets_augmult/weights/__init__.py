@@ -1,0 +1,1 @@
+"""Parameters in files: the released ones, our own, and timm's."""

@@ -1,0 +1,86 @@
+"""Every algorithm of a convolution gives the numbers and gradients of the native one."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from nfnets_augmult.models import grouped_conv
+from nfnets_augmult.models.grouped_conv import ALGORITHMS, conv2d, default_algorithm
+
+
+def _normal(*shape, seed=0):
+  return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+class Conv2DTest(parameterized.TestCase):
+  """All algorithms, on small odd and even sizes."""
+
+  @parameterized.product(
+    algorithm=[name for name in ALGORITHMS if name != 'native'],
+    # kernel, inputs, outputs, groups
+    case=[(1, 6, 4, 1), (1, 6, 4, 2), (3, 6, 4, 1), (3, 6, 4, 2), (7, 3, 4, 1)],
+    stride=[1, 2],
+    size=[(8, 8), (7, 10)],
+  )
+  def test_equals_native(self, algorithm, case, stride, size):
+    kernel, inputs, outputs, groups = case
+    x = _normal(2, *size, inputs)
+    w = _normal(kernel, kernel, inputs // groups, outputs, seed=1)
+
+    def convolve(name):
+      return jax.vjp(lambda x, w: conv2d(x, w, stride=stride, groups=groups, algorithm=name), x, w)
+
+    got, pullback = convolve(algorithm)
+    want, native_pullback = convolve('native')
+    chex.assert_shape(got, (2, -(-size[0] // stride), -(-size[1] // stride), outputs))
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    cotangent = _normal(*want.shape, seed=2)
+    for ours, native in zip(pullback(cotangent), native_pullback(cotangent), strict=True):
+      np.testing.assert_allclose(ours, native, rtol=1e-5, atol=1e-4)
+
+  @parameterized.parameters(*ALGORITHMS)
+  def test_groups_do_not_mix(self, algorithm):
+    """The second group of the inputs has no influence on the first group of the outputs."""
+    x, w = _normal(1, 6, 6, 4), _normal(3, 3, 2, 6, seed=1)
+    other = x.at[..., 2:].set(0)
+    y, y_other = (conv2d(a, w, groups=2, algorithm=algorithm) for a in (x, other))
+    np.testing.assert_array_equal(y[..., :3], y_other[..., :3])
+    assert not np.allclose(y[..., 3:], y_other[..., 3:])
+
+  @parameterized.parameters(*ALGORITHMS)
+  def test_follows_the_dtype(self, algorithm):
+    x, w = _normal(1, 6, 6, 4).astype(jnp.bfloat16), _normal(3, 3, 2, 6).astype(jnp.bfloat16)
+    chex.assert_type(conv2d(x, w, groups=2, algorithm=algorithm), jnp.bfloat16)
+
+  def test_worked_by_hand(self):
+    # A 1x1 kernel of two groups: the outputs are 2 * first and 3 * second input.
+    x = jnp.asarray([[[[1.0, 10.0], [4.0, 40.0]]]])
+    w = jnp.asarray([2.0, 3.0]).reshape(1, 1, 1, 2)
+    np.testing.assert_array_equal(conv2d(x, w, groups=2)[0, 0], [[2.0, 30.0], [8.0, 120.0]])
+
+  def test_auto_is_the_algorithm_of_the_backend(self):
+    self.assertEqual(default_algorithm('cpu'), 'split')
+    self.assertEqual(default_algorithm('gpu'), 'native')
+    self.assertEqual(default_algorithm('cpu', in_loop=True), 'split_in_loop')
+    self.assertEqual(default_algorithm('tpu', in_loop=True), 'native')
+    self.assertEqual(default_algorithm(), default_algorithm(jax.default_backend()))
+
+    def traced(algorithm):
+      x, w = _normal(1, 6, 6, 4), _normal(3, 3, 2, 6, seed=1)
+      return str(jax.make_jaxpr(lambda x, w: conv2d(x, w, groups=2, algorithm=algorithm))(x, w))
+
+    self.assertEqual(traced('auto'), traced(grouped_conv.default_algorithm()))
+    self.assertNotEqual(traced('native'), traced('split'))
+
+  def test_errors_name_the_values(self):
+    x, w = jnp.zeros((1, 4, 4, 4)), jnp.zeros((3, 3, 2, 6))
+    with self.assertRaisesRegex(ValueError, "'fft'.*auto, native, split"):
+      conv2d(x, w, groups=2, algorithm='fft')
+    with self.assertRaisesRegex(ValueError, r'\(3, 3, 2, 6\) in 1 groups'):
+      conv2d(x, w)
+
+
+if __name__ == '__main__':
+  absltest.main()
