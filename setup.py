@@ -33,6 +33,7 @@ setuptools.setup(
     'numpy',
     'optax',
     'orbax-checkpoint',
+    'safetensors',
     'scikit-learn',
     'tensorboard',
     'tensorflow',

@@ -5,6 +5,7 @@ Everything is checked here, before anything compiles. All other code takes plain
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,7 +24,9 @@ from nfnets_augmult.optim import sam, schedules, sgd
 from nfnets_augmult.training import plan as plan_lib
 from nfnets_augmult.training import state as state_lib
 from nfnets_augmult.training import step as step_lib
+from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
 from nfnets_augmult.training.loop import Cadence
+from nfnets_augmult.weights import param_files, pretrained
 
 Batches = Iterator[dict[str, np.ndarray]]
 
@@ -172,6 +175,40 @@ def make_train_step(
   return train_step, _key(config, 'steps')
 
 
+def read_initial_params(config: ml_collections.ConfigDict, network: Network) -> Any | None:
+  """Returns the parameters of `init_from`, or None; checks that they fit the network.
+
+  Raises:
+    ValueError: there are none, they cannot be read, or they are of another network.
+  """
+  path = config.init_from
+  if not path:
+    return None
+  if not os.path.exists(path):
+    raise ValueError(f'init_from={path!r} does not exist')
+  try:
+    if os.path.isdir(path):
+      with Checkpoints(path, read_only=True) as checkpoints:
+        loaded = checkpoints.read_averaged_params()
+    else:
+      loaded = param_files.read_params(path)
+    pretrained.load_pretrained(jax.eval_shape(network.initial_state).params, loaded)
+  except (ValueError, CheckpointError) as error:
+    raise ValueError(f'init_from={path!r}: {error}') from error
+  return loaded
+
+
+def first_state(
+  network: Network, loaded_params: Any | None
+) -> tuple[state_lib.TrainState, pretrained.LoadReport | None]:
+  """Returns the state before the first step, of NumPy arrays, and what was loaded into it."""
+  state = jax.device_get(jax.jit(network.initial_state)())
+  if loaded_params is None:
+    return state, None
+  params, report = pretrained.load_pretrained(state.params, loaded_params)
+  return jax.device_get(state_lib.initial_state(params, network.optimizer)), report
+
+
 def train_batches(
   config: ml_collections.ConfigDict,
   source: sources.Source,
@@ -207,7 +244,7 @@ def evaluation_batches(
   return pipeline.evaluation_batches(
     source,
     batch_size=batch_size_per_device * jax.local_device_count(),
-    image_size=config.dataset.image_size,
+    image_size=config.dataset.test_image_size or config.dataset.image_size,
     on_bad_image=config.dataset.on_bad_image,
     num_images=num_images,
     host_index=jax.process_index(),

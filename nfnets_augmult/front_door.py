@@ -144,7 +144,9 @@ def _parse(argv: list[str]) -> list[str]:
     reason = ' '.join(str(error).split()).split('failure to load: ')[-1]
     fail(f'--config={config_path()} cannot be read: {reason}')
   except (flags.Error, TypeError, ValueError) as error:
-    fail(' '.join(str(error).split()))
+    # An error inside a config file comes as the text of its traceback; the last line says it all.
+    text = str(error) if 'Traceback' not in str(error) else str(error).strip().splitlines()[-1]
+    fail(' '.join(text.removeprefix('ValueError: ').split()))
 
 
 def _configure_logging() -> None:

@@ -47,6 +47,7 @@ class Run:
   network: assembly.Network
   train_step: Callable[..., Any]
   key: jax.Array
+  loaded_params: Any | None
 
 
 def prepare(config: ml_collections.ConfigDict, workdir: str) -> Run:
@@ -64,7 +65,8 @@ def prepare(config: ml_collections.ConfigDict, workdir: str) -> Run:
   network = assembly.make_network(config, data)
   train_step, key = assembly.make_train_step(config, network, plan)
   cadence = assembly.make_cadence(config, plan)
-  return Run(config, workdir, data, plan, cadence, network, train_step, key)
+  loaded_params = assembly.read_initial_params(config, network)
+  return Run(config, workdir, data, plan, cadence, network, train_step, key, loaded_params)
 
 
 def finished_result(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any] | None:
@@ -102,7 +104,7 @@ def train(
     _print_plan(run)
     _describe_run(run)
   with Checkpoints(workdir, keep=config.checkpoint.keep) as checkpoints:
-    state = _first_state(run.network, checkpoints)
+    state = _first_state(run, checkpoints)
     recorder = None
     if is_first_host:
       recorder = records.Recorder(workdir, resume_step=int(state.step))
@@ -140,12 +142,15 @@ def default_workdir(config_path: str) -> str:
   return os.path.join('runs', '-'.join([name, *re.findall(r'[\w.=]+', argument)]))
 
 
-def _first_state(network: assembly.Network, checkpoints: Checkpoints) -> TrainState:
+def _first_state(run: Run, checkpoints: Checkpoints) -> TrainState:
   """The newest checkpoint, or the state before the first step."""
-  if checkpoints.latest_step is None:
-    return jax.device_get(jax.jit(network.initial_state)())
-  logging.info('resuming from the checkpoint of step %d', checkpoints.latest_step)
-  return checkpoints.restore(jax.eval_shape(network.initial_state))
+  if checkpoints.latest_step is not None:
+    logging.info('resuming from the checkpoint of step %d', checkpoints.latest_step)
+    return checkpoints.restore(jax.eval_shape(run.network.initial_state))
+  state, report = assembly.first_state(run.network, run.loaded_params)
+  if report is not None:
+    logging.info('from %s: %s', run.config.init_from, report)
+  return state
 
 
 def _check_workdir(config: ml_collections.ConfigDict, workdir: str) -> None:

@@ -17,6 +17,8 @@ PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').r
 FLAGS = {
   'train': {'config', 'workdir', 'multi_host', 'coordinator', 'num_hosts', 'host_index'},
   'evaluate': {'workdir', 'split', 'checkpoint', 'data_dir', 'batch_size', 'output'},
+  'export': {'workdir', 'params', 'output'},
+  'models.table': set(),
   'benchmark': {'config', 'augmult', 'batch_size', 'seconds'},
 }
 
@@ -41,7 +43,7 @@ def test_commands_name_things_that_exist(words):
     return
   package, _, program = words[2].partition('.')
   assert package == 'nfnets_augmult'
-  assert (ROOT / package / f'{program}.py').exists()
+  assert (ROOT / package / f'{program.replace(".", "/")}.py').exists()
   names = [word[2:].split('=')[0] for word in words[3:] if word.startswith('--')]
   known = set()
   for word in words:

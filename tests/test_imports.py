@@ -15,6 +15,7 @@ ALLOWED = {
   'data': {'ops'},
   'models': {'ops'},
   'optim': {'ops'},
+  'weights': {'ops'},
   'training': {'ops', 'data', 'models', 'optim'},
   'analysis': {'ops', 'data', 'models', 'optim', 'training'},
 }

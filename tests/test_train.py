@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from experiments import cifar100_wrn16_4, quickstart_digits
-from nfnets_augmult import evaluate, train
+from nfnets_augmult import assembly, evaluate, export, train
 from nfnets_augmult.training import loop, records
 from nfnets_augmult.training.checkpoints import Checkpoints
 from tests.shared_data import tfds_dir
@@ -177,6 +177,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path):
     ({'augmentation__pad_mode': 'mirrored'}, "pad_mode='mirrored' must be one of mirror"),
     ({'augmentation__pad': 8, 'augmentation__pad_mode': 'mirror'}, 'augmentation.pad=8'),
     ({'compute_dtype': 'half'}, "compute_dtype='half'"),
+    ({'optimizer__clipping': -0.1}, 'optimizer.clipping=-0.1'),
+    ({'sam__rho': -1.0}, 'sam.rho=-1.0'),
+    ({'sam__ascent_fraction': 0.0}, 'sam.ascent_fraction=0.0'),
     ({'seed': -1}, 'seed=-1'),
     ({'log_every_steps': 0}, 'log_every_steps=0'),
     ({'checkpoint__keep': 0}, 'checkpoint.keep=0'),
@@ -263,3 +266,37 @@ def test_cifar100_learns_with_every_scheme(changes, tmp_path):
     if 'train/loss' in r
   ]
   assert losses[-1] < 0.9 * losses[0]
+
+
+def test_init_from_a_run_and_from_its_export(finished, tmp_path):
+  """A run's directory and the .npz of it start another run from the same averaged parameters."""
+  workdir, state, _ = finished
+  file = str(tmp_path / 'params.npz')
+  assert export.export(file, workdir=workdir) == sum(
+    leaf.size for leaf in jax.tree.leaves(state.params)
+  )
+  for source in (workdir, file):
+    run = train.prepare(_config(init_from=source), str(tmp_path / 'run'))
+    start, report = assembly.first_state(run.network, run.loaded_params)
+    assert report.kept_fresh == ()
+    for tree in (start.params, start.ema_params):
+      for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(state.ema_params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_init_from_refuses_what_does_not_fit(finished, tmp_path):
+  workdir, _, _ = finished
+  with pytest.raises(ValueError, match=r"(?s)init_from='.*missing in the file: wide_res_net"):
+    train.prepare(_config(init_from=workdir, model__name='wrn_16_1'), str(tmp_path))
+  with pytest.raises(ValueError, match='does not exist'):
+    train.prepare(_config(init_from='nowhere.npz'), str(tmp_path))
+
+
+def test_clipping_sam_and_averaging_together(tmp_path):
+  """A run with AGC and SAM on a fraction of the images stays finite and records its evaluation."""
+  config = _config(
+    optimizer__clipping=0.01, optimizer__nesterov=True, sam__rho=0.05, sam__ascent_fraction=0.5
+  )
+  _, result = train.train(train.prepare(config, str(tmp_path)))
+  assert result['step'] == 12
+  assert np.isfinite(result['test/ema/cross_entropy'])

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -146,6 +147,17 @@ class Checkpoints:
     with self._explain('read'):
       restored = manager.restore(step, args=ocp.args.StandardRestore(template._asdict()))
     return TrainState(**restored)
+
+  def read_averaged_params(self) -> Any:
+    """Returns the averaged parameters of the newest checkpoint, whatever model they are of.
+
+    Raises:
+      CheckpointError: there is no checkpoint, or it cannot be read.
+    """
+    if self.latest_step is None:
+      raise CheckpointError(f'there is no checkpoint in {self._workdir}')
+    with self._explain('read'):
+      return self._latest.restore(self.latest_step, args=ocp.args.StandardRestore())['ema_params']
 
   @contextlib.contextmanager
   def _explain(self, action: str) -> Iterator[None]:

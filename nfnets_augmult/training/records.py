@@ -9,6 +9,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from nfnets_augmult.ops.atomic_file import write_atomically
+
 _PACKAGES = (
   'chex',
   'dm-haiku',
@@ -24,24 +26,10 @@ _PACKAGES = (
 )
 
 
-def write_atomically(path: str, text: str) -> None:
-  """Writes a file that is either the old one or the whole new one, also after a power cut."""
-  temporary = f'{path}.tmp{os.getpid()}'
-  try:
-    with open(temporary, 'w', encoding='utf-8') as file:
-      file.write(text)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
-  except OSError:
-    if os.path.exists(temporary):
-      os.remove(temporary)
-    raise
-
-
 def write_json(path: str, value: Any) -> None:
   """Writes `value` as readable JSON, atomically."""
-  write_atomically(path, json.dumps(value, indent=2, sort_keys=True) + '\n')
+  text = json.dumps(value, indent=2, sort_keys=True) + '\n'
+  write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def read_json(path: str) -> Any:
@@ -74,7 +62,8 @@ class MetricsFile:
     """Opens the file for more, after dropping all records of steps after `resume_step`."""
     kept = [record for record in read_metrics(path) if record['step'] <= resume_step]
     if os.path.exists(path):
-      write_atomically(path, ''.join(json.dumps(record) + '\n' for record in kept))
+      text = ''.join(json.dumps(record) + '\n' for record in kept)
+      write_atomically(path, lambda file: file.write(text.encode()))
     self.records = kept
     self._file = open(path, 'a', encoding='utf-8')  # noqa: SIM115 (open for the whole run)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nfnets_augmult.weights.atomic_file import write_atomically
+from nfnets_augmult.ops.atomic_file import write_atomically
 from nfnets_augmult.weights.safe_pickle import Params, load_params
 
 _ZIP_MAGIC = b'PK\x03\x04'

@@ -1,15 +1,14 @@
 """Writing NFNets for PyTorch: timm's names for `dm_nfnet_f*`, in a safetensors file."""
 
-import json
 import os
 import re
-import struct
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
+import safetensors.numpy
 
-from nfnets_augmult.weights.atomic_file import write_atomically
+from nfnets_augmult.ops.atomic_file import write_atomically
 from nfnets_augmult.weights.param_files import flatten
 
 _MODULES = {
@@ -81,36 +80,11 @@ def timm_state_dict(params: Mapping[str, Mapping[str, Any]]) -> dict[str, np.nda
   return state
 
 
-def write_safetensors(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
-  """Writes float32 `arrays` as a safetensors file, whole or not at all.
-
-  The format is the length of a JSON header in 8 bytes, the header with each array's type, shape
-  and place, then the arrays: little to gain from a dependency.
-  """
-  header: dict[str, Any] = {'__metadata__': {'format': 'pt'}}
-  offset = 0
-  for name, array in arrays.items():
-    if array.dtype != np.float32:
-      raise ValueError(f'{name} is of type {array.dtype}, not float32')
-    places = [offset, offset + array.nbytes]
-    header[name] = {'dtype': 'F32', 'shape': list(array.shape), 'data_offsets': places}
-    offset = places[1]
-  encoded = json.dumps(header).encode()
-  # Spaces so that the arrays start at a multiple of 8 bytes, as the format asks.
-  encoded += b' ' * (-len(encoded) % 8)
-
-  def write(file: BinaryIO) -> None:
-    file.write(struct.pack('<Q', len(encoded)) + encoded)
-    for array in arrays.values():
-      file.write(np.ascontiguousarray(array, '<f4').tobytes())
-
-  write_atomically(path, write)
-
-
 def export_to_timm(path: str | os.PathLike[str], params: Mapping[str, Mapping[str, Any]]) -> None:
   """Writes the parameters of an NFNet as a file that timm's `dm_nfnet_f*` load.
 
   `timm.create_model('dm_nfnet_f0', checkpoint_path=PATH)` reads it, with the `num_classes` that
   the network was trained for, and a name that ends in `.safetensors`.
   """
-  write_safetensors(path, timm_state_dict(params))
+  encoded = safetensors.numpy.save(timm_state_dict(params), metadata={'format': 'pt'})
+  write_atomically(path, lambda file: file.write(encoded))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nfnets_augmult.optim import ema
+from tests.golden import load_json
 
 _PARAMS = {'conv': {'w': jnp.array([[0.1, -3.7], [1e-8, 5e7]]), 'b': jnp.array([0.3])}}
 
@@ -60,3 +61,10 @@ def test_average_of_a_ramp():
   for step in range(100):
     average = ema.update(average, jnp.float32(step), decay=0.8)
   np.testing.assert_allclose(99 - average, 4.0, rtol=1e-4)
+
+
+def test_decay_is_the_reference_one():
+  """The weight of the old average at the zero-based steps of the reference."""
+  golden = load_json('schedules.json')['tf1_ema']
+  values = [float(ema.decay_at(step, golden['decay'])) for step in golden['steps']]
+  np.testing.assert_allclose(values, golden['float64'], rtol=1e-5, atol=1e-6)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nfnets_augmult.optim import schedules
+from tests.golden import load_json
 
 
 def _piece(step, total_steps):
@@ -140,3 +141,17 @@ def test_refuses(changed, message):
   arguments = dict(name='cosine', learning_rate=1.0, total_steps=10, warmup_steps=0) | changed
   with pytest.raises(ValueError, match=message):
     schedules.make_schedule(**arguments)
+
+
+def test_cosine_is_the_reference_schedule():
+  """The NFNet schedule as published, but clamped past its end, where the reference rises again."""
+  golden = load_json('schedules.json')['WarmupCosineDecay']
+  arguments = golden['kwargs']
+  schedule = schedules.cosine(
+    arguments['max_val'],
+    total_steps=arguments['num_steps'],
+    warmup_steps=arguments['warmup_steps'],
+  )
+  values = [float(schedule(step)) for step in golden['steps']]
+  np.testing.assert_allclose(values, golden['float64'], rtol=1e-5, atol=1e-6)
+  assert float(schedule(arguments['num_steps'] + 1000)) == 0

@@ -22,19 +22,28 @@ def network(dropout_rate=0.0):
   return hk.transform(apply)
 
 
-def make(*, dropout_rate=0.0, learning_rate=0.1, compute_dtype='float32', ema_decay=0.9):
+def make(
+  *,
+  dropout_rate=0.0,
+  learning_rate=0.1,
+  compute_dtype='float32',
+  ema_decay=0.9,
+  sharpness=None,
+  clipping=0.0,
+):
   """Returns (train_step, evaluation_step, initial state) of one device."""
   net = network(dropout_rate)
   classifier = step_lib.make_classifier(
     net.apply, normalization=NORMALIZATION, compute_dtype=compute_dtype
   )
-  optimizer = sgd.sgd(momentum=0.9, weight_decay=0.01)
+  optimizer = sgd.sgd(momentum=0.9, weight_decay=0.01, clipping=clipping)
   params = net.init(jax.random.PRNGKey(0), jnp.zeros((1, 4, 4, 1)), is_training=True)
   train_step = step_lib.make_train_step(
     classifier=classifier,
     optimizer=optimizer,
     schedule=schedules.constant(learning_rate, total_steps=10),
     ema_decay=ema_decay,
+    sharpness=sharpness,
   )
   evaluation_step = step_lib.make_evaluation_step(classifier=classifier)
   return train_step, evaluation_step, state_lib.initial_state(params, optimizer)

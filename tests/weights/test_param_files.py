@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from nfnets_augmult.weights.atomic_file import write_atomically
+from nfnets_augmult.ops.atomic_file import write_atomically
 from nfnets_augmult.weights.param_files import flatten, read_params, unflatten, write_npz
 
 

@@ -1,0 +1,80 @@
+"""Shared beginnings of the paper's ImageNet experiments; each experiment states what differs."""
+
+import ml_collections
+
+from nfnets_augmult import models
+from nfnets_augmult.configs import default_config
+
+
+def imagenet_recipe(model: str) -> ml_collections.ConfigDict:
+  """Returns what all ImageNet runs of the paper share, for the model `model`.
+
+  Source: the paper, Sections 2 and 5; Brock et al. 2021a and 2021b.
+  """
+  config = default_config()
+  spec = models.model_spec(model)
+  config.dataset.name = 'imagenet2012'
+  config.dataset.test_split = 'validation'
+  config.dataset.image_size = spec.train_image_size
+  config.dataset.test_image_size = spec.test_image_size
+  config.model.name = model
+  with config.unlocked():
+    config.model.stochastic_depth_rate = 0.0
+    config.model.scan_blocks = False  # one compiled body for equal blocks: compiles sooner
+    config.model.remat = False  # compute blocks anew for the gradient: less memory
+  config.compute_dtype = 'bfloat16'
+  config.label_smoothing = 0.1
+  config.optimizer.schedule = 'cosine'
+  config.optimizer.momentum = 0.9
+  config.evaluation.every_epochs = 1.0
+  config.evaluation.batch_size = 2048
+  config.evaluation.train_images = 10_000
+  return config
+
+
+def nf_resnet_recipe(depth: int = 50) -> ml_collections.ConfigDict:
+  """Returns the NF-ResNet runs of Sections 2 and 3, n = 1 at batch size 256."""
+  config = imagenet_recipe(f'nf_resnet{depth}')
+  config.augmult = 1
+  config.batch_size = 256
+  config.total_epochs = 128.0
+  config.model.dropout_rate = 0.25
+  config.model.stochastic_depth_rate = 0.1
+  config.optimizer.learning_rate = 0.1  # to be tuned by factors of 2
+  config.optimizer.weight_decay = 5e-5
+  return config
+
+
+def nfnet_recipe(variant: str) -> ml_collections.ConfigDict:
+  """Returns the NFNet runs of Section 5: n = 16 at batch size 4096, 112,600 updates, no SAM.
+
+  Args:
+    variant: `'f0'` to `'f7'`, or with wider stages `'f0_plus'` to `'f7_plus'`.
+  """
+  config = imagenet_recipe(f'nfnet_{variant}')
+  config.augmult = 16
+  config.batch_size = 4096
+  config.total_steps = 112_600
+  config.model.stochastic_depth_rate = 0.25
+  config.optimizer.learning_rate = nfnet_learning_rate(augmult=16)
+  config.optimizer.warmup_epochs = 5.0
+  config.optimizer.nesterov = True
+  config.optimizer.weight_decay = 2e-5
+  config.optimizer.clipping = 0.01
+  config.ema_decay = 0.99999
+  return config
+
+
+def nfnet_learning_rate(*, augmult: int, batch_size: int = 4096) -> float:
+  """Returns 0.1 * batch_size / 256 for n = 1, and half of it for n > 1: 1.6 and 0.8 at 4096.
+
+  Source: the paper, Section 5.
+  """
+  return 0.1 * batch_size / 256 * (1.0 if augmult == 1 else 0.5)
+
+
+def with_sam(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Returns `config` with SAM as Brock et al. 2021b use it: radius 0.05, on 20 % of the batch."""
+  config.sam.rho = 0.05
+  config.sam.ascent_fraction = 0.2
+  return config
