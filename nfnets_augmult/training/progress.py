@@ -1,5 +1,6 @@
 """What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere."""
 
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -27,8 +28,15 @@ class Progress:
     if enabled and sys.stderr.isatty():
       import tqdm
 
+      # Some terminals say that they have no columns; tqdm would then draw nothing.
+      is_sized = os.get_terminal_size(sys.stderr.fileno()).columns > 0
       self._bar = tqdm.tqdm(
-        total=total_steps, initial=start_step, unit='step', dynamic_ncols=True, smoothing=0.05
+        total=total_steps,
+        initial=start_step,
+        unit='step',
+        dynamic_ncols=is_sized,
+        ncols=None if is_sized else 100,
+        smoothing=0.05,
       )
 
   def reset_clock(self, step: int) -> None:
