@@ -17,7 +17,11 @@ PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').r
 FLAGS = {
   'train': {'config', 'workdir', 'multi_host', 'coordinator', 'num_hosts', 'host_index'},
   'evaluate': {'workdir', 'split', 'checkpoint', 'data_dir', 'batch_size', 'output'},
-  'benchmark': {'config', 'augmult', 'batch_size', 'seconds'},
+  'benchmark': {
+    *('config', 'augmult', 'batch_size', 'seconds'),
+    *('model', 'image_size', 'batch', 'num_classes', 'bfloat16', 'sam', 'ascent_fraction'),
+    *('remat', 'scan_blocks', 'conv_algorithm', 'steps', 'breakdown'),
+  },
 }
 
 
