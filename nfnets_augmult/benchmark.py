@@ -2,27 +2,39 @@
 
     python -m nfnets_augmult.benchmark input [--augmult=1,4,16] [--batch_size=1024]
         [--config=experiments/cifar100_wrn16_4.py --config.dataset.data_dir=DIR]
+    python -m nfnets_augmult.benchmark step [--model=nfnet_f0] [--image_size=128] [--batch=8]
+        [--bfloat16] [--sam=RHO] [--ascent_fraction=0.2] [--remat] [--scan_blocks]
+        [--conv_algorithm=auto] [--num_classes=1000] [--steps=10] [--breakdown]
 
 `input` prints augmented images per second for several n, as ratios to a plain per-image pipeline
 that repeats each record n times, measured in turn in the same run. Without a config it takes
 random images of CIFAR's size.
+
+`step` compiles a training step of a model and prints how long that takes, how long the step takes,
+and how much memory, on random images; it needs no data.
 """
 
 import os
+from collections.abc import Iterator
+from typing import Any
 
 from nfnets_augmult import front_door  # first: it quietens libraries before they are imported
 
 # isort: split
+import jax
 from absl import flags
 
 from nfnets_augmult import assembly
+from nfnets_augmult.analysis import step_benchmark
 from nfnets_augmult.data import sources
 from nfnets_augmult.data.crop_flip import CropFlip
+from nfnets_augmult.models import model_spec
 
 
 def benchmark_input() -> None:
   """Measures the input pipeline and prints a table."""
   args = flags.FLAGS
+  _refuse_flags_of('step')
   augmults = [int(n) for n in args.augmult]
   try:
     for n in augmults:
@@ -63,11 +75,133 @@ def benchmark_input() -> None:
     )
 
 
-COMMANDS = {'input': benchmark_input}
+def benchmark_step() -> None:
+  """Measures a training step and prints what it found."""
+  args = flags.FLAGS
+  _refuse_flags_of('input')
+  # Only what was asked for: not every model has every option.
+  options = {
+    name: args[name].value
+    for name in ('remat', 'scan_blocks', 'conv_algorithm')
+    if args[name].value != args[name].default
+  }
+  try:
+    spec = model_spec(args.model)
+    image_size = args.image_size or spec.train_image_size
+    result = step_benchmark.measure_step(
+      args.model,
+      image_size=image_size,
+      batch_size=args.batch,
+      num_classes=args.num_classes,
+      compute_dtype='bfloat16' if args.bfloat16 else 'float32',
+      rho=args.sam,
+      ascent_fraction=args.ascent_fraction,
+      steps=args.steps,
+      breakdown=args.breakdown,
+      **options,
+    )
+  except ValueError as error:
+    front_door.fail(str(error))
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    front_door.fail(
+      'this step does not fit into memory; try a smaller --batch, --remat, --bfloat16'
+    )
+  device = jax.local_devices()[0]
+  words = [f'{args.model}', f'{image_size} pixels', f'batch {args.batch}']
+  words += ['bfloat16' if args.bfloat16 else 'float32']
+  words += [f'SAM of {args.ascent_fraction:.0%}'] if args.sam else []
+  words += [name if value is True else f'{name}={value}' for name, value in options.items()]
+  print(f'{", ".join(words)}; {jax.local_device_count()} x {device.device_kind}')
+  for name, text in _step_lines(result, steps=args.steps):
+    print(f'{name:14} {text}')
+
+
+def _step_lines(result: dict[str, Any], *, steps: int) -> Iterator[tuple[str, str]]:
+  """Yields what `measure_step` returned, as names and texts."""
+  yield (
+    'compile',
+    f'{result["lower_seconds"]:.1f} s to trace and lower, {result["compile_seconds"]:.1f} s by XLA',
+  )
+  yield (
+    'step',
+    f'{result["step_seconds"]:.4g} s, median of {steps} '
+    f'({result["step_seconds_min"]:.4g} to {result["step_seconds_max"]:.4g})',
+  )
+  yield 'images/s', f'{result["images_per_second"]:,.4g}'
+  share = result['peak_share']
+  share_text = 'share of peak unknown' if share is None else f'{share:.1%} of bfloat16 peak'
+  yield (
+    'model FLOP/s',
+    f'{result["flops_per_second"]:.3g}, {share_text} (2 x multiply-adds x 3 for forward and '
+    'gradient, without what SAM, remat and the optimiser add)',
+  )
+  mebibytes = {key: f'{(value or 0) / 2**20:,.0f} MiB' for key, value in result.items()}
+  yield (
+    'memory',
+    f'{mebibytes["program_bytes"]} per device in the plan: arguments '
+    f'{mebibytes["argument_bytes"]}, outputs {mebibytes["output_bytes"]} (in their place where '
+    f'possible), temporary {mebibytes["temporary_bytes"]}',
+  )
+  if result['device_peak_bytes'] is not None:
+    yield 'device peak', mebibytes['device_peak_bytes']
+  yield 'process peak', f'{mebibytes["process_peak_bytes"]}, compilation included'
+  if 'update_share' in result:
+    yield (
+      'optimiser',
+      f'{result["update_seconds"]:.4g} s, {result["update_share"]:.1%} of a step (AGC, decay, '
+      'momentum and EMA as a program of their own)',
+    )
+
+
+def _refuse_flags_of(command: str) -> None:
+  """Fails if a flag was given that only the other `command` reads."""
+  for name in _FLAGS_OF[command]:
+    if flags.FLAGS[name].present:
+      front_door.fail(f'--{name} is a flag of the command {command}')
+
+
+COMMANDS = {'input': benchmark_input, 'step': benchmark_step}
+_FLAGS_OF = {
+  'input': ('augmult', 'batch_size', 'seconds', 'config'),
+  'step': (
+    'model',
+    'image_size',
+    'batch',
+    'num_classes',
+    'bfloat16',
+    'sam',
+    'ascent_fraction',
+    'remat',
+    'scan_blocks',
+    'conv_algorithm',
+    'steps',
+    'breakdown',
+  ),
+}
+
+
+def _define_step_flags() -> None:
+  """Defines the flags of `step`."""
+  flags.DEFINE_string('model', 'nfnet_f0', 'step: name of the model.')
+  flags.DEFINE_integer('image_size', None, "step: pixels; the model's own by default.", 1)
+  flags.DEFINE_integer('batch', 8, 'step: images per step, on all devices together.', 1)
+  flags.DEFINE_integer('num_classes', 1000, 'step: classes.', 1)
+  flags.DEFINE_boolean('bfloat16', False, 'step: compute in bfloat16.')
+  flags.DEFINE_float('sam', 0.0, 'step: radius rho of SAM; 0 for none.', 0)
+  flags.DEFINE_float('ascent_fraction', 0.2, 'step: share of the batch that SAM climbs by.')
+  flags.DEFINE_boolean('remat', False, 'step: compute blocks anew for the gradient.')
+  flags.DEFINE_boolean('scan_blocks', False, 'step: compile equal blocks of a stage once.')
+  flags.DEFINE_string('conv_algorithm', 'auto', 'step: algorithm of convolutions.')
+  flags.DEFINE_integer('steps', 10, 'step: how many to time.', 1)
+  flags.DEFINE_boolean('breakdown', False, 'step: also time the optimiser by itself.')
+
 
 if __name__ == '__main__':
   flags.DEFINE_list('augmult', '1,4,16', 'input: values of n.')
   flags.DEFINE_integer('batch_size', 1024, 'input: augmented images per batch.', lower_bound=1)
   flags.DEFINE_float('seconds', 1.0, 'input: length of each of the measurements.', lower_bound=0)
   front_door.define_config_flag(required=False)
+  _define_step_flags()
   front_door.run_command(COMMANDS)

@@ -104,14 +104,13 @@ def train(
     _print_plan(run)
     _describe_run(run)
   with Checkpoints(workdir, keep=config.checkpoint.keep) as checkpoints:
-    state = _first_state(run, checkpoints)
     recorder = None
     if is_first_host:
-      recorder = records.Recorder(workdir, resume_step=int(state.step))
+      recorder = records.Recorder(workdir, resume_step=checkpoints.latest_step or 0)
       _draw_contact_sheet(run)
     try:
       state = loop.fit(
-        state,
+        lambda: _first_state(run, checkpoints),
         plan=plan,
         cadence=run.cadence,
         train_step=run.train_step,

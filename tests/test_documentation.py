@@ -19,7 +19,11 @@ FLAGS = {
   'evaluate': {'workdir', 'split', 'checkpoint', 'data_dir', 'batch_size', 'output'},
   'export': {'workdir', 'params', 'output'},
   'models.table': set(),
-  'benchmark': {'config', 'augmult', 'batch_size', 'seconds'},
+  'benchmark': {
+    *('config', 'augmult', 'batch_size', 'seconds'),
+    *('model', 'image_size', 'batch', 'num_classes', 'bfloat16', 'sam', 'ascent_fraction'),
+    *('remat', 'scan_blocks', 'conv_algorithm', 'steps', 'breakdown'),
+  },
 }
 
 

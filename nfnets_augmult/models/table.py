@@ -79,6 +79,16 @@ def abstract_params(model: hk.Transformed, image_size: int) -> Any:
   return jax.eval_shape(lambda x: model.init(jax.random.key(0), x, is_training=False), image)
 
 
+def image_multiply_adds(model: hk.Transformed, image_size: int) -> int:
+  """Returns the multiply-adds of `model` for one RGB image, forward, as `count_multiply_adds`."""
+  image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+  return count_multiply_adds(
+    lambda params, image: model.apply(params, None, image, is_training=False),
+    abstract_params(model, image_size),
+    image,
+  )
+
+
 def model_row(name: str, *, num_classes: int = 1000) -> Row:
   """Returns the numbers of the model `name`, counted on the network itself.
 
@@ -87,23 +97,15 @@ def model_row(name: str, *, num_classes: int = 1000) -> Row:
   """
   spec = model_spec(name)
   model = make_model(name, num_classes=num_classes)
-  params = abstract_params(model, spec.train_image_size)
-
-  def multiply_adds(size: int) -> int:
-    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    return count_multiply_adds(
-      lambda params, image: model.apply(params, None, image, is_training=False), params, image
-    )
-
-  train = multiply_adds(spec.train_image_size)
+  train = image_multiply_adds(model, spec.train_image_size)
   is_same_size = spec.train_image_size == spec.test_image_size
   return Row(
     name=name,
-    parameters=count_parameters(params),
+    parameters=count_parameters(abstract_params(model, spec.train_image_size)),
     train_image_size=spec.train_image_size,
     train_multiply_adds=train,
     test_image_size=spec.test_image_size,
-    test_multiply_adds=train if is_same_size else multiply_adds(spec.test_image_size),
+    test_multiply_adds=train if is_same_size else image_multiply_adds(model, spec.test_image_size),
   )
 
 

@@ -49,7 +49,7 @@ class Cadence:
 
 
 def fit(
-  state: TrainState,
+  first_state: Callable[[], TrainState],
   *,
   plan: Plan,
   cadence: Cadence,
@@ -62,13 +62,14 @@ def fit(
   recorder: Recorder | None,
   stop_requested: Callable[[], bool],
 ) -> TrainState:
-  """Trains from `state` to the last step of the plan and returns the last state.
+  """Trains to the last step of the plan and returns the last state.
 
   What it does at a step depends on the step alone, so a run that was stopped or killed and
   started again from a checkpoint computes the same as one that never was.
 
   Args:
-    state: NumPy arrays; where to start.
+    first_state: makes the state to start from, of NumPy arrays. A function, so that nobody holds
+      on to them while the devices train: they can be most of the memory of the host.
     plan: of the run.
     cadence: how often to log, save and evaluate.
     train_step: see `step.make_train_step`; pmapped here, with the state donated.
@@ -88,6 +89,7 @@ def fit(
   run = _Run(
     plan, cadence, evaluation_step, evaluation_batches, checkpoints, recorder, stop_requested
   )
+  state = first_state()
   step = int(state.step)
   train_step = jax.pmap(train_step, axis_name=run.axis_name, donate_argnums=0)
   key = devices.replicate(key)

@@ -55,6 +55,30 @@ def make_classifier(
   return classifier
 
 
+def make_update(
+  *, optimizer: optax.GradientTransformation, schedule: Schedule, ema_decay: float
+) -> Callable[[TrainState, Any], TrainState]:
+  """Returns the part of an update that follows the gradient: optimiser, descent and average.
+
+  The function takes the state and the gradient of the global batch, and returns the next state.
+  The arguments are those of `make_train_step`.
+
+  Raises:
+    ValueError: `ema_decay` is out of range.
+  """
+  if not 0 <= ema_decay < 1:
+    raise ValueError(f'ema_decay={ema_decay} must be in [0, 1)')
+
+  def update(state: TrainState, gradient: Any) -> TrainState:
+    direction, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    learning_rate = schedule(state.step)
+    params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)
+    ema_params = ema.update(state.ema_params, params, decay=ema.decay_at(state.step, ema_decay))
+    return TrainState(state.step + 1, params, opt_state, ema_params)
+
+  return update
+
+
 def make_train_step(
   *,
   classifier: Classifier,
@@ -85,10 +109,9 @@ def make_train_step(
   Raises:
     ValueError: `ema_decay` or `label_smoothing` is out of range.
   """
-  if not 0 <= ema_decay < 1:
-    raise ValueError(f'ema_decay={ema_decay} must be in [0, 1)')
   if not 0 <= label_smoothing < 1:
     raise ValueError(f'label_smoothing={label_smoothing} must be in [0, 1)')
+  update = make_update(optimizer=optimizer, schedule=schedule, ema_decay=ema_decay)
 
   def loss_fn(
     params: Any, batch: dict[str, jax.Array], key: jax.Array
@@ -110,17 +133,13 @@ def make_train_step(
     (loss, correct), gradient = value_and_grad(state.params, batch, key_per_device)
     accuracy = losses.masked_mean(correct, batch['mask'], axis_name=axis_name)
     gradient, loss, accuracy = jax.lax.pmean((gradient, loss, accuracy), axis_name)
-    direction, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-    learning_rate = schedule(state.step)
-    params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)
-    ema_params = ema.update(state.ema_params, params, decay=ema.decay_at(state.step, ema_decay))
     metrics = {
       'loss': loss,
       'accuracy': accuracy,
       'gradient_norm': optax.global_norm(gradient),
-      'learning_rate': learning_rate,
+      'learning_rate': schedule(state.step),
     }
-    return TrainState(state.step + 1, params, opt_state, ema_params), metrics
+    return update(state, gradient), metrics
 
   return train_step
 
