@@ -81,11 +81,7 @@ def load_data(config: ml_collections.ConfigDict) -> Data:
       )
     normalization = step_lib.Normalization(*sources.channel_statistics(train.images))
     return Data(train, test, train.images.shape[1:], normalization)
-  if config.dataset.image_size < 1:
-    raise ValueError(
-      f'dataset.image_size={config.dataset.image_size}: the images of {train.description} differ '
-      'in size; say how many pixels the network gets, as in --config.dataset.image_size=224'
-    )
+  sources.check_image_size(train, config.dataset.image_size)
   size = config.dataset.image_size
   return Data(train, test, (size, size, 3), _IMAGENET)
 
@@ -217,10 +213,22 @@ def train_batches(
   start_step: int,
   stop_step: int,
   augmentation: CropFlip | None = None,
+  hosts: tuple[int, int] | None = None,
 ) -> Batches:
-  """Returns this host's batches; `augmentation` replaces the config's."""
+  """Returns this host's batches.
+
+  Args:
+    config: of the run.
+    source: training images.
+    multiplicity: which image and copy fills each slot.
+    start_step: first step.
+    stop_step: one past the last step.
+    augmentation: instead of the config's.
+    hosts: index and number of hosts, instead of this process's.
+  """
   from nfnets_augmult.data import pipeline
 
+  host_index, host_count = hosts or (jax.process_index(), jax.process_count())
   return pipeline.train_batches(
     source,
     multiplicity,
@@ -229,8 +237,8 @@ def train_batches(
     stop_step=stop_step,
     image_size=config.dataset.image_size,
     on_bad_image=config.dataset.on_bad_image,
-    host_index=jax.process_index(),
-    host_count=jax.process_count(),
+    host_index=host_index,
+    host_count=host_count,
   )
 
 
@@ -274,6 +282,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise ValueError(f'seed={config.seed} must be in [0, 2**32)')
   _solve_batch(config)
   CropFlip(**config.augmentation)
+  sources.check_bad_image_policy(config.dataset.on_bad_image)
   _make_model(config, num_classes=2)
   _make_optimizer(config)
   optimizer = config.optimizer

@@ -44,8 +44,7 @@ def benchmark_input() -> None:
     if args.config:
       source = assembly.load_split(args.config, args.config.dataset.train_split)
       image_size = args.config.dataset.image_size
-      if image_size < 1 and not isinstance(source, sources.ArraySource):
-        raise ValueError('these images differ in size: set --config.dataset.image_size')
+      sources.check_image_size(source, image_size)
       augmentation = CropFlip(**args.config.augmentation)
     else:
       from nfnets_augmult.analysis.input_benchmark import random_images

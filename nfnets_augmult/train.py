@@ -211,12 +211,20 @@ def _draw_contact_sheet(run: Run) -> None:
     return
   multiplicity = run.plan.multiplicity
   turns = multiplicity.augmult // multiplicity.copies_per_batch
+  unique = multiplicity.unique_images_per_batch
+  rows = max(row for row in range(1, _SHEET_ROWS + 1) if unique % row == 0)
 
   def collect(**replaced: Any) -> tuple[Any, ...]:
+    # The part that the first of so many hosts would make: no other image is decoded.
     batches = assembly.train_batches(
-      run.config, run.data.train, multiplicity, start_step=0, stop_step=turns, **replaced
+      run.config,
+      run.data.train,
+      multiplicity,
+      start_step=0,
+      stop_step=turns,
+      hosts=(0, unique // rows),
+      **replaced,
     )
-    rows = min(_SHEET_ROWS, run.plan.batch_size_per_host // multiplicity.copies_per_batch or 1)
     return contact_sheet.collect_copies(batches, num_images=rows, augmult=multiplicity.augmult)
 
   _, labels, copies = collect()

@@ -180,6 +180,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path):
     ({'optimizer__clipping': -0.1}, 'optimizer.clipping=-0.1'),
     ({'sam__rho': -1.0}, 'sam.rho=-1.0'),
     ({'sam__ascent_fraction': 0.0}, 'sam.ascent_fraction=0.0'),
+    ({'dataset__on_bad_image': 'ignore'}, "on_bad_image='ignore' must be one of fail, skip"),
     ({'seed': -1}, 'seed=-1'),
     ({'log_every_steps': 0}, 'log_every_steps=0'),
     ({'checkpoint__keep': 0}, 'checkpoint.keep=0'),

@@ -7,9 +7,12 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from nfnets_augmult.data.sources import BadImageError, EncodedSource
-
-BAD_IMAGE_POLICIES = ('fail', 'skip')
+from nfnets_augmult.data.sources import (
+  BadImageError,
+  EncodedSource,
+  check_bad_image_policy,
+  check_image_size,
+)
 
 
 class ImageDecoder:
@@ -31,15 +34,8 @@ class ImageDecoder:
     Raises:
       ValueError: unknown policy, or no image size.
     """
-    if on_bad_image not in BAD_IMAGE_POLICIES:
-      raise ValueError(
-        f'dataset.on_bad_image={on_bad_image!r} must be one of {", ".join(BAD_IMAGE_POLICIES)}'
-      )
-    if image_size < 1:
-      raise ValueError(
-        f'dataset.image_size={image_size}: the images of {source.description} differ in size, so '
-        'say which size in pixels the network gets, for example --config.dataset.image_size=224'
-      )
+    check_bad_image_policy(on_bad_image)
+    check_image_size(source, image_size)
     self.bad_images: dict[int, str] = {}
     self._source = source
     self._image_size = image_size

@@ -13,6 +13,9 @@ import numpy as np
 
 from nfnets_augmult.ops import addressed_random
 
+# What to do about an image that does not decode; see `decoding.ImageDecoder`.
+BAD_IMAGE_POLICIES = ('fail', 'skip')
+
 
 class BadImageError(ValueError):
   """An image of the data set does not decode, and the policy is to fail."""
@@ -198,6 +201,23 @@ def require_data_dir(name: str, data_dir: str) -> None:
       f'dataset.data_dir is missing: say where the data set {name!r} lies, with '
       "--config.dataset.data_dir=DIR (only 'digits' needs none; every name but 'digits' and "
       "'folder' is taken as one of TensorFlow Datasets)"
+    )
+
+
+def check_bad_image_policy(policy: str) -> None:
+  """Raises ValueError unless `policy` is one of `BAD_IMAGE_POLICIES`."""
+  if policy not in BAD_IMAGE_POLICIES:
+    raise ValueError(
+      f'dataset.on_bad_image={policy!r} must be one of {", ".join(BAD_IMAGE_POLICIES)}'
+    )
+
+
+def check_image_size(source: Source, image_size: int) -> None:
+  """Raises ValueError if the images of `source` differ in size and no size is asked for."""
+  if image_size < 1 and not isinstance(source, ArraySource):
+    raise ValueError(
+      f'dataset.image_size={image_size}: the images of {source.description} differ in size; say '
+      'how many pixels the network gets, as in --config.dataset.image_size=224'
     )
 
 

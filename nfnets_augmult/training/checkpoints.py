@@ -140,7 +140,10 @@ class Checkpoints:
       CheckpointError: there is no such checkpoint, or it does not fit `template`.
     """
     manager = self._best if which == 'best' else self._latest
-    step = manager.latest_step() if which in ('latest', 'best') else int(which)
+    is_number = str(which).isdigit()
+    step = (
+      int(which) if is_number else manager.latest_step() if which in ('latest', 'best') else None
+    )
     if step is None or step not in manager.all_steps():
       have = ', '.join(map(str, self._latest.all_steps())) or 'none'
       raise CheckpointError(f'no checkpoint {which!r} in {self._workdir}; it has steps {have}')

@@ -15,6 +15,7 @@ from nfnets_augmult.training.plan import Plan
 from nfnets_augmult.training.progress import Progress
 from nfnets_augmult.training.records import Recorder
 from nfnets_augmult.training.state import TrainState
+from nfnets_augmult.training.step import AXIS_NAME
 
 # The metric by which the best checkpoint is chosen.
 BEST_BY = 'test/ema/top_1'
@@ -91,7 +92,7 @@ def fit(
   )
   state = first_state()
   step = int(state.step)
-  train_step = jax.pmap(train_step, axis_name=run.axis_name, donate_argnums=0)
+  train_step = jax.pmap(train_step, axis_name=AXIS_NAME, donate_argnums=0)
   key = devices.replicate(key)
   state = devices.replicate(state)
   batches = devices.prefetch(train_batches(step))
@@ -121,8 +122,6 @@ def fit(
 class _Run:
   """The side of a run that only watches: metrics, evaluations, checkpoints."""
 
-  axis_name = 'devices'
-
   def __init__(
     self,
     plan: Plan,
@@ -135,7 +134,7 @@ class _Run:
   ):
     self._plan = plan
     self._cadence = cadence
-    self._evaluation_step = jax.pmap(evaluation_step, axis_name=self.axis_name)
+    self._evaluation_step = jax.pmap(evaluation_step, axis_name=AXIS_NAME)
     self._evaluation_batches = evaluation_batches
     self._checkpoints = checkpoints
     self._recorder = recorder
