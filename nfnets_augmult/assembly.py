@@ -149,6 +149,24 @@ def make_network(config: ml_collections.ConfigDict, data: Data) -> Network:
   )
 
 
+def check_images_fit(config: ml_collections.ConfigDict, data: Data, network: Network) -> None:
+  """Traces the network for one image, computing nothing.
+
+  Raises:
+    ValueError: the model does not take images of this size or number of channels.
+  """
+  images = jax.ShapeDtypeStruct((1, *data.image_shape), jnp.uint8)
+  classify = functools.partial(network.classifier, is_training=False)
+  try:
+    jax.eval_shape(classify, jax.eval_shape(network.initial_state).params, None, images)
+  except (TypeError, ValueError) as error:
+    shape = ' x '.join(map(str, data.image_shape))
+    raise ValueError(
+      f'model.name={config.model.name!r} does not take images of {shape}: '
+      f'{str(error).splitlines()[0]}'
+    ) from error
+
+
 def make_train_step(
   config: ml_collections.ConfigDict, network: Network, plan: plan_lib.Plan
 ) -> tuple[Callable[..., Any], jax.Array]:

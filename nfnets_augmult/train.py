@@ -63,6 +63,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: str) -> Run:
   CropFlip(**config.augmentation).check_image_size(*data.image_shape[:2])
   plan = assembly.make_plan(config, data.train.num_images)
   network = assembly.make_network(config, data)
+  assembly.check_images_fit(config, data, network)
   train_step, key = assembly.make_train_step(config, network, plan)
   cadence = assembly.make_cadence(config, plan)
   loaded_params = assembly.read_initial_params(config, network)

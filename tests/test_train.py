@@ -167,6 +167,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path):
     ({'dataset__image_size': 32}, 'dataset.image_size=32'),
     ({'model__name': 'resnet'}, "no model named 'resnet'; there is"),
     ({'model__name': 'wrn_11_1'}, 'depth=11'),
+    ({'model__name': 'nfnet_f0'}, "'nfnet_f0' does not take images of 8 x 8 x 1"),
     ({'model__dropout_rate': 1.0}, 'dropout_rate=1.0'),
     ({'total_steps': 0}, 'total_steps=0'),
     ({'optimizer__learning_rate': 0.0}, 'optimizer.learning_rate=0.0 must be positive'),
