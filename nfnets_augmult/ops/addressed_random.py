@@ -79,6 +79,23 @@ def random_integers(seeds: np.ndarray, draw: int, bound: int) -> np.ndarray:
   return (random_bits(seeds, draw) % np.uint32(bound)).astype(np.int32)
 
 
+def random_uniform(seeds: np.ndarray, draw: int) -> np.ndarray:
+  """Returns float32 `[...]`, uniform on the multiples of `2**-24` in `[0, 1)`."""
+  return (random_bits(seeds, draw) >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
+
+
+def seeds_for(seeds: np.ndarray, purpose: str) -> np.ndarray:
+  """Returns uint32 `[..., 2]`, for each seed the one of everything that serves `purpose` under it.
+
+  Different purposes get unrelated seeds, so each may number its draws from 0.
+  """
+  zero = seeds[..., 0] * np.uint32(0)
+  # The counters of `random_bits` begin with 0, so these words are none of its words.
+  counter = zero + np.uint32(1), zero + np.uint32(zlib.crc32(purpose.encode()))
+  words = threefry2x32((seeds[..., 0], seeds[..., 1]), counter)
+  return seeds.__array_namespace__().stack(words, axis=-1)
+
+
 def random_permutation(key: tuple, size: int, stream: int) -> np.ndarray:
   """Returns permutation number `stream` of `range(size)`, int64 `[size]`.
 

@@ -144,3 +144,23 @@ def test_permutation_is_pinned():
   """The order is the same in every version, or resumed runs would see other batches."""
   order = ar.random_permutation(ar.key_for(3, 'epoch order'), 10, stream=1)
   np.testing.assert_array_equal(order, [6, 9, 5, 3, 7, 0, 4, 1, 8, 2])
+
+
+@pytest.mark.parametrize('array', [np.asarray, jnp.asarray], ids=['numpy', 'jax'])
+def test_purposes_get_seeds_of_their_own(array):
+  """Seeds of two purposes differ from each other and from the seed, equal in NumPy and JAX."""
+  one, other = (ar.seeds_for(array(_SEEDS), purpose) for purpose in ('crop', 'flip'))
+  assert one.shape == _SEEDS.shape and one.dtype == np.uint32
+  assert not np.any(np.all(one == other, axis=-1)) and not np.any(np.all(one == _SEEDS, axis=-1))
+  np.testing.assert_array_equal(one, ar.seeds_for(_SEEDS, 'crop'))
+  jitted = jax.jit(lambda seeds: ar.seeds_for(seeds, 'crop'))(jnp.asarray(_SEEDS))
+  np.testing.assert_array_equal(one, jitted)
+
+
+def test_random_uniform():
+  """Floats in [0, 1), uniform by a Kolmogorov-Smirnov test, the bits' upper 24."""
+  seeds = np.stack([np.arange(20_000), np.full(20_000, 3)], axis=-1).astype(np.uint32)
+  values = ar.random_uniform(seeds, 5)
+  assert values.dtype == np.float32 and values.min() >= 0 and values.max() < 1
+  assert stats.kstest(values, 'uniform').pvalue > 1e-3
+  np.testing.assert_array_equal((values * 2**24).astype(np.uint32), ar.random_bits(seeds, 5) >> 8)
