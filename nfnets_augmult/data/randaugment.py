@@ -1,0 +1,462 @@
+"""RandAugment (Cubuk et al. 2019, arXiv:1909.13719), as the NFNets were trained with it.
+
+Every layer draws one of sixteen operations uniformly and applies it; all share one magnitude M on a
+scale from 0 to 10 that may be exceeded. NFNets use 4 layers at magnitude 5, 10 or 15, depending on
+the variant (Brock et al. 2021b, arXiv:2102.06171). What M means to each operation:
+
+| operations | argument | operations | argument |
+|---|---|---|---|
+| Rotate | ±30° M/10 | Posterize | keeps int(4 M/10) bits |
+| ShearX, ShearY | ±0.3 M/10 | Solarize | from threshold int(256 M/10) on |
+| TranslateX, TranslateY | ±100 M/10 pixels | SolarizeAdd | adds int(110 M/10) below 128 |
+| Color, Contrast, Brightness, Sharpness | factor 1.8 M/10 + 0.1 | Cutout | half side int(40 M/10) pixels |
+
+AutoContrast, Equalize and Invert have no argument. The sign is random. Pixels that come from outside
+the image, and the square that Cutout paints, are 128. A factor of 1 leaves the image as it is, so at
+M = 5 Color, Contrast, Brightness and Sharpness do nothing.
+
+There are two behaviours. `'reference'` gives the pixels of the published TensorFlow code, with which
+the numbers of the NFNet paper were obtained, including its habits:
+
+- Solarize's threshold is kept in 8 bits: at M = 10, 256 becomes 0 and every pixel is inverted; at
+  M = 15, 384 becomes 128, the same as at M = 5.
+- Contrast does not blend with the mean of the image but with a grey that is its number of pixels
+  divided by 256, at most 255: 196 for 224x224 pixels, 255 from 256x256 pixels on.
+- Posterize keeps more bits as M rises, so it gets weaker; it never keeps fewer than 1. (From
+  M = 22.5 on the published code fails; here 8 bits stay 8.)
+- Rotate's positive angles turn counter-clockwise.
+- Geometric operations take the nearest pixel, in float32 coordinates of pixel centres.
+- Values are cut off towards zero, not rounded, also those of Sharpness's smoothed image, whose outermost
+  pixels are those of the image. Whether a weighted mean that should be whole falls just below it
+  depends on how the convolution rounds, which differs between machines and settings of TensorFlow
+  (with and without oneDNN, by 1 in about 1 % of the values). The same operation is used here, so the
+  pixels are those of the published code on the same machine.
+- The channels' weights for grey are 0.2989, 0.5870 and 0.1140, in float32.
+
+`'pil'` follows Pillow, with the same arguments, for every operation that Pillow has. It differs in:
+Solarize leaves the image alone from a threshold of 256 on, so for M >= 10; Contrast blends with the
+mean grey; Sharpness's smoothed image and grey are rounded to nearest; AutoContrast calculates in
+float64; shears are about the corner of the image, not the centre of its first pixel; coordinates are
+in 16.16 fixed point. Equalize, Invert, Posterize and Brightness are the same. Cutout and SolarizeAdd,
+unknown to Pillow, are those of `'reference'`.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from nfnets_augmult.ops import addressed_random
+
+OPERATIONS = (
+  'AutoContrast',
+  'Equalize',
+  'Invert',
+  'Rotate',
+  'Posterize',
+  'Solarize',
+  'Color',
+  'Contrast',
+  'Brightness',
+  'Sharpness',
+  'ShearX',
+  'ShearY',
+  'TranslateX',
+  'TranslateY',
+  'Cutout',
+  'SolarizeAdd',
+)
+BEHAVIOURS = ('reference', 'pil')
+_FILL = 128  # of empty pixels
+_DRAWS_PER_LAYER = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class RandAugment:
+  """How many operations are applied to each image, and how strongly.
+
+  Attributes:
+    layers: operations per image, one after another; 0 switches RandAugment off.
+    magnitude: the strength M of all operations; 10 is the end of the scale, more is allowed.
+    behaviour: `'reference'` or `'pil'`, see the module.
+  """
+
+  layers: int = 0
+  magnitude: float = 10.0
+  behaviour: str = 'reference'
+
+  def __post_init__(self):
+    if self.layers < 0:
+      raise ValueError(
+        f'augmentation.randaugment.layers={self.layers} must be at least 0, where 0 is off'
+      )
+    if not 0 <= self.magnitude < math.inf:
+      raise ValueError(
+        f'augmentation.randaugment.magnitude={self.magnitude} must be a number of at least 0'
+      )
+    if self.behaviour not in BEHAVIOURS:
+      raise ValueError(
+        f'augmentation.randaugment.behaviour={self.behaviour!r} must be one of '
+        f'{", ".join(BEHAVIOURS)}'
+      )
+
+
+class Draws(NamedTuple):
+  """What was drawn for the L layers of each of B images.
+
+  Attributes:
+    operation: int32 `[B, L]`, places in `OPERATIONS`.
+    negate: bool `[B, L]`, whether an angle, shear or shift is negative.
+    centre: float32 `[B, L, 2]`, in [0, 1): the row and column of the centre of Cutout's square, as
+      fractions of height and width.
+  """
+
+  operation: np.ndarray
+  negate: np.ndarray
+  centre: np.ndarray
+
+
+def draw(seeds: np.ndarray, randaugment: RandAugment) -> Draws:
+  """Returns the draws of images with these `seeds`, uint32 `[B, 2]`; all uniform and independent.
+
+  Those of a layer depend neither on the number of layers nor on what other augmentations draw.
+  """
+  own_seeds = addressed_random.seeds_for(seeds, 'randaugment')
+  count, layers = len(seeds), randaugment.layers
+  draws = Draws(
+    operation=np.empty((count, layers), np.int32),
+    negate=np.empty((count, layers), bool),
+    centre=np.empty((count, layers, 2), np.float32),
+  )
+  for layer in range(layers):
+    first = _DRAWS_PER_LAYER * layer
+    draws.operation[:, layer] = addressed_random.random_integers(own_seeds, first, len(OPERATIONS))
+    draws.negate[:, layer] = addressed_random.random_integers(own_seeds, first + 1, 2) == 1
+    for axis in range(2):
+      draws.centre[:, layer, axis] = addressed_random.random_uniform(own_seeds, first + 2 + axis)
+  return draws
+
+
+def apply_layers(
+  image: tf.Tensor,
+  operation: tf.Tensor,
+  negate: tf.Tensor,
+  centre: tf.Tensor,
+  randaugment: RandAugment,
+) -> tf.Tensor:
+  """Returns one image after all layers, one `Case` for each of them.
+
+  Args:
+    image: uint8 `[H, W, 3]`, of static or dynamic size.
+    operation: int32 `[L]`.
+    negate: bool `[L]`.
+    centre: float32 `[L, 2]`. All three are a row of `Draws`.
+    randaugment: number of layers, magnitude and behaviour.
+
+  Returns:
+    uint8 `[H, W, 3]`.
+
+  Raises:
+    ValueError: the image has not three channels.
+  """
+  for layer in range(randaugment.layers):
+    branches = [
+      functools.partial(
+        apply_operation,
+        image,
+        name,
+        magnitude=randaugment.magnitude,
+        negate=negate[layer],
+        centre=centre[layer],
+        behaviour=randaugment.behaviour,
+      )
+      for name in OPERATIONS
+    ]
+    image = tf.ensure_shape(tf.switch_case(operation[layer], branches), image.shape)
+  return image
+
+
+def apply_operation(
+  image: tf.Tensor,
+  operation: str,
+  *,
+  magnitude: float,
+  negate: tf.Tensor | bool = False,
+  centre: tf.Tensor | tuple[float, float] = (0.5, 0.5),
+  behaviour: str = 'reference',
+) -> tf.Tensor:
+  """Returns one image after one operation.
+
+  Args:
+    image: uint8 `[H, W, 3]`, of static or dynamic size; at least 3x3 pixels.
+    operation: one of `OPERATIONS`.
+    magnitude: M, at least 0.
+    negate: bool, whether the angle, shear or shift is negative.
+    centre: float32 `[2]` in [0, 1), where Cutout's square is, see `Draws`.
+    behaviour: one of `BEHAVIOURS`.
+
+  Returns:
+    uint8 `[H, W, 3]`.
+
+  Raises:
+    ValueError: the operation is unknown, or the image has not three channels.
+  """
+  if operation not in OPERATIONS:
+    raise ValueError(f'operation {operation!r} is not one of {", ".join(OPERATIONS)}')
+  image = tf.convert_to_tensor(image)
+  if image.shape[-1] != 3:
+    raise ValueError(
+      f'RandAugment is for colour images [H, W, 3], not {image.shape}; switch it off with '
+      'augmentation.randaugment.layers=0'
+    )
+  level = magnitude / 10
+  factor = level * 1.8 + 0.1
+  pil = behaviour == 'pil'
+  apply = {
+    'AutoContrast': lambda: _auto_contrast(image, pil),
+    'Equalize': lambda: _equalize(image),
+    'Invert': lambda: 255 - image,
+    'Rotate': lambda: _rotate(image, _signed(level * 30, negate, pil), pil),
+    'Posterize': lambda: _posterize(image, int(level * 4)),
+    'Solarize': lambda: _solarize(image, int(level * 256), pil),
+    'Color': lambda: _color(image, factor, pil),
+    'Contrast': lambda: _contrast(image, factor, pil),
+    'Brightness': lambda: _blend(0.0, _float32(image), factor),
+    'Sharpness': lambda: _sharpness(image, factor, pil),
+    'ShearX': lambda: _shear_x(image, _signed(level * 0.3, negate, pil), pil),
+    'ShearY': lambda: _shear_y(image, _signed(level * 0.3, negate, pil), pil),
+    'TranslateX': lambda: _translate_x(image, _signed(level * 100, negate, pil), pil),
+    'TranslateY': lambda: _translate_y(image, _signed(level * 100, negate, pil), pil),
+    'Cutout': lambda: _cutout(image, int(level * 40), centre),
+    'SolarizeAdd': lambda: _solarize_add(image, int(level * 110)),
+  }
+  return apply[operation]()
+
+
+# Operations on each value by itself. Arithmetic on whole rows [H, 3 W]: TensorFlow's `where`, tables
+# (`gather`) and broadcasts along the three channels are all several times slower.
+
+
+def _auto_contrast(image: tf.Tensor, pil: bool) -> tf.Tensor:
+  """Stretches each channel to 0 ... 255; one of a single value stays."""
+  dtype = tf.float64 if pil else tf.float32
+  pixels = tf.reshape(image, [-1, 3])
+  low = tf.cast(tf.reduce_min(pixels, axis=0), dtype)
+  high = tf.cast(tf.reduce_max(pixels, axis=0), dtype)
+  scale = tf.where(high > low, 255 / tf.maximum(high - low, 1), 1)
+  offset = tf.where(high > low, -low * scale, 0)
+  _, width, _ = _size(image)
+  values = tf.cast(_rows(image), dtype) * tf.tile(scale, [width]) + tf.tile(offset, [width])
+  return tf.reshape(_to_uint8(values), tf.shape(image))
+
+
+def _equalize(image: tf.Tensor) -> tf.Tensor:
+  """Spreads the values of each channel evenly, by the integer arithmetic of Pillow."""
+  _, width, _ = _size(image)
+  # 256 bins for each channel, in a row.
+  bins = tf.cast(_rows(image), tf.int32) + tf.tile([0, 256, 512], [width])
+  counts = tf.reshape(tf.math.bincount(bins, minlength=768, maxlength=768), [3, 256])
+  below = tf.cumsum(counts, axis=1, exclusive=True)
+  step = tf.reduce_max(tf.where(counts > 0, below, 0), axis=1, keepdims=True) // 255
+  table = tf.minimum((below + step // 2) // tf.maximum(step, 1), 255)
+  table = tf.where(step > 0, table, tf.range(256))
+  flat_table = tf.cast(tf.reshape(table, [-1]), tf.uint8)
+  # `gather_nd` is faster than `gather`.
+  return tf.reshape(tf.gather_nd(flat_table, bins[..., tf.newaxis]), tf.shape(image))
+
+
+def _posterize(image: tf.Tensor, bits: int) -> tf.Tensor:
+  bits = min(max(bits, 1), 8)
+  return tf.bitwise.bitwise_and(image, tf.constant(256 - 2 ** (8 - bits), tf.uint8))
+
+
+def _solarize(image: tf.Tensor, threshold: int, pil: bool) -> tf.Tensor:
+  """Inverts the values from `threshold` on."""
+  if pil and threshold > 255:
+    return image
+  # 0 - 1 is 255, all bits.
+  inverted = tf.cast(image < threshold % 256, tf.uint8) - 1
+  return tf.bitwise.bitwise_xor(image, inverted)
+
+
+def _solarize_add(image: tf.Tensor, addition: int) -> tf.Tensor:
+  """Adds to the values below 128, up to 255."""
+  added = tf.cast(image < 128, tf.uint8) * tf.constant(min(addition, 255), tf.uint8)
+  return image + tf.minimum(added, 255 - image)
+
+
+def _contrast(image: tf.Tensor, factor: float, pil: bool) -> tf.Tensor:
+  if pil:
+    grey = tf.floor(tf.reduce_mean(tf.cast(_grey(image, pil), tf.float64)) + 0.5)
+  else:
+    height, width, _ = _size(image)
+    grey = tf.minimum(height * width // 256, 255)
+  return _blend(_float32(grey), _float32(image), factor)
+
+
+# Operations that mix channels or neighbours.
+
+
+def _color(image: tf.Tensor, factor: float, pil: bool) -> tf.Tensor:
+  # A product with ones repeats the grey faster than broadcasting does.
+  grey = tf.matmul(_grey(image, pil), tf.ones([1, 3]))
+  return _blend(tf.reshape(grey, tf.shape(image)), _float32(image), factor)
+
+
+def _sharpness(image: tf.Tensor, factor: float, pil: bool) -> tf.Tensor:
+  weights = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32)
+  if not pil:
+    weights = weights / np.float32(13)
+  kernel = np.tile(weights[..., np.newaxis, np.newaxis], [1, 1, 3, 1])
+  values = _float32(image)
+  smooth = tf.nn.depthwise_conv2d(values[tf.newaxis], kernel, [1, 1, 1, 1], 'VALID')[0]
+  smooth = tf.floor(smooth / 13 + 0.5) if pil else tf.floor(smooth)
+  return _paste(image, _blend(smooth, values[1:-1, 1:-1], factor), 1, 1)
+
+
+def _cutout(image: tf.Tensor, half_side: int, centre: tf.Tensor) -> tf.Tensor:
+  """Paints a square; the part of it that lies in the image, which its centre does."""
+  size = tf.shape(image)[:2]
+  # Less than the size, since the centre is a multiple of 2**-24.
+  middle = tf.cast(tf.convert_to_tensor(centre) * tf.cast(size, tf.float32), tf.int32)
+  start = tf.maximum(middle - half_side, 0)
+  stop = tf.minimum(middle + half_side, size)
+  square = tf.fill(tf.concat([stop - start, [3]], axis=0), tf.constant(_FILL, tf.uint8))
+  return _paste(image, square, start[0], start[1])
+
+
+def _paste(image: tf.Tensor, patch: tf.Tensor, top: int, left: int) -> tf.Tensor:
+  """The image with `patch` in place of the pixels from row `top` and column `left` on."""
+  bottom, right = top + tf.shape(patch)[0], left + tf.shape(patch)[1]
+  middle = image[top:bottom]
+  middle = tf.concat([middle[:, :left], patch, middle[:, right:]], axis=1)
+  return tf.concat([image[:top], middle, image[bottom:]], axis=0)
+
+
+def _grey(image: tf.Tensor, pil: bool) -> tf.Tensor:
+  """The image without colour, float32 whole numbers `[H W, 1]`."""
+  pixels = tf.reshape(_float32(image), [-1, 3])
+  if pil:
+    # Sixteen fractional bits; the sums are below 2**24 and thus exact in float32.
+    weighted = tf.matmul(pixels, [[19595.0], [38470.0], [7471.0]])
+    return tf.floor((weighted + 2**15) / 2**16)
+  return tf.floor(tf.matmul(pixels * (1 / 255), [[0.2989], [0.5870], [0.1140]]) * 255.5)
+
+
+def _blend(other: tf.Tensor | float, values: tf.Tensor, factor: float) -> tf.Tensor:
+  """From `other` at factor 0 to `values` at 1 and beyond; whole float32 numbers to uint8."""
+  if factor == 1:
+    return tf.cast(values, tf.uint8)
+  return _to_uint8(other + factor * (values - other))
+
+
+# Geometric operations: output pixel (x, y) takes the input pixel nearest to
+# (a x + b y + c, d x + e y + f).
+
+
+def _rotate(image: tf.Tensor, degrees: tf.Tensor, pil: bool) -> tf.Tensor:
+  """Turns about the middle of the image."""
+  radians = degrees * (math.pi / 180)
+  cosine, sine = tf.cos(radians), tf.sin(radians)
+  height, width, _ = (tf.cast(side, degrees.dtype) for side in _size(image))
+  x_0 = ((width - 1) - (cosine * (width - 1) - sine * (height - 1))) / 2
+  y_0 = ((height - 1) - (sine * (width - 1) + cosine * (height - 1))) / 2
+  return _transform(image, (cosine, -sine, x_0), (sine, cosine, y_0), pil)
+
+
+def _shear_x(image: tf.Tensor, shear: tf.Tensor, pil: bool) -> tf.Tensor:
+  return _transform(image, (1.0, shear, shear / 2 if pil else 0.0), (0.0, 1.0, 0.0), pil)
+
+
+def _shear_y(image: tf.Tensor, shear: tf.Tensor, pil: bool) -> tf.Tensor:
+  return _transform(image, (1.0, 0.0, 0.0), (shear, 1.0, shear / 2 if pil else 0.0), pil)
+
+
+def _translate_x(image: tf.Tensor, pixels: tf.Tensor, pil: bool) -> tf.Tensor:
+  return _transform(image, (1.0, 0.0, pixels), (0.0, 1.0, 0.0), pil)
+
+
+def _translate_y(image: tf.Tensor, pixels: tf.Tensor, pil: bool) -> tf.Tensor:
+  return _transform(image, (1.0, 0.0, 0.0), (0.0, 1.0, pixels), pil)
+
+
+def _transform(image: tf.Tensor, x_of: tuple, y_of: tuple, pil: bool) -> tf.Tensor:
+  """Samples the image at `x_of = (a, b, c)` and `y_of = (d, e, f)`.
+
+  The pixels are those of `tf.raw_ops.ImageProjectiveTransformV3`, in less than a third of its time:
+  it works out the coordinates anew for each channel.
+  """
+  height, width, _ = _size(image)
+  nearest = _nearest_fixed_point if pil else _nearest
+  columns = tf.clip_by_value(nearest(*x_of, height, width), -1, width)
+  rows = tf.clip_by_value(nearest(*y_of, height, width), -1, height)
+  # Whatever lies outside is found in a border of one pixel.
+  border = [[1, 1], [3, 3]]
+  bordered = tf.pad(_rows(image), border, constant_values=tf.constant(_FILL, tf.uint8))
+  index = (rows + 1) * (width + 2) + (columns + 1)
+  pixels = tf.gather_nd(tf.reshape(bordered, [-1, 3]), index[..., tf.newaxis])
+  return tf.reshape(pixels, tf.shape(image))
+
+
+def _nearest(
+  a: tf.Tensor, b: tf.Tensor, c: tf.Tensor, height: tf.Tensor, width: tf.Tensor
+) -> tf.Tensor:
+  """`a x + b y + c` to the nearest whole number, int32 `[H or 1, W or 1]`."""
+  coordinates = _linear(a, b, tf.float32, height, width) + c
+  # Rounds halves away from 0, unlike `tf.round`: below 0 only -0.5, which lies outside, matters.
+  # The largest float32 below 0.5, because 0.5 itself would take 0.49999997 to 1.
+  return tf.cast(tf.floor(coordinates + np.nextafter(np.float32(0.5), np.float32(0))), tf.int32)
+
+
+def _nearest_fixed_point(
+  a: tf.Tensor, b: tf.Tensor, c: tf.Tensor, height: tf.Tensor, width: tf.Tensor
+) -> tf.Tensor:
+  """The same with 16 binary digits after the point."""
+  a, b, c = (_fixed_point(number) for number in (a, b, c + 0.5))
+  return tf.bitwise.right_shift(_linear(a, b, tf.int32, height, width) + c, 16)
+
+
+def _linear(
+  a: tf.Tensor, b: tf.Tensor, dtype: tf.DType, height: tf.Tensor, width: tf.Tensor
+) -> tf.Tensor:
+  """`a x + b y` for every pixel, `[H or 1, W or 1]`: a term whose factor is the number 0 is left out."""
+  terms = []
+  if tf.is_tensor(a) or a:
+    terms.append(a * tf.cast(tf.range(width), dtype)[tf.newaxis, :])
+  if tf.is_tensor(b) or b:
+    terms.append(b * tf.cast(tf.range(height), dtype)[:, tf.newaxis])
+  return sum(terms[1:], terms[0])
+
+
+def _fixed_point(number: tf.Tensor | float) -> tf.Tensor | int:
+  if tf.is_tensor(number):
+    return tf.cast(tf.floor(number * 2**16 + 0.5), tf.int32)
+  return math.floor(number * 2**16 + 0.5)
+
+
+def _signed(argument: float, negate: tf.Tensor, pil: bool) -> tf.Tensor:
+  return tf.cast(tf.where(negate, -1, 1), tf.float64 if pil else tf.float32) * argument
+
+
+def _size(image: tf.Tensor) -> tuple:
+  """Height, width and channels: numbers where they are static, else scalar tensors."""
+  static, dynamic = image.shape, tf.shape(image)
+  return tuple(dynamic[i] if static[i] is None else static[i] for i in range(3))
+
+
+def _rows(image: tf.Tensor) -> tf.Tensor:
+  """`[H, W, 3]` as `[H, 3 W]`."""
+  height, width, channels = _size(image)
+  return tf.reshape(image, [height, width * channels])
+
+
+def _float32(values: tf.Tensor) -> tf.Tensor:
+  return tf.cast(values, tf.float32)
+
+
+def _to_uint8(values: tf.Tensor) -> tf.Tensor:
+  """Cuts off what is outside 0 ... 255 and, towards zero, the digits after the point."""
+  return tf.cast(tf.clip_by_value(values, 0, 255), tf.uint8)
