@@ -74,9 +74,7 @@ def _blend(first: tf.Tensor, second: tf.Tensor, factor: float) -> tf.Tensor:
   return tf.cast(tf.clip_by_value(mixed, 0, 255), tf.uint8)
 
 
-def _by_channel(
-  function: Callable[[tf.Tensor], tf.Tensor], image: tf.Tensor
-) -> tf.Tensor:
+def _by_channel(function: Callable[[tf.Tensor], tf.Tensor], image: tf.Tensor) -> tf.Tensor:
   return tf.stack([function(channel) for channel in tf.unstack(image, axis=-1)], axis=-1)
 
 
