@@ -44,6 +44,7 @@ unknown to Pillow, are those of `'reference'`.
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -70,6 +71,7 @@ OPERATIONS = (
   'SolarizeAdd',
 )
 BEHAVIOURS = ('reference', 'pil')
+_GEOMETRIC = ('Rotate', 'ShearX', 'ShearY', 'TranslateX', 'TranslateY')
 _FILL = 128  # of empty pixels
 _DRAWS_PER_LAYER = 4
 
@@ -150,7 +152,7 @@ def apply_layers(
   """Returns one image after all layers, one `Case` for each of them.
 
   Args:
-    image: uint8 `[H, W, 3]`, of static or dynamic size.
+    image: uint8 `[H, W, 3]`. A static size is faster, see `_source_pixels`.
     operation: int32 `[L]`.
     negate: bool `[L]`.
     centre: float32 `[L, 2]`. All three are a row of `Draws`.
@@ -162,18 +164,15 @@ def apply_layers(
   Raises:
     ValueError: the image has not three channels.
   """
+  if not randaugment.layers:
+    return image
+  functions = [
+    _make_operation(name, image, randaugment.magnitude, randaugment.behaviour)
+    for name in OPERATIONS
+  ]
   for layer in range(randaugment.layers):
     branches = [
-      functools.partial(
-        apply_operation,
-        image,
-        name,
-        magnitude=randaugment.magnitude,
-        negate=negate[layer],
-        centre=centre[layer],
-        behaviour=randaugment.behaviour,
-      )
-      for name in OPERATIONS
+      functools.partial(function, image, negate[layer], centre[layer]) for function in functions
     ]
     image = tf.ensure_shape(tf.switch_case(operation[layer], branches), image.shape)
   return image
@@ -191,7 +190,7 @@ def apply_operation(
   """Returns one image after one operation.
 
   Args:
-    image: uint8 `[H, W, 3]`, of static or dynamic size; at least 3x3 pixels.
+    image: uint8 `[H, W, 3]`, at least 3x3 pixels.
     operation: one of `OPERATIONS`.
     magnitude: M, at least 0.
     negate: bool, whether the angle, shear or shift is negative.
@@ -207,33 +206,40 @@ def apply_operation(
   if operation not in OPERATIONS:
     raise ValueError(f'operation {operation!r} is not one of {", ".join(OPERATIONS)}')
   image = tf.convert_to_tensor(image)
+  apply = _make_operation(operation, image, magnitude, behaviour)
+  return apply(image, tf.convert_to_tensor(negate), tf.convert_to_tensor(centre))
+
+
+def _make_operation(
+  operation: str, image: tf.Tensor, magnitude: float, behaviour: str
+) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
+  """The operation as a function of image, negate and centre, for images of the size of `image`."""
   if image.shape[-1] != 3:
     raise ValueError(
       f'RandAugment is for colour images [H, W, 3], not {image.shape}; switch it off with '
       'augmentation.randaugment.layers=0'
     )
-  level = magnitude / 10
-  factor = level * 1.8 + 0.1
   pil = behaviour == 'pil'
-  apply = {
-    'AutoContrast': lambda: _auto_contrast(image, pil),
-    'Equalize': lambda: _equalize(image),
-    'Invert': lambda: 255 - image,
-    'Rotate': lambda: _rotate(image, _signed(level * 30, negate, pil), pil),
-    'Posterize': lambda: _posterize(image, int(level * 4)),
-    'Solarize': lambda: _solarize(image, int(level * 256), pil),
-    'Color': lambda: _color(image, factor, pil),
-    'Contrast': lambda: _contrast(image, factor, pil),
-    'Brightness': lambda: _blend(0.0, _float32(image), factor),
-    'Sharpness': lambda: _sharpness(image, factor, pil),
-    'ShearX': lambda: _shear_x(image, _signed(level * 0.3, negate, pil), pil),
-    'ShearY': lambda: _shear_y(image, _signed(level * 0.3, negate, pil), pil),
-    'TranslateX': lambda: _translate_x(image, _signed(level * 100, negate, pil), pil),
-    'TranslateY': lambda: _translate_y(image, _signed(level * 100, negate, pil), pil),
-    'Cutout': lambda: _cutout(image, int(level * 40), centre),
-    'SolarizeAdd': lambda: _solarize_add(image, int(level * 110)),
-  }
-  return apply[operation]()
+  if operation in _GEOMETRIC:
+    sources = _source_pixels(operation, image, magnitude, pil)
+    return lambda image, negate, centre: _sample(image, sources[tf.cast(negate, tf.int32)])
+  level = magnitude / 10
+  if operation == 'Cutout':
+    return lambda image, negate, centre: _cutout(image, int(level * 40), centre)
+  factor = level * 1.8 + 0.1
+  function = {
+    'AutoContrast': lambda image: _auto_contrast(image, pil),
+    'Equalize': _equalize,
+    'Invert': lambda image: 255 - image,
+    'Posterize': lambda image: _posterize(image, int(level * 4)),
+    'Solarize': lambda image: _solarize(image, int(level * 256), pil),
+    'Color': lambda image: _color(image, factor, pil),
+    'Contrast': lambda image: _contrast(image, factor, pil),
+    'Brightness': lambda image: _blend(0.0, _float32(image), factor),
+    'Sharpness': lambda image: _sharpness(image, factor, pil),
+    'SolarizeAdd': lambda image: _solarize_add(image, int(level * 110)),
+  }[operation]
+  return lambda image, negate, centre: function(image)
 
 
 # Operations on each value by itself. Arithmetic on whole rows [H, 3 W]: TensorFlow's `where`, tables
@@ -321,7 +327,7 @@ def _cutout(image: tf.Tensor, half_side: int, centre: tf.Tensor) -> tf.Tensor:
   """Paints a square; the part of it that lies in the image, which its centre does."""
   size = tf.shape(image)[:2]
   # Less than the size, since the centre is a multiple of 2**-24.
-  middle = tf.cast(tf.convert_to_tensor(centre) * tf.cast(size, tf.float32), tf.int32)
+  middle = tf.cast(centre * tf.cast(size, tf.float32), tf.int32)
   start = tf.maximum(middle - half_side, 0)
   stop = tf.minimum(middle + half_side, size)
   square = tf.fill(tf.concat([stop - start, [3]], axis=0), tf.constant(_FILL, tf.uint8))
@@ -354,91 +360,88 @@ def _blend(other: tf.Tensor | float, values: tf.Tensor, factor: float) -> tf.Ten
 
 
 # Geometric operations: output pixel (x, y) takes the input pixel nearest to
-# (a x + b y + c, d x + e y + f).
+# (a x + b y + c, d x + e y + f), which depends on nothing but the sign.
 
 
-def _rotate(image: tf.Tensor, degrees: tf.Tensor, pil: bool) -> tf.Tensor:
-  """Turns about the middle of the image."""
-  radians = degrees * (math.pi / 180)
-  cosine, sine = tf.cos(radians), tf.sin(radians)
-  height, width, _ = (tf.cast(side, degrees.dtype) for side in _size(image))
-  x_0 = ((width - 1) - (cosine * (width - 1) - sine * (height - 1))) / 2
-  y_0 = ((height - 1) - (sine * (width - 1) + cosine * (height - 1))) / 2
-  return _transform(image, (cosine, -sine, x_0), (sine, cosine, y_0), pil)
+def _source_pixels(operation: str, image: tf.Tensor, magnitude: float, pil: bool) -> tf.Tensor:
+  """Which pixel each pixel takes, int32 `[2, H, W]`, for the positive and the negative sign.
 
-
-def _shear_x(image: tf.Tensor, shear: tf.Tensor, pil: bool) -> tf.Tensor:
-  return _transform(image, (1.0, shear, shear / 2 if pil else 0.0), (0.0, 1.0, 0.0), pil)
-
-
-def _shear_y(image: tf.Tensor, shear: tf.Tensor, pil: bool) -> tf.Tensor:
-  return _transform(image, (1.0, 0.0, 0.0), (shear, 1.0, shear / 2 if pil else 0.0), pil)
-
-
-def _translate_x(image: tf.Tensor, pixels: tf.Tensor, pil: bool) -> tf.Tensor:
-  return _transform(image, (1.0, 0.0, pixels), (0.0, 1.0, 0.0), pil)
-
-
-def _translate_y(image: tf.Tensor, pixels: tf.Tensor, pil: bool) -> tf.Tensor:
-  return _transform(image, (1.0, 0.0, 0.0), (0.0, 1.0, pixels), pil)
-
-
-def _transform(image: tf.Tensor, x_of: tuple, y_of: tuple, pil: bool) -> tf.Tensor:
-  """Samples the image at `x_of = (a, b, c)` and `y_of = (d, e, f)`.
-
-  The pixels are those of `tf.raw_ops.ImageProjectiveTransformV3`, in less than a third of its time:
-  it works out the coordinates anew for each channel.
+  Pixels count row by row; one after the last stands for all that lies outside. For a static size
+  this is worked out once, in NumPy: what is left to do for each image takes a fifth of the time of
+  `tf.raw_ops.ImageProjectiveTransformV3`, for the same pixels.
   """
+
+  def make(height: int, width: int) -> np.ndarray:
+    find = _pixels_of_pillow if pil else _pixels_of_reference
+    signs = [find(operation, magnitude / 10 * sign, int(height), int(width)) for sign in (1, -1)]
+    return np.stack(signs)
+
   height, width, _ = _size(image)
-  nearest = _nearest_fixed_point if pil else _nearest
-  columns = tf.clip_by_value(nearest(*x_of, height, width), -1, width)
-  rows = tf.clip_by_value(nearest(*y_of, height, width), -1, height)
-  # Whatever lies outside is found in a border of one pixel.
-  border = [[1, 1], [3, 3]]
-  bordered = tf.pad(_rows(image), border, constant_values=tf.constant(_FILL, tf.uint8))
-  index = (rows + 1) * (width + 2) + (columns + 1)
-  pixels = tf.gather_nd(tf.reshape(bordered, [-1, 3]), index[..., tf.newaxis])
-  return tf.reshape(pixels, tf.shape(image))
+  if image.shape.is_fully_defined():
+    return tf.constant(make(height, width))
+  return tf.numpy_function(make, [height, width], tf.int32, stateful=False)
 
 
-def _nearest(
-  a: tf.Tensor, b: tf.Tensor, c: tf.Tensor, height: tf.Tensor, width: tf.Tensor
-) -> tf.Tensor:
-  """`a x + b y + c` to the nearest whole number, int32 `[H or 1, W or 1]`."""
-  coordinates = _linear(a, b, tf.float32, height, width) + c
-  # Rounds halves away from 0, unlike `tf.round`: below 0 only -0.5, which lies outside, matters.
-  # The largest float32 below 0.5, because 0.5 itself would take 0.49999997 to 1.
-  return tf.cast(tf.floor(coordinates + np.nextafter(np.float32(0.5), np.float32(0))), tf.int32)
+def _sample(image: tf.Tensor, source: tf.Tensor) -> tf.Tensor:
+  """The image's pixels number `source`, int32 `[H, W]`, or the filling for the one after the last."""
+  filling = tf.constant([[_FILL] * 3], tf.uint8)
+  pixels = tf.concat([tf.reshape(image, [-1, 3]), filling], axis=0)
+  return tf.reshape(tf.gather_nd(pixels, source[..., tf.newaxis]), tf.shape(image))
 
 
-def _nearest_fixed_point(
-  a: tf.Tensor, b: tf.Tensor, c: tf.Tensor, height: tf.Tensor, width: tf.Tensor
-) -> tf.Tensor:
-  """The same with 16 binary digits after the point."""
-  a, b, c = (_fixed_point(number) for number in (a, b, c + 0.5))
-  return tf.bitwise.right_shift(_linear(a, b, tf.int32, height, width) + c, 16)
+def _pixels_of_reference(operation: str, level: float, height: int, width: int) -> np.ndarray:
+  """In float32, each product and sum rounded, as `ImageProjectiveTransformV3` does."""
+  number = np.float32
+  radians = number(level * 30) * number(math.pi / 180)
+  with tf.init_scope():  # now, not in the graph; NumPy's sine differs in the last bit
+    sine, cosine = tf.sin(radians).numpy(), tf.cos(radians).numpy()
+  right, bottom = number(width - 1), number(height - 1)
+  x_0 = (right - (cosine * right - sine * bottom)) / number(2)
+  y_0 = (bottom - (sine * right + cosine * bottom)) / number(2)
+  coefficients = {
+    'Rotate': (cosine, -sine, x_0, sine, cosine, y_0),
+    'ShearX': (1, level * 0.3, 0, 0, 1, 0),
+    'ShearY': (1, 0, 0, level * 0.3, 1, 0),
+    'TranslateX': (1, 0, level * 100, 0, 1, 0),
+    'TranslateY': (1, 0, 0, 0, 1, level * 100),
+  }[operation]
+  a, b, c, d, e, f = np.array(coefficients, number)
+  x, y = np.arange(width, dtype=number), np.arange(height, dtype=number)[:, np.newaxis]
+  columns, rows = ((p * x + q * y) + r for p, q, r in ((a, b, c), (d, e, f)))
+  # Halves are rounded away from 0, so that -0.5 is outside. In float64 the sum is exact.
+  columns, rows = (
+    np.where(places > -0.5, np.floor(places.astype(np.float64) + 0.5), -1).astype(np.int64)
+    for places in (columns, rows)
+  )
+  return _numbers(columns, rows, height, width)
 
 
-def _linear(
-  a: tf.Tensor, b: tf.Tensor, dtype: tf.DType, height: tf.Tensor, width: tf.Tensor
-) -> tf.Tensor:
-  """`a x + b y` for every pixel, `[H or 1, W or 1]`: a term whose factor is the number 0 is left out."""
-  terms = []
-  if tf.is_tensor(a) or a:
-    terms.append(a * tf.cast(tf.range(width), dtype)[tf.newaxis, :])
-  if tf.is_tensor(b) or b:
-    terms.append(b * tf.cast(tf.range(height), dtype)[:, tf.newaxis])
-  return sum(terms[1:], terms[0])
+def _pixels_of_pillow(operation: str, level: float, height: int, width: int) -> np.ndarray:
+  """In whole numbers of 2**-16, from the corner of the image to the centre of each pixel."""
+  radians = math.radians(level * 30)
+  sine, cosine = math.sin(radians), math.cos(radians)
+  x_0 = width / 2 - (cosine * width - sine * height) / 2
+  y_0 = height / 2 - (sine * width + cosine * height) / 2
+  coefficients = {
+    'Rotate': (cosine, -sine, x_0, sine, cosine, y_0),
+    'ShearX': (1, level * 0.3, 0, 0, 1, 0),
+    'ShearY': (1, 0, 0, level * 0.3, 1, 0),
+    'TranslateX': (1, 0, level * 100, 0, 1, 0),
+    'TranslateY': (1, 0, 0, 0, 1, level * 100),
+  }[operation]
+  a, b, c, d, e, f = np.array(coefficients, np.float64)
+  # At the centre of the first pixel.
+  c, f = c + (a + b) / 2, f + (d + e) / 2
+  a, b, c, d, e, f = np.floor(np.array([a, b, c, d, e, f]) * 2**16 + 0.5).astype(np.int64)
+  x, y = np.arange(width), np.arange(height)[:, np.newaxis]
+  columns, rows = ((p * x + q * y + r) >> 16 for p, q, r in ((a, b, c), (d, e, f)))
+  return _numbers(columns, rows, height, width)
 
 
-def _fixed_point(number: tf.Tensor | float) -> tf.Tensor | int:
-  if tf.is_tensor(number):
-    return tf.cast(tf.floor(number * 2**16 + 0.5), tf.int32)
-  return math.floor(number * 2**16 + 0.5)
-
-
-def _signed(argument: float, negate: tf.Tensor, pil: bool) -> tf.Tensor:
-  return tf.cast(tf.where(negate, -1, 1), tf.float64 if pil else tf.float32) * argument
+def _numbers(columns: np.ndarray, rows: np.ndarray, height: int, width: int) -> np.ndarray:
+  """Numbers of the pixels in these columns and rows, int32 `[H, W]`."""
+  inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+  return np.where(inside, rows * width + columns, height * width).astype(np.int32)
 
 
 def _size(image: tf.Tensor) -> tuple:
