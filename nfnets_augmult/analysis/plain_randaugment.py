@@ -1,9 +1,9 @@
 """RandAugment as the field writes it, to compare the speed of `data/randaugment.py` with.
 
 For every layer and each of the sixteen operations there is a `tf.cond` that applies it if it was
-drawn, and each operation is written in the ordinary way: with TensorFlow's image functions, channel by
-channel, `tf.where` for masks and one projective transform for all that is geometric. The pixels are
-those of the behaviour `'reference'`, see there; it has no defect on purpose.
+drawn, and each operation is written in the ordinary way: with TensorFlow's image functions, channel
+by channel, `tf.where` for masks and one projective transform for all that is geometric. The pixels
+are those of the behaviour `'reference'`, see there; it has no defect on purpose.
 """
 
 import functools

@@ -4,41 +4,39 @@ Every layer draws one of sixteen operations uniformly and applies it; all share 
 scale from 0 to 10 that may be exceeded. NFNets use 4 layers at magnitude 5, 10 or 15, depending on
 the variant (Brock et al. 2021b, arXiv:2102.06171). What M means to each operation:
 
-| operations | argument | operations | argument |
-|---|---|---|---|
-| Rotate | ±30° M/10 | Posterize | keeps int(4 M/10) bits |
-| ShearX, ShearY | ±0.3 M/10 | Solarize | from threshold int(256 M/10) on |
-| TranslateX, TranslateY | ±100 M/10 pixels | SolarizeAdd | adds int(110 M/10) below 128 |
-| Color, Contrast, Brightness, Sharpness | factor 1.8 M/10 + 0.1 | Cutout | half side int(40 M/10) pixels |
+- Rotate: by ±30° M/10; ShearX, ShearY: by ±0.3 M/10; TranslateX, TranslateY: by ±100 M/10 pixels.
+- Color, Contrast, Brightness, Sharpness: factor 1.8 M/10 + 0.1.
+- Posterize: keeps int(4 M/10) bits; Solarize: inverts from threshold int(256 M/10) on; SolarizeAdd:
+  adds int(110 M/10) below 128; Cutout: half a side is int(40 M/10) pixels.
 
-AutoContrast, Equalize and Invert have no argument. The sign is random. Pixels that come from outside
-the image, and the square that Cutout paints, are 128. A factor of 1 leaves the image as it is, so at
-M = 5 Color, Contrast, Brightness and Sharpness do nothing.
+AutoContrast, Equalize and Invert have no argument. The sign is random. Pixels that come from
+outside the image, and the square that Cutout paints, are 128. A factor of 1 leaves the image as it
+is, so at M = 5 Color, Contrast, Brightness and Sharpness do nothing.
 
-There are two behaviours. `'reference'` gives the pixels of the published TensorFlow code, with which
-the numbers of the NFNet paper were obtained, including its habits:
+There are two behaviours. `'reference'` gives the pixels of the published TensorFlow code, with
+which the numbers of the NFNet paper were obtained, including its habits:
 
-- Solarize's threshold is kept in 8 bits: at M = 10, 256 becomes 0 and every pixel is inverted; at
-  M = 15, 384 becomes 128, the same as at M = 5.
+- Solarize's threshold is kept in 8 bits: at M = 10, 256 becomes 0 and every pixel is inverted; at M
+  = 15, 384 becomes 128, the same as at M = 5.
 - Contrast does not blend with the mean of the image but with a grey that is its number of pixels
   divided by 256, at most 255: 196 for 224x224 pixels, 255 from 256x256 pixels on.
-- Posterize keeps more bits as M rises, so it gets weaker; it never keeps fewer than 1. (From
-  M = 22.5 on the published code fails; here 8 bits stay 8.)
+- Posterize keeps more bits as M rises, so it gets weaker; it never keeps fewer than 1. (From M =
+  22.5 on the published code fails; here 8 bits stay 8.)
 - Rotate's positive angles turn counter-clockwise.
 - Geometric operations take the nearest pixel, in float32 coordinates of pixel centres.
-- Values are cut off towards zero, not rounded, also those of Sharpness's smoothed image, whose outermost
-  pixels are those of the image. Whether a weighted mean that should be whole falls just below it
-  depends on how the convolution rounds, which differs between machines and settings of TensorFlow
-  (with and without oneDNN, by 1 in about 1 % of the values). The same operation is used here, so the
-  pixels are those of the published code on the same machine.
+- Values are cut off towards zero, not rounded, also those of Sharpness's smoothed image, whose
+  outermost pixels are those of the image. Whether a weighted mean that should be whole falls just
+  below it depends on how the convolution rounds, which differs between machines and settings of
+  TensorFlow (with and without oneDNN, by 1 in about 1 % of the values). The same operation is used
+  here, so the pixels are those of the published code on the same machine.
 - The channels' weights for grey are 0.2989, 0.5870 and 0.1140, in float32.
 
 `'pil'` follows Pillow, with the same arguments, for every operation that Pillow has. It differs in:
 Solarize leaves the image alone from a threshold of 256 on, so for M >= 10; Contrast blends with the
 mean grey; Sharpness's smoothed image and grey are rounded to nearest; AutoContrast calculates in
-float64; shears are about the corner of the image, not the centre of its first pixel; coordinates are
-in 16.16 fixed point. Equalize, Invert, Posterize and Brightness are the same. Cutout and SolarizeAdd,
-unknown to Pillow, are those of `'reference'`.
+float64; shears are about the corner of the image, not the centre of its first pixel; coordinates
+are in 16.16 fixed point. Equalize, Invert, Posterize and Brightness are the same. Cutout and
+SolarizeAdd, unknown to Pillow, are those of `'reference'`.
 """
 
 import dataclasses
@@ -242,7 +240,7 @@ def _make_operation(
   return lambda image, negate, centre: function(image)
 
 
-# Operations on each value by itself. Arithmetic on whole rows [H, 3 W]: TensorFlow's `where`, tables
+# Operations on each value by itself. Arithmetic on whole rows [H, 3 W]: `tf.where`, tables
 # (`gather`) and broadcasts along the three channels are all several times slower.
 
 
@@ -383,7 +381,7 @@ def _source_pixels(operation: str, image: tf.Tensor, magnitude: float, pil: bool
 
 
 def _sample(image: tf.Tensor, source: tf.Tensor) -> tf.Tensor:
-  """The image's pixels number `source`, int32 `[H, W]`, or the filling for the one after the last."""
+  """The image's pixels number `source`, int32 `[H, W]`; the one after the last is 128."""
   filling = tf.constant([[_FILL] * 3], tf.uint8)
   pixels = tf.concat([tf.reshape(image, [-1, 3]), filling], axis=0)
   return tf.reshape(tf.gather_nd(pixels, source[..., tf.newaxis]), tf.shape(image))
