@@ -298,7 +298,7 @@ def test_few_files_are_open(prepared, file_format, monkeypatch):
     assert few.read(index) == all_open.read(index)
 
 
-with tfds.core.registered.skip_registering():
+with tfds.core.registered.skip_registration():
 
   class Noise(tfds.core.GeneratorBasedBuilder):
     """Thirty small grey images of three classes."""
