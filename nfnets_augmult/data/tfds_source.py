@@ -27,7 +27,7 @@ _MAX_BYTES_IN_MEMORY = 2 * 2**30
 
 
 def tfds_source(name: str, *, split: str, data_dir: str, allow_download: bool = False) -> Source:
-  """Returns a split of the prepared data set `name`; see `sources.load_source`.
+  """Returns a split of the prepared data set `name`; see `loading.load_source`.
 
   Images of one fixed shape (CIFAR, MNIST, SVHN ...) come as an `ArraySource`, if they fit in
   2 GiB, all others as an `EncodedSource` that reads records at random. A part of a split is asked
@@ -89,7 +89,8 @@ def _not_prepared(name: str, data_dir: str) -> str:
     )
   return (
     f'dataset.name={name!r} is not prepared in dataset.data_dir={data_dir!r} ({has}). Prepare it '
-    f'with `tfds build {name} --data_dir={data_dir}`, or let this program download it with '
+    f'in Python with tensorflow_datasets.builder({name!r}, data_dir={data_dir!r})'
+    '.download_and_prepare(), or let this program do that with '
     '--config.dataset.allow_download=True'
   )
 

@@ -1,6 +1,8 @@
 """Records of prepared data sets at random, in either file format, whole and damaged."""
 
 import concurrent.futures
+import pathlib
+import re
 import shutil
 import struct
 
@@ -296,6 +298,19 @@ def test_few_files_are_open(prepared, file_format, monkeypatch):
   few, all_open = (_load(prepared / file_format) for _ in range(2))
   for index in np.random.default_rng(1).permutation(64):
     assert few.read(index) == all_open.read(index)
+
+
+def test_conversion_of_the_docs(tmp_path, monkeypatch):
+  """The lines that convert to array_record give the same records in the same order."""
+  page = pathlib.Path(__file__).parents[2] / 'docs' / 'reproducibility.md'
+  (lines,) = re.findall(r'```py\n(.*?)```', page.read_text(), re.DOTALL)
+  (tmp_path / 'data').symlink_to(shared_data.tfds_dir())
+  monkeypatch.chdir(tmp_path)
+  exec(compile(lines, page.name, 'exec'), {})
+  for split, num_images in (('train', 256), ('validation', 64)):
+    old, new = (_load(tmp_path / folder, split) for folder in ('data', 'array_record'))
+    assert new.num_images == num_images
+    assert all(new.read(index) == old.read(index) for index in range(num_images))
 
 
 with tfds.core.registered.skip_registration():
