@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from nfnets_augmult import models
-from nfnets_augmult.data import sources
+from nfnets_augmult.data import loading, sources
 from nfnets_augmult.data.crop_flip import CropFlip
 from nfnets_augmult.data.multiplicity import Multiplicity, solve_batch
 from nfnets_augmult.ops import addressed_random
@@ -55,7 +55,7 @@ class Data:
 
 def load_split(config: ml_collections.ConfigDict, split: str) -> sources.Source:
   """Returns one split of the config's data set."""
-  return sources.load_source(
+  return loading.load_source(
     config.dataset.name,
     split=split,
     data_dir=config.dataset.data_dir,

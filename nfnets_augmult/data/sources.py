@@ -6,7 +6,7 @@ what makes a batch a pure function of (seed, step) and a resume at any step imme
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -65,32 +65,6 @@ class EncodedSource(Protocol):
 
 
 Source = ArraySource | EncodedSource
-
-
-def load_source(
-  name: str, *, split: str, data_dir: str = '', allow_download: bool = False
-) -> Source:
-  """Returns one split of a labelled image data set.
-
-  Args:
-    name: `'digits'` (scikit-learn's 1,797 handwritten digits, 8x8 grey, bundled: no download),
-      `'folder'` (images in `data_dir`, see `folder_source`), or a data set of TensorFlow Datasets
-      as `name`, `name/config` or `name:version`.
-    split: `'train'`, `'test'`, or another split of the data set.
-    data_dir: where the data lie; not used for `digits`.
-    allow_download: whether TensorFlow Datasets may download and prepare what is missing.
-
-  Raises:
-    ValueError: unknown data set or split, no `data_dir`, or nothing prepared there. The message
-      names the config key and says what to do.
-  """
-  if name in SOURCES:
-    return SOURCES[name](split=split, data_dir=data_dir)
-  from nfnets_augmult.data import tfds_source
-
-  return tfds_source.tfds_source(
-    name, split=split, data_dir=data_dir, allow_download=allow_download
-  )
 
 
 def digits_source(*, split: str, data_dir: str = '') -> ArraySource:
@@ -188,8 +162,6 @@ class FolderSource:
     """Returns the path of the file."""
     return self.files[index]
 
-
-SOURCES: dict[str, Callable[..., Source]] = {'digits': digits_source, 'folder': folder_source}
 
 _IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.gif', '.bmp')
 

@@ -5,14 +5,15 @@ import functools
 import itertools
 import os
 import re
-import struct
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
+from google.protobuf import message
 
+from nfnets_augmult.data.record_files import RECORD_FILES
 from nfnets_augmult.data.sources import (
   ArraySource,
   EncodedSource,
@@ -26,11 +27,11 @@ _MAX_BYTES_IN_MEMORY = 2 * 2**30
 
 
 def tfds_source(name: str, *, split: str, data_dir: str, allow_download: bool = False) -> Source:
-  """Returns a split of the prepared data set `name`; see `sources.load_source`.
+  """Returns a split of the prepared data set `name`; see `loading.load_source`.
 
   Images of one fixed shape (CIFAR, MNIST, SVHN ...) come as an `ArraySource`, if they fit in
-  2 GiB, all others as an `EncodedSource` that reads records at random. Of an `ArraySource` a part
-  can be had, in the notation of TensorFlow Datasets: `train[:5000]`, `train[90%:]`.
+  2 GiB, all others as an `EncodedSource` that reads records at random. A part of a split is asked
+  for in the notation of TensorFlow Datasets: `train[:5000]`, `train[90%:]`.
 
   Raises:
     ValueError: unknown name or split, or nothing prepared in `data_dir`.
@@ -50,8 +51,6 @@ def tfds_source(name: str, *, split: str, data_dir: str, allow_download: bool = 
   num_images = builder.info.splits[split].num_examples
   if None not in shape and num_images * int(np.prod(shape)) <= _MAX_BYTES_IN_MEMORY:
     return _read_into_memory(builder, split, image_key, label_key)
-  if '[' in split:
-    raise ValueError(f'{name!r} is read record by record, only whole splits of it: not {split!r}')
   return TfdsRecordSource(builder, split, image_key, label_key)
 
 
@@ -90,7 +89,8 @@ def _not_prepared(name: str, data_dir: str) -> str:
     )
   return (
     f'dataset.name={name!r} is not prepared in dataset.data_dir={data_dir!r} ({has}). Prepare it '
-    f'with `tfds build {name} --data_dir={data_dir}`, or let this program download it with '
+    f'in Python with tensorflow_datasets.builder({name!r}, data_dir={data_dir!r})'
+    '.download_and_prepare(), or let this program do that with '
     '--config.dataset.allow_download=True'
   )
 
@@ -105,56 +105,40 @@ def _supervised_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
   return keys[0], keys[1]
 
 
-def _read_into_memory(
-  builder: tfds.core.DatasetBuilder, split: str, image_key: str, label_key: str
-) -> ArraySource:
-  # In the order of the files, as TfdsRecordSource counts; the default would interleave them.
-  read_config = tfds.ReadConfig(interleave_cycle_length=1)
-  examples = builder.as_dataset(split=split, shuffle_files=False, read_config=read_config)
-  examples = examples.map(lambda example: (example[image_key], example[label_key]))
-  batches = list(examples.batch(1024).as_numpy_iterator())
-  return ArraySource(
-    images=np.concatenate([images for images, _ in batches]),
-    labels=np.concatenate([labels for _, labels in batches]).astype(np.int32),
-    class_names=tuple(builder.info.features[label_key].names),
-    description=f'{builder.info.name}/{split}',
-  )
-
-
 class TfdsRecordSource(EncodedSource):
-  """Reads single examples of TFRecord shards at random, image left encoded.
+  """Reads single examples of TFRecord or array_record files at random, image left encoded.
 
-  A TFRecord file has no index, but each record begins with its length, so the offsets of a
-  shard are found by hopping from header to header; that happens when a shard is first used.
+  Examples are counted in the order of the files. A file is opened when it is first used.
   """
 
   def __init__(self, builder: tfds.core.DatasetBuilder, split: str, image_key: str, label_key: str):
     """Opens nothing yet.
 
     Args:
-      builder: of a data set prepared as TFRecord.
-      split: its split.
+      builder: of a data set prepared as TFRecord or array_record.
+      split: its split, or a part of one.
       image_key: feature of the encoded image.
       label_key: feature of the class.
 
     Raises:
-      ValueError: the data set is prepared in another file format.
+      ValueError: the data set is prepared in another file format, or the part holds no example.
     """
-    file_format = builder.info.file_format
-    if file_format is not tfds.core.FileFormat.TFRECORD:
+    file_format = builder.info.file_format.value
+    if file_format not in RECORD_FILES:
       raise ValueError(
-        f'{builder.info.name!r} is prepared as {file_format.value}; only tfrecord can be read'
+        f'{builder.info.name!r} is prepared as {file_format}; only {" and ".join(RECORD_FILES)} '
+        'can be read'
       )
-    info = builder.info.splits[split]
     self.class_names = tuple(builder.info.features[label_key].names)
     self.description = f'{builder.info.name}/{split}'
-    self._features = builder.info.features
-    self._decoders = {image_key: tfds.decode.SkipDecoding()}
     self._image_key = image_key
     self._label_key = label_key
-    self._files = [os.fspath(path) for path in info.filepaths]
-    self._first_index = [0, *itertools.accumulate(info.shard_lengths)]
-    self._offsets = functools.lru_cache(maxsize=None)(_record_offsets)
+    self._parts = builder.info.splits[split].file_instructions
+    self._first_index = [0, *itertools.accumulate(part.take for part in self._parts)]
+    if not self.num_images:
+      raise ValueError(f'{self.description} holds no images')
+    record_file = RECORD_FILES[file_format]
+    self._open = functools.lru_cache(maxsize=record_file.max_open)(record_file)
 
   @property
   def num_images(self) -> int:
@@ -162,46 +146,83 @@ class TfdsRecordSource(EncodedSource):
     return self._first_index[-1]
 
   def read(self, index: int) -> tuple[bytes, int]:
-    """Returns the encoded image and the label of example `index`."""
+    """Returns the encoded image and the label of example `index`.
+
+    Raises:
+      ValueError: the file is cut off or damaged; the message names it.
+    """
     example = self._example(index)
-    return example[self._image_key], int(example[self._label_key])
+    encoded = example[self._image_key].bytes_list.value
+    label = example[self._label_key].int64_list.value
+    if len(encoded) != 1 or len(label) != 1:
+      raise ValueError(
+        f'{self.description}[{index}] lacks {self._image_key!r} or {self._label_key!r}; prepare '
+        'the data set again'
+      )
+    return encoded[0], label[0]
 
   def image_name(self, index: int) -> str:
     """Returns the example's `file_name` or `id` where it has one, and its place in the split."""
     example = self._example(index)
-    names = [example[key].decode() for key in ('file_name', 'id') if key in example]
+    names = [
+      name.decode()
+      for key in ('file_name', 'id')
+      if key in example
+      for name in example[key].bytes_list.value
+    ]
     return ' '.join([*names, f'({self.description}[{index}])'])
 
-  def _example(self, index: int) -> dict[str, Any]:
-    shard = bisect.bisect_right(self._first_index, index) - 1
-    file = self._files[shard]
-    offset, size = self._offsets(file)[index - self._first_index[shard]]
-    return self._features.deserialize_example_np(
-      _read_range(file, offset, size), decoders=self._decoders
+  def _example(self, index: int) -> Mapping[str, tf.train.Feature]:
+    if not 0 <= index < self.num_images:
+      raise IndexError(f'{self.description} has {self.num_images} images: no {index}')
+    which = bisect.bisect_right(self._first_index, index) - 1
+    part = self._parts[which]
+    number = part.skip + int(index) - self._first_index[which]
+    record = self._open(os.fspath(part.filename), part.examples_in_shard).read(number)
+    # The parser of TensorFlow Datasets takes three times as long, under the interpreter lock.
+    try:
+      return tf.train.Example.FromString(record).features.feature
+    except message.DecodeError as error:
+      raise ValueError(f'{self.description}[{index}] is no tf.train.Example') from error
+
+
+def _read_into_memory(
+  builder: tfds.core.DatasetBuilder, split: str, image_key: str, label_key: str
+) -> ArraySource:
+  """Reads everything in the order of the files, as TfdsRecordSource counts."""
+  source = TfdsRecordSource(builder, split, image_key, label_key)
+
+  def read(index: np.ndarray) -> tuple[bytes, np.int64]:
+    encoded, label = source.read(int(index))
+    return encoded, np.int64(label)
+
+  if builder.info.file_format is tfds.core.FileFormat.TFRECORD:
+    # In order TensorFlow reads this format several times as fast; its default is to interleave.
+    records = builder.as_dataset(
+      split=split,
+      shuffle_files=False,
+      read_config=tfds.ReadConfig(interleave_cycle_length=1),
+      decoders={image_key: tfds.decode.SkipDecoding()},
+    ).map(lambda example: (example[image_key], example[label_key]))
+  else:
+    records = tf.data.Dataset.range(source.num_images).map(
+      lambda index: tf.numpy_function(read, [index], (tf.string, tf.int64), stateful=False)
     )
-
-
-def _record_offsets(file: str) -> list[tuple[int, int]]:
-  """Offset and size of the payload of every record: uint64 size, 4 bytes, payload, 4 bytes."""
-  offsets = []
-  position = 0
-  with tf.io.gfile.GFile(file, 'rb') as records:
-    end = records.size()
-    while position < end:
-      records.seek(position)
-      (size,) = struct.unpack('<Q', records.read(8))
-      offsets.append((position + 12, size))
-      position += 12 + size + 4
-  if position != end:
-    raise ValueError(f'{file} ends in the middle of a record: prepare the data set again')
-  return offsets
-
-
-def _read_range(file: str, offset: int, size: int) -> bytes:
-  """`size` bytes of a local or remote file."""
-  if '://' in file:
-    with tf.io.gfile.GFile(file, 'rb') as remote:
-      remote.seek(offset)
-      return remote.read(size)
-  with open(file, 'rb', buffering=0) as local:
-    return os.pread(local.fileno(), size, offset)
+  num_channels = builder.info.features[image_key].shape[-1]
+  examples = records.map(
+    lambda encoded, label: (tf.io.decode_image(encoded, num_channels), label),
+    num_parallel_calls=tf.data.AUTOTUNE,
+  )
+  try:
+    batches = list(examples.batch(1024).as_numpy_iterator())
+  except tf.errors.OpError as error:
+    raise ValueError(
+      f'{source.description} in {builder.data_dir} is damaged; prepare or copy it again: '
+      f'{error.message}'
+    ) from error
+  return ArraySource(
+    images=np.concatenate([images for images, _ in batches]),
+    labels=np.concatenate([labels for _, labels in batches]).astype(np.int32),
+    class_names=source.class_names,
+    description=source.description,
+  )

@@ -7,7 +7,8 @@ import pytest
 
 from nfnets_augmult.analysis import input_benchmark
 from nfnets_augmult.data.crop_flip import CropFlip
-from nfnets_augmult.data.sources import ArraySource, load_source
+from nfnets_augmult.data.loading import load_source
+from nfnets_augmult.data.sources import ArraySource
 from tests import real_images
 
 _PHOTOS = real_images.photos(6, 12, 12)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nfnets_augmult.data import pipeline, sources
+from nfnets_augmult.data import loading, pipeline, sources
 from nfnets_augmult.data.crop_flip import CropFlip
 from nfnets_augmult.data.multiplicity import PLACEMENTS, Multiplicity
 from tests import plain_augmentation, real_images, shared_data
@@ -48,7 +48,7 @@ def _load(photos, tmp_path_factory):
   (root / 'test').mkdir()
   for number, photo in enumerate(photos):
     real_images.save(photo, root / 'train' / f'class_{number:02}' / 'photo.png')
-  folder = sources.load_source('folder', split='train', data_dir=str(root))
+  folder = loading.load_source('folder', split='train', data_dir=str(root))
   labels = np.arange(_NUM_IMAGES, dtype=np.int32)
   array = sources.ArraySource(photos, labels, folder.class_names, 'photos/train')
   return {'array': array, 'folder': folder}.get
@@ -99,7 +99,7 @@ def test_batch_contents(photos, load, kind, placement):
 def test_batch_contents_of_imagenet(placement):
   """Batches of real JPEGs of many sizes hold augmented copies of the right images and labels."""
   folder = shared_data.tfds_dir()
-  source = sources.load_source('imagenet2012', split='validation', data_dir=folder)
+  source = loading.load_source('imagenet2012', split='validation', data_dir=folder)
   originals = next(pipeline.evaluation_batches(source, batch_size=64, image_size=48))
   assert len(np.unique(originals['image'], axis=0)) == 64
   augmentation = CropFlip(pad=6, pad_mode='constant')
@@ -258,7 +258,7 @@ def test_images_are_scaled_and_cut_out(tmp_path, shape):
   photo = real_images.photos(2, *shape)[1]
   real_images.save(photo, tmp_path / 'train' / 'a' / '0.png')
   (tmp_path / 'test').mkdir()
-  source = sources.load_source('folder', split='train', data_dir=str(tmp_path))
+  source = loading.load_source('folder', split='train', data_dir=str(tmp_path))
   batch = next(pipeline.evaluation_batches(source, batch_size=1, image_size=48))
   height, width = (max(48, int(np.ceil(side * 48 / min(shape) - 1e-3))) for side in shape)
   scaled = Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR)
@@ -282,7 +282,7 @@ def test_file_formats(tmp_path, photos):
     '4.jpeg': colour,
   }.items():
     image.save(tmp_path / 'train' / 'a' / name)
-  source = sources.load_source('folder', split='train', data_dir=str(tmp_path))
+  source = loading.load_source('folder', split='train', data_dir=str(tmp_path))
   images = next(pipeline.evaluation_batches(source, batch_size=5, image_size=_SIZE))['image']
   grey = np.asarray(colour.convert('L'))[..., np.newaxis].repeat(3, axis=-1)
   np.testing.assert_array_equal(images[:3], [grey, photos[0], photos[0]])
@@ -298,7 +298,7 @@ def _bad_folder(tmp_path):
       (tmp_path / folder / 'test').mkdir(exist_ok=True)
   _truncate(tmp_path / 'bad' / 'train' / 'a' / '04.jpg')
   good, bad = (
-    sources.load_source('folder', split='train', data_dir=str(tmp_path / folder))
+    loading.load_source('folder', split='train', data_dir=str(tmp_path / folder))
     for folder in ('good', 'bad')
   )
   return good, bad
