@@ -17,8 +17,13 @@ import optax
 
 from nfnets_augmult import models
 from nfnets_augmult.data import loading, sources
+from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.crop_flip import CropFlip
+from nfnets_augmult.data.evaluation_crop import EvaluationCrop
+from nfnets_augmult.data.inception_crop import InceptionCrop
+from nfnets_augmult.data.mixing import Mixing
 from nfnets_augmult.data.multiplicity import Multiplicity, solve_batch
+from nfnets_augmult.data.randaugment import RandAugment
 from nfnets_augmult.ops import addressed_random
 from nfnets_augmult.optim import sam, schedules, sgd
 from nfnets_augmult.training import plan as plan_lib
@@ -103,6 +108,27 @@ def make_plan(config: ml_collections.ConfigDict, num_images: int) -> plan_lib.Pl
     total_steps=config.total_steps,
     host_count=jax.process_count(),
     device_count=jax.device_count(),
+  )
+
+
+def make_augmentation(config: ml_collections.ConfigDict) -> Augmentation:
+  """Returns what happens to each copy.
+
+  Raises:
+    ValueError: the message names the key.
+  """
+  keys = config.augmentation
+  if keys.crop == 'pad':
+    crop = CropFlip(pad=keys.pad, pad_mode=keys.pad_mode, flip=keys.flip)
+  elif keys.crop == 'inception':
+    crop = InceptionCrop(flip=keys.flip, **keys.inception)
+  else:
+    raise ValueError(f"augmentation.crop={keys.crop!r} must be one of 'pad', 'inception'")
+  return Augmentation(
+    crop=crop,
+    mixing=Mixing(mixup=keys.mixup.share, cutmix=keys.cutmix.share, mixup_alpha=keys.mixup.alpha),
+    randaugment=RandAugment(**keys.randaugment),
+    mix_first=keys.mix_first,
   )
 
 
@@ -230,7 +256,7 @@ def train_batches(
   *,
   start_step: int,
   stop_step: int,
-  augmentation: CropFlip | None = None,
+  augmentation: Augmentation | None = None,
   hosts: tuple[int, int] | None = None,
 ) -> Batches:
   """Returns this host's batches.
@@ -250,11 +276,10 @@ def train_batches(
   return pipeline.train_batches(
     source,
     multiplicity,
-    augmentation=augmentation or CropFlip(**config.augmentation),
+    augmentation=augmentation or make_augmentation(config),
     start_step=start_step,
     stop_step=stop_step,
-    image_size=config.dataset.image_size,
-    on_bad_image=config.dataset.on_bad_image,
+    read_options=read_options(config),
     host_index=host_index,
     host_count=host_count,
   )
@@ -270,8 +295,8 @@ def evaluation_batches(
   return pipeline.evaluation_batches(
     source,
     batch_size=batch_size_per_device * jax.local_device_count(),
-    image_size=config.dataset.test_image_size or config.dataset.image_size,
-    on_bad_image=config.dataset.on_bad_image,
+    crop=_evaluation_crop(config),
+    read_options=read_options(config, is_training=False),
     num_images=num_images,
     host_index=jax.process_index(),
     host_count=jax.process_count(),
@@ -298,8 +323,9 @@ def check(config: ml_collections.ConfigDict) -> None:
   """
   if not 0 <= config.seed < 2**32:
     raise ValueError(f'seed={config.seed} must be in [0, 2**32)')
-  _solve_batch(config)
-  CropFlip(**config.augmentation)
+  _, unique_images_per_batch, _ = _solve_batch(config)
+  make_augmentation(config).mixing.check_unique_images(unique_images_per_batch)
+  _evaluation_crop(config)
   sources.check_bad_image_policy(config.dataset.on_bad_image)
   _make_model(config, num_classes=2)
   _make_optimizer(config)
@@ -325,6 +351,23 @@ def check(config: ml_collections.ConfigDict) -> None:
 def _key(config: ml_collections.ConfigDict, purpose: str) -> jax.Array:
   """The JAX key of everything random that serves `purpose`."""
   return jnp.asarray(np.concatenate(addressed_random.key_for(config.seed, purpose)))
+
+
+def read_options(config: ml_collections.ConfigDict, *, is_training: bool = True) -> Any:
+  """Returns the `decoding.ReadOptions` for training or for evaluation."""
+  from nfnets_augmult.data.decoding import ReadOptions
+
+  test_image_size = config.dataset.test_image_size or config.dataset.image_size
+  return ReadOptions(
+    image_size=config.dataset.image_size if is_training else test_image_size,
+    on_bad_image=config.dataset.on_bad_image,
+    jpeg_scaling=config.dataset.jpeg_scaling,
+    antialias=config.dataset.antialias,
+  )
+
+
+def _evaluation_crop(config: ml_collections.ConfigDict) -> EvaluationCrop:
+  return EvaluationCrop(config.evaluation.crop, config.evaluation.crop_padding)
 
 
 def _solve_batch(config: ml_collections.ConfigDict) -> tuple[int, int, int]:

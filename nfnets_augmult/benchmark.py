@@ -6,9 +6,10 @@
         [--bfloat16] [--sam=RHO] [--ascent_fraction=0.2] [--remat] [--scan_blocks]
         [--conv_algorithm=auto] [--num_classes=1000] [--steps=10] [--breakdown]
 
-`input` prints augmented images per second for several n, as ratios to a plain per-image pipeline
-that repeats each record n times, measured in turn in the same run. Without a config it takes
-random images of CIFAR's size.
+`input` prints augmented images per second and CPU time for several n, beside a plain per-image
+pipeline that repeats each record n times and beside this one without sharing anything between
+copies, measured in turn in the same run; then what the parts of the work cost, and the peak memory.
+Without a config it takes random images of CIFAR's size.
 
 `step` compiles a training step of a model and prints how long that takes, how long the step takes,
 and how much memory, on random images; it needs no data.
@@ -27,7 +28,8 @@ from absl import flags
 from nfnets_augmult import assembly
 from nfnets_augmult.analysis import step_benchmark
 from nfnets_augmult.data import sources
-from nfnets_augmult.data.crop_flip import CropFlip
+from nfnets_augmult.data.augmentation import Augmentation
+from nfnets_augmult.data.inception_crop import InceptionCrop
 from nfnets_augmult.models import model_spec
 
 
@@ -41,37 +43,40 @@ def benchmark_input() -> None:
       if n < 1 or args.batch_size % n:
         raise ValueError(f'--augmult={n} does not divide --batch_size={args.batch_size}')
     front_door.import_tensorflow_quietly()
+    from nfnets_augmult.analysis import input_benchmark
+    from nfnets_augmult.data.decoding import ReadOptions
+
     if args.config:
       source = assembly.load_split(args.config, args.config.dataset.train_split)
-      image_size = args.config.dataset.image_size
-      sources.check_image_size(source, image_size)
-      augmentation = CropFlip(**args.config.augmentation)
+      sources.check_image_size(source, args.config.dataset.image_size)
+      augmentation = assembly.make_augmentation(args.config)
+      for n in augmults:
+        augmentation.mixing.check_unique_images(args.batch_size // n)
+      read_options = assembly.read_options(args.config)
     else:
-      from nfnets_augmult.analysis.input_benchmark import random_images
-
-      source, image_size, augmentation = random_images(), 0, CropFlip()
+      source, augmentation = input_benchmark.random_images(), Augmentation()
+      read_options = ReadOptions()
   except ValueError as error:
     front_door.fail(str(error))
-  from nfnets_augmult.analysis.input_benchmark import compare
-
   print(
     f'{source.description}; batch size {args.batch_size}; {augmentation}; {os.cpu_count()} CPUs'
   )
-  print('   n   images/s   plain pipeline   ratio   (range)')
-  rows = compare(
-    source,
-    augmults=augmults,
-    batch_size=args.batch_size,
-    augmentation=augmentation,
-    image_size=image_size,
-    seconds=args.seconds,
-  )
-  for row in rows:
-    print(
-      f'{row["augmult"]:4} {row["images_per_second"]:10,.0f} '
-      f'{row["plain_images_per_second"]:16,.0f} {row["ratio"]:7.1f}   '
-      f'({row["ratio_min"]:.1f} to {row["ratio_max"]:.1f})'
-    )
+  options = dict(batch_size=args.batch_size, augmentation=augmentation, read_options=read_options)
+  print('   n  pipeline          images/s   CPU ms/image   ours is faster by   of CPU time')
+  for n in augmults:
+    table = input_benchmark.compare(source, augmult=n, seconds=args.seconds, **options)
+    for name, speed in table.items():
+      line = f'{n:4}  {name:15} {speed.images_per_second:10,.0f} {speed.cpu_milliseconds:14.3f}'
+      if speed.ratio:
+        line += '   {:4.1f} ({:.1f} to {:.1f})'.format(*speed.ratio)
+        line += f'   {speed.cpu_ratio:11.1f}'
+      print(line, flush=True)
+  if isinstance(augmentation.crop, InceptionCrop) and not isinstance(source, sources.ArraySource):
+    print('CPU milliseconds per augmented image, each part by itself:')
+    for n in augmults:
+      parts = input_benchmark.stages(source, augmult=n, **options)
+      print(f'{n:4}  ' + ', '.join(f'{name} {value:.3f}' for name, value in parts.items()))
+  print(f'peak memory of this process: {input_benchmark.peak_memory_mib():,.0f} MiB')
 
 
 def benchmark_step() -> None:

@@ -36,12 +36,34 @@ def default_config() -> ml_collections.ConfigDict:
   config.dataset.image_size = 0  # pixels; needed where images differ in size
   config.dataset.test_image_size = 0  # for evaluation; 0: as for training
   config.dataset.on_bad_image = 'fail'  # or 'skip': report, leave out of the loss, go on
+  # Decode a JPEG at a half, a quarter or an eighth of its resolution where that leaves at least
+  # twice the pixels that the network gets: much faster for large photographs.
+  config.dataset.jpeg_scaling = True
+  config.dataset.antialias = False  # widen the bicubic kernel where images shrink
   config.dataset.allow_download = False  # of data sets that are not prepared yet
 
   config.augmentation = ml_collections.ConfigDict()
+  # 'pad': pad, then crop the original size; of images that differ in size, after scaling the
+  # largest centred square. 'inception': a part of random size and shape, scaled.
+  config.augmentation.crop = 'pad'
   config.augmentation.pad = 4  # pixels on each side before a random crop; 0: no crop
   config.augmentation.pad_mode = 'mirror'  # or 'constant', black
   config.augmentation.flip = True  # left to right; never for digits
+  config.augmentation.inception = ml_collections.ConfigDict()
+  config.augmentation.inception.area = (0.08, 1.0)  # least and largest share of the image
+  config.augmentation.inception.aspect = (3 / 4, 4 / 3)  # least and largest width / height
+  # Mixup and CutMix: shares of every batch, and the labels mixed alike. Partners are always
+  # different unique images.
+  config.augmentation.mixup = ml_collections.ConfigDict()
+  config.augmentation.mixup.share = 0.0
+  config.augmentation.mixup.alpha = 0.2  # of Beta(alpha, alpha), the weight of the own image
+  config.augmentation.cutmix = ml_collections.ConfigDict()
+  config.augmentation.cutmix.share = 0.0
+  config.augmentation.randaugment = ml_collections.ConfigDict()
+  config.augmentation.randaugment.layers = 0  # operations per copy, one after another; 0: none
+  config.augmentation.randaugment.magnitude = 10.0
+  config.augmentation.randaugment.behaviour = 'reference'  # or 'pil', see data/randaugment.py
+  config.augmentation.mix_first = True  # RandAugment gets the mixtures; False: mix its results
 
   config.model = ml_collections.ConfigDict()
   config.model.name = 'wrn_16_4'
@@ -77,6 +99,11 @@ def default_config() -> ml_collections.ConfigDict:
   config.evaluation = ml_collections.ConfigDict()
   config.evaluation.every_epochs = 1.0  # and after the last step
   config.evaluation.batch_size = 256  # over all devices; no effect on results
+  # Of images that differ in size: 'crop_then_resize' takes a centred square that leaves out a
+  # margin of crop_padding pixels in all, at the network's resolution; 'resize_then_crop' scales the
+  # whole image to a square that is larger by crop_padding, and takes its centre.
+  config.evaluation.crop = 'crop_then_resize'
+  config.evaluation.crop_padding = 32
   # Un-augmented training images on which the cross entropy is measured: -1 for all, as in the
   # paper's figures, 0 for none.
   config.evaluation.train_images = -1

@@ -17,6 +17,7 @@ def imagenet_recipe(model: str) -> ml_collections.ConfigDict:
   config.dataset.test_split = 'validation'
   config.dataset.image_size = spec.train_image_size
   config.dataset.test_image_size = spec.test_image_size
+  config.augmentation.crop = 'inception'
   config.model.name = model
   with config.unlocked():
     config.model.stochastic_depth_rate = 0.0
@@ -55,6 +56,11 @@ def nfnet_recipe(variant: str) -> ml_collections.ConfigDict:
   config.augmult = 16
   config.batch_size = 4096
   config.total_steps = 112_600
+  config.evaluation.crop = 'resize_then_crop'
+  config.augmentation.mixup.share = 0.5
+  config.augmentation.cutmix.share = 0.5
+  config.augmentation.randaugment.layers = 4
+  config.augmentation.randaugment.magnitude = _randaugment_magnitude(variant)
   config.model.stochastic_depth_rate = 0.25
   config.optimizer.learning_rate = nfnet_learning_rate(augmult=16)
   config.optimizer.warmup_epochs = 5.0
@@ -63,6 +69,15 @@ def nfnet_recipe(variant: str) -> ml_collections.ConfigDict:
   config.optimizer.clipping = 0.01
   config.ema_decay = 0.99999
   return config
+
+
+def _randaugment_magnitude(variant: str) -> float:
+  """Returns 5 for F0, 10 for F1 and F2, 15 for the larger ones.
+
+  Source: the published configurations of Brock et al. 2021b.
+  """
+  depth = int(variant[1])
+  return 5.0 if depth == 0 else 10.0 if depth <= 2 else 15.0
 
 
 def nfnet_learning_rate(*, augmult: int, batch_size: int = 4096) -> float:

@@ -24,8 +24,8 @@ import ml_collections
 from absl import flags, logging
 
 from nfnets_augmult import assembly, configs
-from nfnets_augmult.data.crop_flip import CropFlip
-from nfnets_augmult.data.sources import BadImageError
+from nfnets_augmult.data.augmentation import NOTHING
+from nfnets_augmult.data.sources import BadDataError
 from nfnets_augmult.training import loop, records
 from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
 from nfnets_augmult.training.plan import Plan
@@ -60,8 +60,12 @@ def prepare(config: ml_collections.ConfigDict, workdir: str) -> Run:
   _check_workdir(config, workdir)
   front_door.import_tensorflow_quietly()
   data = assembly.load_data(config)
-  CropFlip(**config.augmentation).check_image_size(*data.image_shape[:2])
   plan = assembly.make_plan(config, data.train.num_images)
+  assembly.make_augmentation(config).check(
+    unique_images_per_batch=plan.multiplicity.unique_images_per_batch,
+    height=data.image_shape[0],
+    width=data.image_shape[1],
+  )
   network = assembly.make_network(config, data)
   assembly.check_images_fit(config, data, network)
   train_step, key = assembly.make_train_step(config, network, plan)
@@ -95,7 +99,7 @@ def train(
   Raises:
     StopRequested, DivergedError: see `loop.fit`.
     CheckpointError: a checkpoint could not be written or read.
-    BadImageError: an image does not decode, and the policy is to fail.
+    BadDataError: an image does not decode, and the policy is to fail.
     OSError: something else could not be written.
   """
   config, plan, workdir = run.config, run.plan, run.workdir
@@ -215,7 +219,7 @@ def _draw_contact_sheet(run: Run) -> None:
   unique = multiplicity.unique_images_per_batch
   rows = max(row for row in range(1, _SHEET_ROWS + 1) if unique % row == 0)
 
-  def collect(**replaced: Any) -> tuple[Any, ...]:
+  def collect(**replaced: Any) -> dict[str, Any]:
     # The part that the first of so many hosts would make: no other image is decoded.
     batches = assembly.train_batches(
       run.config,
@@ -228,11 +232,13 @@ def _draw_contact_sheet(run: Run) -> None:
     )
     return contact_sheet.collect_copies(batches, num_images=rows, augmult=multiplicity.augmult)
 
-  _, labels, copies = collect()
-  _, _, originals = collect(augmentation=CropFlip(pad=0, flip=False))
+  copies, originals = collect(), collect(augmentation=NOTHING)
   names = run.data.train.class_names
   sheet = contact_sheet.draw_contact_sheet(
-    originals[:, 0], copies[:, :_SHEET_COPIES], [names[label][:20] for label in labels]
+    originals['image'][:, 0],
+    copies['image'][:, :_SHEET_COPIES],
+    [names[label][:20] for label in copies['label']],
+    contact_sheet.mixture_notes(copies, names),
   )
   sheet.save(f'{path}.tmp', format='png')
   os.replace(f'{path}.tmp', path)
@@ -288,7 +294,7 @@ def main() -> None:
       f'{error}; the run stops. The checkpoints in {workdir} are from before. A smaller '
       'optimizer.learning_rate or a longer optimizer.warmup_epochs may help, in another --workdir'
     )
-  except (CheckpointError, BadImageError) as error:
+  except (CheckpointError, BadDataError) as error:
     front_door.fail(str(error))
   except OSError as error:
     front_door.fail(f'cannot write to {workdir}: {error}; the checkpoints there are kept')

@@ -7,39 +7,75 @@ from PIL import Image, ImageDraw
 
 _CELL_PIXELS = 64  # small images are enlarged to about this
 _GAP = 4
+_LETTER_WIDTH, _LINE_HEIGHT = 6, 11
+_PER_IMAGE = ('image_index', 'label')
 
 
 def collect_copies(
   batches: Iterator[dict[str, np.ndarray]], *, num_images: int, augmult: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> dict[str, np.ndarray]:
   """Returns the copies of the first few unique images that the batches show.
 
   Args:
     batches: training batches in order, of as many steps as it takes to show an image n times.
-    num_images: how many unique images, at most.
+    num_images: how many unique images R, at most.
     augmult: n.
 
   Returns:
-    `image_index` int64 `[R]`, `label` int32 `[R]`, and copies uint8 `[R, n, H, W, C]`, by
-    copy index.
+    `image_index` int64 `[R]`, `label` int32 `[R]`, and by copy index `image` uint8
+    `[R, n, H, W, C]`; where images are mixed also `partner_label` int32 `[R, n]` and `mix_weight`
+    float32 `[R, n]`.
   """
   places: dict[int, int] = {}
-  labels: list[int] = []
-  copies = None
+  found: dict[str, np.ndarray] = {}
   for batch in batches:
-    if copies is None:
-      copies = np.zeros((num_images, augmult, *batch['image'].shape[1:]), np.uint8)
+    keys = [key for key in ('image', 'partner_label', 'mix_weight') if key in batch]
+    if not found:
+      found = {key: np.zeros_like(batch[key], shape=(num_images,)) for key in _PER_IMAGE}
+      for key in keys:
+        shape = (num_images, augmult, *batch[key].shape[1:])
+        found[key] = np.zeros_like(batch[key], shape=shape)
     for slot, index in enumerate(batch['image_index'].tolist()):
       if index not in places and len(places) < num_images:
         places[index] = len(places)
-        labels.append(int(batch['label'][slot]))
+        for key in _PER_IMAGE:
+          found[key][places[index]] = batch[key][slot]
       if index in places:
-        copies[places[index], batch['copy_index'][slot]] = batch['image'][slot]
-  return np.array(list(places), np.int64), np.array(labels, np.int32), copies[: len(places)]
+        for key in keys:
+          found[key][places[index], batch['copy_index'][slot]] = batch[key][slot]
+  return {key: array[: len(places)] for key, array in found.items()}
+
+
+def mixture_notes(copies: dict[str, np.ndarray], class_names: Sequence[str]) -> list | None:
+  """Returns what is to be written under each copy: share and class of both images, by row.
+
+  Args:
+    copies: see `collect_copies`.
+    class_names: of all classes.
+
+  Returns:
+    For each image and copy two lines, or one where nothing is mixed; None without mixing.
+  """
+  if 'mix_weight' not in copies:
+    return None
+
+  def lines(own: int, partner: int, weight: float) -> list[str]:
+    shares = [(weight, own), (1 - weight, partner)]
+    return [f'{100 * share:.0f}% {class_names[label]}' for share, label in shares if share > 0]
+
+  return [
+    [lines(label, *copy) for copy in zip(partners, weights, strict=True)]
+    for label, partners, weights in zip(
+      copies['label'], copies['partner_label'], copies['mix_weight'], strict=True
+    )
+  ]
 
 
 def draw_contact_sheet(
-  originals: np.ndarray, copies: np.ndarray, captions: Sequence[str]
+  originals: np.ndarray,
+  copies: np.ndarray,
+  captions: Sequence[str],
+  notes: Sequence[Sequence[Sequence[str]]] | None = None,
 ) -> Image.Image:
   """Returns a sheet with one row per unique image: caption, original, and its n copies.
 
@@ -47,10 +83,12 @@ def draw_contact_sheet(
     originals: uint8 `[R, H, W, C]`, C 1 or 3.
     copies: uint8 `[R, n, H, W, C]`.
     captions: R strings.
+    notes: lines to write under each copy, cut off where they are too long; None for none.
   """
   num_rows, augmult, height, width, channels = copies.shape
   scale = max(1, round(_CELL_PIXELS / height))
   cell_width, cell_height = width * scale + _GAP, height * scale + _GAP
+  cell_height += 2 * _LINE_HEIGHT if notes else 0
   caption_width = 8 + 7 * max(map(len, (*captions, 'image')))
   header = 16
   first_copy = caption_width + cell_width + 3 * _GAP
@@ -74,5 +112,9 @@ def draw_contact_sheet(
     pen.text((4, y + cell_height // 2 - 8), captions[row], fill='black')
     paste(originals[row], caption_width, y)
     for copy in range(augmult):
-      paste(copies[row, copy], first_copy + copy * cell_width, y)
+      x = first_copy + copy * cell_width
+      paste(copies[row, copy], x, y)
+      for line, text in enumerate(notes[row][copy] if notes else []):
+        place = (x, y + height * scale + line * _LINE_HEIGHT)
+        pen.text(place, text[: (cell_width - _GAP) // _LETTER_WIDTH], fill='black')
   return sheet

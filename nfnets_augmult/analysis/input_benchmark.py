@@ -1,5 +1,7 @@
-"""How fast the input is, beside a plain pipeline that treats every copy as a record of its own."""
+"""How fast the input is, beside pipelines that treat every copy as a record of its own."""
 
+import dataclasses
+import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -7,13 +9,21 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from nfnets_augmult.data import crop_flip, decoding, pipeline
+from nfnets_augmult.analysis import plain_pipeline
+from nfnets_augmult.data import inception_crop, mixing, pipeline, randaugment
+from nfnets_augmult.data.augmentation import Augmentation
+from nfnets_augmult.data.decoding import ImageReader, ReadOptions
+from nfnets_augmult.data.mixing_ops import mix_pair
 from nfnets_augmult.data.multiplicity import Multiplicity
-from nfnets_augmult.data.sources import ArraySource, Source
+from nfnets_augmult.data.randaugment_ops import apply_layers
+from nfnets_augmult.data.resizing import resize_boxes
+from nfnets_augmult.data.sources import ArraySource, EncodedSource, Source
 
 _ROUNDS = 5
 # More steps than any measurement reaches.
 _STOP_STEP = 2**31
+
+Batches = Iterator[dict[str, np.ndarray]]
 
 
 def random_images(num_images: int = 50_000, image_size: int = 32) -> ArraySource:
@@ -28,109 +38,239 @@ def random_images(num_images: int = 50_000, image_size: int = 32) -> ArraySource
   )
 
 
-def plain_batches(
-  source: Source,
-  *,
-  augmult: int,
-  batch_size: int,
-  augmentation: crop_flip.CropFlip,
-  image_size: int,
-) -> Iterator[dict[str, np.ndarray]]:
-  """Yields batches of the usual kind: shuffle, repeat each record n times, map image by image.
+@dataclasses.dataclass(frozen=True)
+class _CopiesAsImages(EncodedSource):
+  """Every image n times, as if they were n images: nothing is shared between copies."""
 
-  It has parallel maps and prefetching, and no defect on purpose; what it lacks is any use of the
-  copies being of the same image.
+  source: EncodedSource
+  augmult: int
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    return self.source.class_names
+
+  @property
+  def description(self) -> str:
+    return f'{self.source.description}, {self.augmult} times'
+
+  @property
+  def num_images(self) -> int:
+    return self.source.num_images * self.augmult
+
+  def read(self, index: int) -> tuple[bytes, int]:
+    return self.source.read(index // self.augmult)
+
+  def image_name(self, index: int) -> str:
+    return self.source.image_name(index // self.augmult)
+
+
+@dataclasses.dataclass(frozen=True)
+class Speed:
+  """Medians over the rounds.
+
+  Attributes:
+    images_per_second: augmented images, by the clock.
+    cpu_milliseconds: of all threads of the process, per augmented image. It hardly depends on what
+      else the machine does.
+    ratio: (median, least, greatest) ratio of this pipeline's images per second to the others', of
+      measurements of the same round; None for this pipeline itself.
+    cpu_ratio: median ratio of the other's CPU time to this pipeline's, likewise.
   """
 
-  def load(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    if isinstance(source, ArraySource):
-      return tf.gather(images, index), tf.gather(labels, index)
-    image, label, _ = decoder.read(index)
-    return image, label
-
-  def augment(image: tf.Tensor, label: tf.Tensor) -> dict[str, tf.Tensor]:
-    size = tf.shape(image)
-    if pad := augmentation.pad:
-      mode = crop_flip.PAD_MODES[augmentation.pad_mode]
-      image = tf.image.random_crop(tf.pad(image, [[pad, pad], [pad, pad], [0, 0]], mode), size)
-    if augmentation.flip:
-      image = tf.image.random_flip_left_right(image)
-    return {'image': image, 'label': label}
-
-  if isinstance(source, ArraySource):
-    images, labels = tf.constant(source.images), tf.constant(source.labels)
-  else:
-    decoder = decoding.ImageDecoder(source, image_size=image_size, on_bad_image='fail')
-  records = tf.data.Dataset.range(source.num_images).shuffle(source.num_images).repeat()
-  records = records.flat_map(lambda index: tf.data.Dataset.from_tensors(index).repeat(augmult))
-  samples = records.map(load, num_parallel_calls=tf.data.AUTOTUNE)
-  samples = samples.map(augment, num_parallel_calls=tf.data.AUTOTUNE)
-  return iter(samples.batch(batch_size).prefetch(2).as_numpy_iterator())
-
-
-def images_per_second(
-  make_batches: Callable[[], Iterator[dict[str, np.ndarray]]], *, seconds: float
-) -> float:
-  """Returns how many images a second an iterator yields, once it has yielded a few batches."""
-  batches = make_batches()
-  for _ in range(3):
-    next(batches)
-  num_images = 0
-  start = time.perf_counter()
-  while (elapsed := time.perf_counter() - start) < seconds:
-    num_images += len(next(batches)['image'])
-  return num_images / elapsed
+  images_per_second: float
+  cpu_milliseconds: float
+  ratio: tuple[float, float, float] | None
+  cpu_ratio: float | None
 
 
 def compare(
   source: Source,
   *,
-  augmults: Sequence[int],
+  augmult: int,
   batch_size: int,
-  augmentation: crop_flip.CropFlip,
-  image_size: int = 0,
+  augmentation: Augmentation,
+  read_options: ReadOptions,
   seconds: float = 1.0,
-) -> list[dict[str, float]]:
-  """Measures this pipeline and the plain one in turn, several rounds of each.
+) -> dict[str, Speed]:
+  """Measures this pipeline and others in turn, several rounds of each.
 
   Args:
     source: training images.
-    augmults: the values of n.
-    batch_size: augmented images per batch, the same for every n.
-    augmentation: pad, crop and flip.
-    image_size: pixels, for encoded sources.
+    augmult: n.
+    batch_size: augmented images per batch.
+    augmentation: of the copies.
+    read_options: how images are read.
     seconds: of each measurement.
 
   Returns:
-    For each n: `augmult`, the medians `images_per_second` and `plain_images_per_second`, and
-    `ratio`, `ratio_min`, `ratio_max`: median and range of the ratios of the rounds.
+    The speed of `'ours'`; of `'plain'`, a pipeline of the usual kind (see `plain_pipeline.py`);
+    and, for encoded images and n > 1, of `'decoding again'`, which is ours but for reading and
+    decoding every copy as if it were another image.
   """
-  rows = []
-  for augmult in augmults:
-    multiplicity = Multiplicity(source.num_images, batch_size // augmult, augmult, seed=0)
-    shared = {'augmentation': augmentation, 'image_size': image_size}
+  pipelines = _pipelines(source, augmult, batch_size, augmentation, read_options)
+  rounds = [
+    {name: _measure(make, seconds) for name, make in pipelines.items()} for _ in range(_ROUNDS)
+  ]
+  return {name: _summarize(rounds, name) for name in pipelines}
 
-    def ours(multiplicity: Multiplicity = multiplicity, shared: dict = shared) -> Iterator:
-      return pipeline.train_batches(
-        source, multiplicity, start_step=0, stop_step=_STOP_STEP, **shared
-      )
 
-    def plain(augmult: int = augmult, shared: dict = shared) -> Iterator:
-      return plain_batches(source, augmult=augmult, batch_size=batch_size, **shared)
-
-    rounds = [
-      (images_per_second(ours, seconds=seconds), images_per_second(plain, seconds=seconds))
-      for _ in range(_ROUNDS)
-    ]
-    ratios = [a / b for a, b in rounds]
-    rows.append(
-      {
-        'augmult': augmult,
-        'images_per_second': statistics.median(a for a, _ in rounds),
-        'plain_images_per_second': statistics.median(b for _, b in rounds),
-        'ratio': statistics.median(ratios),
-        'ratio_min': min(ratios),
-        'ratio_max': max(ratios),
-      }
+def _pipelines(
+  source: Source,
+  augmult: int,
+  batch_size: int,
+  augmentation: Augmentation,
+  read_options: ReadOptions,
+) -> dict[str, Callable[[], Batches]]:
+  def ours(source: Source, augmult: int) -> Batches:
+    return pipeline.train_batches(
+      source,
+      Multiplicity(source.num_images, batch_size // augmult, augmult, seed=0),
+      augmentation=augmentation,
+      start_step=0,
+      stop_step=_STOP_STEP,
+      read_options=read_options,
     )
-  return rows
+
+  def plain() -> Batches:
+    return plain_pipeline.plain_batches(
+      source,
+      augmult=augmult,
+      batch_size=batch_size,
+      augmentation=augmentation,
+      read_options=read_options,
+    )
+
+  pipelines = {'ours': lambda: ours(source, augmult), 'plain': plain}
+  if augmult > 1 and not isinstance(source, ArraySource):
+    pipelines['decoding again'] = lambda: ours(_CopiesAsImages(source, augmult), 1)
+  return pipelines
+
+
+def _measure(make_batches: Callable[[], Batches], seconds: float) -> tuple[float, float]:
+  """Images a second and CPU seconds an image, once an iterator has yielded a few batches."""
+  batches = make_batches()
+  for _ in range(3):
+    next(batches)
+  num_images = 0
+  start, cpu_start = time.perf_counter(), time.process_time()
+  while (elapsed := time.perf_counter() - start) < seconds:
+    num_images += len(next(batches)['image'])
+  return num_images / elapsed, (time.process_time() - cpu_start) / num_images
+
+
+def _summarize(rounds: Sequence[dict[str, tuple[float, float]]], name: str) -> Speed:
+  speeds, cpu = zip(*(measured[name] for measured in rounds), strict=True)
+  ratios = [measured['ours'][0] / measured[name][0] for measured in rounds]
+  cpu_ratios = [measured[name][1] / measured['ours'][1] for measured in rounds]
+  is_ours = name == 'ours'
+  return Speed(
+    images_per_second=statistics.median(speeds),
+    cpu_milliseconds=1e3 * statistics.median(cpu),
+    ratio=None if is_ours else (statistics.median(ratios), min(ratios), max(ratios)),
+    cpu_ratio=None if is_ours else statistics.median(cpu_ratios),
+  )
+
+
+def stages(
+  source: EncodedSource,
+  *,
+  augmult: int,
+  batch_size: int,
+  augmentation: Augmentation,
+  read_options: ReadOptions,
+) -> dict[str, float]:
+  """Measures the parts of the work one after another, each by itself.
+
+  Args:
+    source: training images.
+    augmult: n.
+    batch_size: augmented images per batch.
+    augmentation: of the copies, with an `InceptionCrop`.
+    read_options: how images are read.
+
+  Returns:
+    For each part its CPU time in milliseconds per augmented image, so for reading and decoding a
+    n-th of that of an image: `reading`, `decoding`, `crop and resize`, `mixing`, `RandAugment`,
+    `batching`. Mixing only where it is on, and so with RandAugment.
+  """
+  size = read_options.image_size
+  numbers = Multiplicity(source.num_images, batch_size // augmult, augmult, seed=0)
+  slots = numbers.slots(0)
+  unique = slots.image_index[::augmult].tolist()
+  reader = ImageReader(source, read_options)
+  draws = inception_crop.draw(slots.seed.reshape(-1, augmult, 2), augmentation.crop)
+
+  def read(place: int) -> object:
+    return reader.read(
+      unique[place],
+      lambda height, width: inception_crop.boxes(
+        draws.uniform[place], height, width, augmentation.crop
+      ),
+      size,
+    )
+
+  reading = _cpu_milliseconds(lambda: [source.read(index) for index in unique])
+  decoding = _cpu_milliseconds(lambda: [read(place) for place in range(len(unique))])
+  images = [read(place) for place in range(len(unique))]
+  resize = tf.function(
+    lambda pixels, boxes, flips: resize_boxes(
+      pixels, boxes, flips, size=size, antialias=read_options.antialias
+    ),
+    input_signature=[
+      tf.TensorSpec([None, None, 3], tf.uint8),
+      tf.TensorSpec([augmult, 4], tf.int32),
+      tf.TensorSpec([augmult], tf.bool),
+    ],
+  )
+
+  def crop() -> list[tf.Tensor]:
+    return [
+      resize(image.pixels, image.boxes, flip)
+      for image, flip in zip(images, draws.flip, strict=True)
+    ]
+
+  copies = np.concatenate(crop())
+  parts = {
+    'reading': reading,
+    'decoding': decoding - reading,
+    'crop and resize': _cpu_milliseconds(crop),
+  }
+  if augmentation.mixing.is_on:
+    mix = mixing.mix_slots(numbers, augmentation.mixing, 0, 0, len(copies), height=size, width=size)
+    arguments = (copies, copies[mix.partner_slot], mix.kind, mix.weight, mix.box)
+    parts['mixing'] = _cpu_milliseconds(_of_each(mix_pair, arguments))
+  if augmentation.randaugment.layers:
+    arguments = (copies, *randaugment.draw(slots.seed, augmentation.randaugment))
+    parts['RandAugment'] = _cpu_milliseconds(
+      _of_each(lambda *one: apply_layers(*one, augmentation.randaugment), arguments)
+    )
+  pieces = list(map(tf.constant, copies))
+  parts['batching'] = _cpu_milliseconds(lambda: tf.stack(pieces))
+  return {name: total / len(copies) for name, total in parts.items()}
+
+
+def _of_each(
+  function: Callable[..., tf.Tensor], arguments: Sequence[np.ndarray]
+) -> Callable[[], list[tf.Tensor]]:
+  """Returns a call of the compiled `function` with each entry of the arguments."""
+  compiled = tf.function(
+    function, input_signature=[tf.TensorSpec(a.shape[1:], a.dtype) for a in arguments]
+  )
+  rows = [tuple(map(tf.constant, row)) for row in zip(*arguments, strict=True)]
+  return lambda: [compiled(*row) for row in rows]
+
+
+def _cpu_milliseconds(work: Callable[[], object]) -> float:
+  """The least CPU time of some repetitions, after one to warm up."""
+  work()
+  times = []
+  for _ in range(_ROUNDS):
+    start = time.process_time()
+    work()
+    times.append(time.process_time() - start)
+  return 1e3 * min(times)
+
+
+def peak_memory_mib() -> float:
+  """Returns the greatest resident memory of this process so far, in MiB."""
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

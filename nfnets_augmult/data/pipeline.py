@@ -1,17 +1,32 @@
 """The tf.data input: batches in which every unique image appears n times, each copy augmented anew.
 
-An image is read and decoded once for all its copies. What fills which slot is decided in
-`multiplicity.py` alone; this module fills it.
+An image is read and decoded once for all its copies, and whatever is drawn for a copy is looked up
+by address, so that a batch is a pure function of the seed and the step. What fills which slot is
+decided in `multiplicity.py`, what is mixed with what in `mixing.py`; this module fills the slots:
+
+    addresses of some images  ->  read, decode, crop, scale and flip  ->  a batch of crops
+      ->  addresses of its slots  ->  mix and RandAugment  ->  the batch
+
+Images are uint8 throughout; what follows is for the accelerator.
 """
 
+import functools
+import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
 
-from nfnets_augmult.data import crop_flip
-from nfnets_augmult.data.decoding import ImageDecoder
-from nfnets_augmult.data.multiplicity import Multiplicity, Slots
+from nfnets_augmult.data import crop_flip, mixing, randaugment
+from nfnets_augmult.data.augmentation import Augmentation
+from nfnets_augmult.data.copies import CopyMaker, read_centre
+from nfnets_augmult.data.crop_flip import CropFlip
+from nfnets_augmult.data.decoding import ImageReader, ReadOptions
+from nfnets_augmult.data.evaluation_crop import EvaluationCrop
+from nfnets_augmult.data.mixing_ops import mix_pair
+from nfnets_augmult.data.multiplicity import Multiplicity
+from nfnets_augmult.data.numpy_calls import numpy_call
+from nfnets_augmult.data.randaugment_ops import apply_layers
 from nfnets_augmult.data.sources import ArraySource, Source
 
 # The accelerators belong to JAX; TensorFlow would reserve their memory.
@@ -20,18 +35,32 @@ tf.config.set_visible_devices([], 'GPU')
 # Name to array. Training and evaluation: 'image' uint8 [B, H, W, C], 'label' int32 [B], 'mask'
 # float32 [B] (0 for padding and for images that do not decode), 'image_index' int64 [B].
 # Training only: 'copy_index' int32 [B], 'epoch' int32 [B], 'seed' uint32 [B, 2].
+# Where images are mixed, also 'partner_index' int64 [B], 'partner_label' int32 [B] and 'mix_weight'
+# float32 [B], the share of the own image and label; where that is 1 the partner has no part.
 Batch = dict[str, np.ndarray]
 
-_DTYPES = {
+_READ_OPTIONS, _EVALUATION_CROP = ReadOptions(), EvaluationCrop()  # as default arguments
+
+_EVALUATION_TYPES = {
   'image': tf.uint8,
   'label': tf.int32,
   'mask': tf.float32,
+  'image_index': tf.int64,
+}
+_SLOT_TYPES = {
   'image_index': tf.int64,
   'copy_index': tf.int32,
   'epoch': tf.int32,
   'seed': tf.uint32,
 }
-_EVALUATION_KEYS = ('image', 'label', 'mask', 'image_index')
+_MIX_TYPES = {
+  'partner': tf.int64,
+  'partner_index': tf.int64,
+  'kind': tf.int32,
+  'weight': tf.float32,
+  'box': tf.int32,
+}
+_RANDAUGMENT_TYPES = {'operation': tf.int32, 'negate': tf.bool, 'centre': tf.float32}
 
 
 def host_slots(multiplicity: Multiplicity, host_index: int, host_count: int) -> tuple[int, int]:
@@ -50,13 +79,12 @@ def train_batches(
   source: Source,
   multiplicity: Multiplicity,
   *,
-  augmentation: crop_flip.CropFlip,
+  augmentation: Augmentation,
   start_step: int,
   stop_step: int,
   host_index: int = 0,
   host_count: int = 1,
-  image_size: int = 0,
-  on_bad_image: str = 'fail',
+  read_options: ReadOptions = _READ_OPTIONS,
 ) -> Iterator[Batch]:
   """Yields this host's part of the batch of each step from `start_step` to `stop_step`.
 
@@ -66,77 +94,37 @@ def train_batches(
   Args:
     source: training images.
     multiplicity: which image and copy fills each slot.
-    augmentation: pad, crop and flip.
+    augmentation: what happens to each copy.
     start_step: first step, found in constant time.
     stop_step: one past the last step.
     host_index: which host this is.
     host_count: number of hosts.
-    image_size: pixels, for encoded sources; ignored for arrays.
-    on_bad_image: see `ImageDecoder`.
+    read_options: how images are read.
 
   Yields:
     A `Batch` of slots `host_slots(...)`, in their order.
 
   Raises:
-    BadImageError: an image does not decode and the policy is to fail.
+    BadDataError: an image does not decode and the policy is to fail.
+    ValueError: the augmentation does not fit the batch or the images.
   """
-  start, stop = host_slots(multiplicity, host_index, host_count)
-  if isinstance(source, ArraySource):
-    augmentation.check_image_size(*source.images.shape[1:3])
-
-    def fill_from_memory(step: int) -> Batch:
-      slots = multiplicity.slots(step, start, stop)
-      unique, owner = np.unique(slots.image_index, return_inverse=True)
-      copies = crop_flip.crop_and_flip(
-        source.images[unique], owner, crop_flip.draw(slots.seed, augmentation), augmentation
-      )
-      labels = source.labels[slots.image_index]
-      mask = np.ones(len(labels), np.float32)
-      return dict(slots._asdict(), image=copies, label=labels, mask=mask)
-
-    return _iterate(_map_numbers(fill_from_memory, start_step, stop_step, tuple(_DTYPES)))
-
-  decoder = ImageDecoder(source, image_size=image_size, on_bad_image=on_bad_image)
-  augmentation.check_image_size(image_size, image_size)
-  # Images of this host's slots, held while the n successive batches of `neighbouring` use them.
-  copies = multiplicity.copies_per_batch
-  images_per_group = (stop - 1) // copies - start // copies + 1
-  turns = multiplicity.augmult // copies
-  owner = np.arange(start, stop) // copies - start // copies
-
-  def image_of(number: np.ndarray) -> np.ndarray:
-    group, place = divmod(int(number), images_per_group)
-    slot = (start // copies + place) * copies
-    return multiplicity.slots(group * turns, slot, slot + 1).image_index[0]
-
-  def augment(step: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, ...]:
-    slots = multiplicity.slots(int(step), start, stop)
-    draws = crop_flip.draw(slots.seed, augmentation)
-    return (crop_flip.crop_and_flip(images, owner, draws, augmentation), *slots)
-
-  def fill(step: tf.Tensor, decoded: tuple[tf.Tensor, ...]) -> dict[str, tf.Tensor]:
-    images, labels, masks = decoded
-    keys = ('image', *Slots._fields)
-    types = [_DTYPES[key] for key in keys]
-    made = tf.numpy_function(augment, [step, images], types, stateful=False)
-    batch = dict(zip(keys, made, strict=True))
-    return dict(batch, label=tf.gather(labels, owner), mask=tf.gather(masks, owner))
-
-  first_group, last_group = start_step // turns, -(-stop_step // turns)
-  images = tf.data.Dataset.range(first_group * images_per_group, last_group * images_per_group)
-  images = images.map(
-    lambda number: decoder.read(tf.numpy_function(image_of, [number], tf.int64, stateful=False)),
-    num_parallel_calls=tf.data.AUTOTUNE,
+  own = host_slots(multiplicity, host_index, host_count)
+  reader = ImageReader(source, read_options)
+  shape = reader.image_shape
+  augmentation.check(
+    unique_images_per_batch=multiplicity.unique_images_per_batch, height=shape[0], width=shape[1]
   )
-  groups = images.batch(images_per_group, drop_remainder=True)
-  if turns > 1:
-    groups = groups.flat_map(lambda *group: tf.data.Dataset.from_tensors(group).repeat(turns))
-    groups = groups.skip(start_step % turns)
-  else:
-    groups = groups.map(lambda *group: group)
+  # A partner may be a slot of another host; this one then crops it, too.
+  cropped = mixing.covering_slots(multiplicity, *own) if augmentation.mixing.is_on else own
   steps = tf.data.Dataset.range(start_step, stop_step)
-  batches = tf.data.Dataset.zip(steps, groups).map(fill, num_parallel_calls=2)
-  return _iterate(batches, decoder)
+  if isinstance(source, ArraySource) and isinstance(augmentation.crop, CropFlip):
+    crops = _crops_of_arrays(source, multiplicity, augmentation.crop, cropped)
+    batches = steps.map(crops, num_parallel_calls=2)
+  else:
+    maker = CopyMaker(reader, augmentation.crop, shape[0])
+    batches = _crops_of_images(maker, multiplicity, cropped, start_step, stop_step)
+  finish = _finish_function(multiplicity, augmentation, own, cropped, shape)
+  return _iterate(tf.data.Dataset.zip(steps, batches).map(finish, num_parallel_calls=2), reader)
 
 
 def evaluation_batches(
@@ -145,8 +133,8 @@ def evaluation_batches(
   batch_size: int,
   host_index: int = 0,
   host_count: int = 1,
-  image_size: int = 0,
-  on_bad_image: str = 'fail',
+  crop: EvaluationCrop = _EVALUATION_CROP,
+  read_options: ReadOptions = _READ_OPTIONS,
   num_images: int | None = None,
 ) -> Iterator[Batch]:
   """Yields every image of `source` exactly once over all hosts, un-augmented.
@@ -159,60 +147,196 @@ def evaluation_batches(
     batch_size: images per batch of this host.
     host_index: which host this is; it gets images `host_index, host_index + host_count, ...`
     host_count: number of hosts.
-    image_size: pixels, for encoded sources; ignored for arrays.
-    on_bad_image: see `ImageDecoder`.
+    crop: which part of an encoded image; those of an `ArraySource` are taken whole.
+    read_options: how images are read.
     num_images: only the first so many images; None for all.
   """
   total = source.num_images if num_images is None else min(num_images, source.num_images)
   num_batches = -(-total // (batch_size * host_count))
 
   def indices(batch: int) -> tuple[np.ndarray, np.ndarray]:
-    place = np.arange(int(batch) * batch_size, (int(batch) + 1) * batch_size)
+    place = np.arange(batch * batch_size, (batch + 1) * batch_size)
     index = place * host_count + host_index
     return np.where(index < total, index, 0), (index < total).astype(np.float32)
 
+  reader = ImageReader(source, read_options)
   if isinstance(source, ArraySource):
 
-    def fill_from_memory(batch: int) -> Batch:
-      index, mask = indices(batch)
-      return dict(
-        image=source.images[index], label=source.labels[index], mask=mask, image_index=index
-      )
+    def fill_from_memory(batch: np.ndarray) -> Batch:
+      index, mask = indices(int(batch))
+      image, label = source.images[index], source.labels[index]
+      return dict(image=image, label=label, mask=mask, image_index=index)
 
-    return _iterate(_map_numbers(fill_from_memory, 0, num_batches, _EVALUATION_KEYS))
-
-  decoder = ImageDecoder(source, image_size=image_size, on_bad_image=on_bad_image)
-  addresses = [indices(batch) for batch in range(num_batches)]
-  flat = tuple(np.concatenate(column) for column in zip(*addresses, strict=True))
+    fill = functools.partial(numpy_call, fill_from_memory, _EVALUATION_TYPES)
+    return _iterate(tf.data.Dataset.range(num_batches).map(fill, num_parallel_calls=2), reader)
 
   def read(index: tf.Tensor, in_use: tf.Tensor) -> dict[str, tf.Tensor]:
-    image, label, mask = decoder.read(index)
-    return dict(image=image, label=label, mask=mask * in_use, image_index=index)
+    made = read_centre(reader, index, crop, reader.image_shape[0])
+    return dict(made, mask=made['mask'] * in_use, image_index=index)
 
+  addresses = [indices(batch) for batch in range(num_batches)]
+  flat = tuple(np.concatenate(column) for column in zip(*addresses, strict=True))
   images = tf.data.Dataset.from_tensor_slices(flat)
   images = images.map(read, num_parallel_calls=tf.data.AUTOTUNE)
-  return _iterate(images.batch(batch_size, drop_remainder=True), decoder)
+  return _iterate(images.batch(batch_size, drop_remainder=True), reader)
 
 
-def _map_numbers(
-  make_batch: Callable[[int], Batch], start: int, stop: int, keys: tuple[str, ...]
+def _crops_of_arrays(
+  source: ArraySource, multiplicity: Multiplicity, crop: CropFlip, cropped: tuple[int, int]
+) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+  """Returns the function from a step to the crops of slots `cropped`, all in one operation."""
+
+  def make_crops(step: np.ndarray) -> Batch:
+    slots = multiplicity.slots(int(step), *cropped)
+    unique, owner = np.unique(slots.image_index, return_inverse=True)
+    draws = crop_flip.draw(slots.seed, crop)
+    image = crop_flip.crop_and_flip(source.images[unique], owner, draws, crop)
+    label = source.labels[slots.image_index]
+    return dict(image=image, label=label, mask=np.ones(len(label), np.float32))
+
+  types = {'image': tf.uint8, 'label': tf.int32, 'mask': tf.float32}
+  return functools.partial(numpy_call, make_crops, types)
+
+
+def _crops_of_images(
+  maker: CopyMaker,
+  multiplicity: Multiplicity,
+  cropped: tuple[int, int],
+  start_step: int,
+  stop_step: int,
 ) -> tf.data.Dataset:
-  """The batches `make_batch(start)` to `make_batch(stop - 1)`, in order."""
+  """Returns the crops of slots `cropped` of each step, of images that are read one by one.
 
-  def make(number: np.ndarray) -> list[np.ndarray]:
-    batch = make_batch(int(number))
-    return [batch[key] for key in keys]
+  All crops of an image are made when it is read, also those for the n - 1 later batches of the
+  placement `neighbouring`; these wait in memory.
+  """
+  per_batch = multiplicity.copies_per_batch
+  turns = multiplicity.augmult // per_batch
+  first, end = cropped[0] // per_batch, (cropped[1] - 1) // per_batch + 1
+  skipped = cropped[0] - first * per_batch
+  copy_index = np.arange(multiplicity.augmult)
+  if turns == 1 and end == first + 1:  # several hosts share the copies of this image
+    copy_index, skipped = copy_index[skipped:][: cropped[1] - cropped[0]], 0
+  owner = np.arange(*cropped) // per_batch - first
 
-  def make_tensors(number: tf.Tensor) -> dict[str, tf.Tensor]:
-    types = [_DTYPES[key] for key in keys]
-    return dict(zip(keys, tf.numpy_function(make, [number], types, stateful=False), strict=True))
+  def addresses(group: np.ndarray) -> Batch:
+    slots = multiplicity.slots(int(group) * turns, first * per_batch, end * per_batch)
+    index, epoch = slots.image_index[::per_batch], slots.epoch[::per_batch]
+    seeds = multiplicity.seeds(index[:, None], epoch[:, None], copy_index)
+    return dict(maker.draw(seeds), index=index)
 
-  return tf.data.Dataset.range(start, stop).map(make_tensors, num_parallel_calls=2)
+  def read(addresses: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    draws = {key: addresses[key] for key in maker.draw_types}
+    for key, tensor in draws.items():
+      # Known here: the number of copies, which single copies profit from.
+      draws[key] = tf.ensure_shape(tensor, [len(copy_index), *maker.draw_shapes[key]])
+    return maker.read(addresses['index'], draws)
+
+  def crops(group: dict[str, tf.Tensor], turn: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Of copies `[images, M, ...]`: all in the only turn, or those of one turn."""
+    copies = group['copies']
+    if turns == 1:
+      copies = tf.reshape(copies, tf.concat([[-1], tf.shape(copies)[2:]], 0))
+      copies = copies[skipped : skipped + len(owner)]
+    else:
+      copies = copies[:, turn]
+    return dict(
+      image=copies, label=tf.gather(group['label'], owner), mask=tf.gather(group['mask'], owner)
+    )
+
+  groups = tf.data.Dataset.range(start_step // turns, -(-stop_step // turns))
+  types = dict(maker.draw_types, index=tf.int64)
+  images = groups.map(functools.partial(numpy_call, addresses, types)).unbatch()
+  images = images.map(read, num_parallel_calls=tf.data.AUTOTUNE)
+  groups = images.batch(end - first, drop_remainder=True)
+  batches = groups.flat_map(
+    lambda group: tf.data.Dataset.range(turns).map(functools.partial(crops, group))
+  )
+  return batches.skip(start_step % turns)
 
 
-def _iterate(batches: tf.data.Dataset, decoder: ImageDecoder | None = None) -> Iterator[Batch]:
+def _finish_function(
+  multiplicity: Multiplicity,
+  augmentation: Augmentation,
+  own: tuple[int, int],
+  cropped: tuple[int, int],
+  shape: tuple[int, int, int],
+) -> Callable[[tf.Tensor, dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
+  """Returns the function from a step and the crops of slots `cropped` to the batch of slots `own`.
+
+  It mixes and applies RandAugment, in the order that the augmentation says.
+  """
+  is_mixed, layers = augmentation.mixing.is_on, augmentation.randaugment.layers
+  own_part = slice(own[0] - cropped[0], own[1] - cropped[0])
+  types = dict(_SLOT_TYPES)
+  types |= _MIX_TYPES if is_mixed else {}
+  types |= _RANDAUGMENT_TYPES if layers else {}
+
+  def addresses(step: np.ndarray) -> Batch:
+    all_slots = multiplicity.slots(int(step), *cropped)
+    found = {key: array[own_part] for key, array in all_slots._asdict().items()}
+    if is_mixed:
+      mix = mixing.mix_slots(
+        multiplicity, augmentation.mixing, int(step), *own, height=shape[0], width=shape[1]
+      )
+      partner = mix.partner_slot - cropped[0]
+      found |= dict(mix._asdict(), partner=partner, partner_index=all_slots.image_index[partner])
+    if layers:
+      seeds = found['seed'] if augmentation.mix_first else all_slots.seed
+      found |= randaugment.draw(seeds, augmentation.randaugment)._asdict()
+    return found
+
+  def change(images: tf.Tensor, found: dict[str, tf.Tensor]) -> tf.Tensor:
+    drawn = [found[key] for key in _RANDAUGMENT_TYPES]
+    return _map_images(
+      lambda image, *drawn: apply_layers(image, *drawn, augmentation.randaugment), images, *drawn
+    )
+
+  def finish(step: tf.Tensor, crops: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    found = numpy_call(addresses, types, step)
+    batch = {key: found[key] for key in _SLOT_TYPES}
+    batch |= {key: crops[key][own_part] for key in ('label', 'mask')}
+    images = tf.ensure_shape(crops['image'], [cropped[1] - cropped[0], *shape])
+    if layers and not augmentation.mix_first:
+      images = change(images, found)
+    if is_mixed:
+      # What does not decode cannot be a partner.
+      usable = tf.gather(crops['mask'], found['partner']) > 0
+      weight = tf.where(usable, found['weight'], 1.0)
+      kind = tf.where(usable, found['kind'], mixing.NOT_MIXED)
+      partners = tf.gather(images, found['partner'])
+      images = _map_images(mix_pair, images[own_part], partners, kind, weight, found['box'])
+      batch |= dict(
+        partner_index=found['partner_index'],
+        partner_label=tf.gather(crops['label'], found['partner']),
+        mix_weight=weight,
+      )
+    else:
+      images = images[own_part]
+    if layers and augmentation.mix_first:
+      images = change(images, found)
+    return dict(batch, image=images)
+
+  return finish
+
+
+def _map_images(function: Callable[..., tf.Tensor], *arrays: tf.Tensor) -> tf.Tensor:
+  """`function` of each entry of the arrays, uint8 images, several at the same time."""
+  return tf.map_fn(
+    lambda entries: function(*entries),
+    arrays,
+    fn_output_signature=tf.TensorSpec(arrays[0].shape[1:], tf.uint8),
+    parallel_iterations=os.cpu_count(),
+  )
+
+
+def _iterate(batches: tf.data.Dataset, reader: ImageReader) -> Iterator[Batch]:
   """Yields the batches as arrays while the next ones are made in the background."""
+  options = tf.data.Options()
+  # Operations of one image stay on one thread; the images share the cores.
+  options.threading.private_threadpool_size = os.cpu_count()
+  options.threading.max_intra_op_parallelism = 1
   try:
-    yield from batches.prefetch(2).as_numpy_iterator()
+    yield from batches.prefetch(2).with_options(options).as_numpy_iterator()
   except tf.errors.OpError as error:
-    raise (decoder.explain(error) if decoder else error) from error
+    raise reader.explain(error) from error

@@ -17,8 +17,8 @@ from nfnets_augmult.ops import addressed_random
 BAD_IMAGE_POLICIES = ('fail', 'skip')
 
 
-class BadImageError(ValueError):
-  """An image of the data set does not decode, and the policy is to fail."""
+class BadDataError(ValueError):
+  """The data set cannot be read further; the message says what is wrong with it."""
 
 
 @dataclasses.dataclass(frozen=True)

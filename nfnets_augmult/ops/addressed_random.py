@@ -59,12 +59,13 @@ def key_for(seed: int, purpose: str) -> tuple[np.ndarray, np.ndarray]:
   return threefry2x32((_uint32(seed), _uint32(0)), counter)
 
 
-def random_bits(seeds: np.ndarray, draw: int) -> np.ndarray:
+def random_bits(seeds: np.ndarray, draw: int | np.ndarray) -> np.ndarray:
   """Returns draw number `draw` of every seed.
 
   Args:
     seeds: uint32 `[..., 2]`, each a key of its own.
-    draw: which of the independent draws of a seed, in `[0, 2**32)`.
+    draw: which of the independent draws of a seed, in `[0, 2**32)`; one, or an array that
+      broadcasts with `[...]`.
 
   Returns:
     uint32 `[...]`, uniform.
@@ -74,12 +75,14 @@ def random_bits(seeds: np.ndarray, draw: int) -> np.ndarray:
   return high ^ low
 
 
-def random_integers(seeds: np.ndarray, draw: int, bound: int) -> np.ndarray:
+def random_integers(
+  seeds: np.ndarray, draw: int | np.ndarray, bound: int | np.ndarray
+) -> np.ndarray:
   """Returns int32 `[...]`, uniform in `[0, bound)` up to a bias of `bound / 2**32`."""
   return (random_bits(seeds, draw) % np.uint32(bound)).astype(np.int32)
 
 
-def random_uniform(seeds: np.ndarray, draw: int) -> np.ndarray:
+def random_uniform(seeds: np.ndarray, draw: int | np.ndarray) -> np.ndarray:
   """Returns float32 `[...]`, uniform on the multiples of `2**-24` in `[0, 1)`."""
   return (random_bits(seeds, draw) >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
 

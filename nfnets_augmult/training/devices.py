@@ -11,8 +11,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nfnets_augmult.data import multiplicity
 
-# What the device needs of a batch; the identities of the slots stay on the host.
-_DEVICE_KEYS = ('image', 'label', 'mask')
+# What the device needs of a batch, where it has it; the identities of the slots stay on the host.
+_DEVICE_KEYS = ('image', 'label', 'mask', 'partner_label', 'mix_weight')
 
 
 def _sharding() -> NamedSharding:
@@ -44,7 +44,7 @@ def place_batch(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
   """Deals the slots of a host batch to the local devices; starts the transfer and returns at once.
 
   Args:
-    batch: arrays `[B, ...]`; of them `image`, `label` and `mask` are moved.
+    batch: arrays `[B, ...]`; what says where they come from is not moved.
 
   Returns:
     Arrays `[D, B / D, ...]`; the copies of one image are spread evenly over the D devices.
@@ -53,6 +53,7 @@ def place_batch(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
   return {
     key: jax.device_put(multiplicity.deal_to_devices(batch[key], count), _sharding())
     for key in _DEVICE_KEYS
+    if key in batch
   }
 
 

@@ -1,5 +1,7 @@
 """Losses of single samples, and their mean over all copies of all images (equation 2)."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -12,12 +14,36 @@ def cross_entropy(
 
   Args:
     logits: `[B, K]`, any float type; the arithmetic is in float32.
-    labels: int `[B]` in `[0, K)`.
+    labels: int `[B]` in `[0, K)`, or float `[B, K]`, a distribution over the classes each.
     label_smoothing: share of the target spread evenly over all K classes, in `[0, 1)`
       (Szegedy et al. 2016).
   """
-  targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
+  if labels.ndim == 1:
+    labels = jax.nn.one_hot(labels, logits.shape[-1])
+  targets = optax.smooth_labels(labels, label_smoothing)
   return optax.softmax_cross_entropy(logits.astype(jnp.float32), targets)
+
+
+def mixed_labels(batch: Mapping[str, jax.Array], num_classes: int) -> jax.Array:
+  """Returns the labels of a batch as `cross_entropy` takes them, soft where images are mixed.
+
+  Args:
+    batch: `label` int `[B]`; where Mixup or CutMix are on also `partner_label` int `[B]` and
+      `mix_weight` float32 `[B]`, the share of the own label.
+    num_classes: K.
+  """
+  if 'mix_weight' not in batch:
+    return batch['label']
+  own, partner = (jax.nn.one_hot(batch[key], num_classes) for key in ('label', 'partner_label'))
+  weight = batch['mix_weight'][:, None]
+  return weight * own + (1 - weight) * partner
+
+
+def main_label(batch: Mapping[str, jax.Array]) -> jax.Array:
+  """Returns the label that has the larger share in each sample, int `[B]`."""
+  if 'mix_weight' not in batch:
+    return batch['label']
+  return jnp.where(batch['mix_weight'] >= 0.5, batch['label'], batch['partner_label'])
 
 
 def masked_mean(values: jax.Array, mask: jax.Array, *, axis_name: str) -> jax.Array:

@@ -92,9 +92,11 @@ def make_train_step(
   """Returns the update of one device, to be pmapped over `axis_name`.
 
   The function takes the state, a batch with `image` uint8 `[B, H, W, C]`, `label` int32 `[B]` and
-  `mask` float32 `[B]`, and the key of the run; it returns the next state, equal on all devices,
+  `mask` float32 `[B]` (mixed images: also `partner_label` and `mix_weight`, see
+  `losses.mixed_labels`), and the key of the run; it returns the next state, equal on all devices,
   and float32 scalars: the `loss` and the `accuracy` over all copies of the global batch, both
-  before the update, the `gradient_norm` and the `learning_rate`.
+  before the update, the `gradient_norm` and the `learning_rate`. For a mixed image that label
+  counts as right which has the larger share.
 
   Args:
     classifier: see `make_classifier`.
@@ -117,9 +119,10 @@ def make_train_step(
     params: Any, batch: dict[str, jax.Array], key: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
     logits = classifier(params, key, batch['image'], is_training=True)
-    per_copy = losses.cross_entropy(logits, batch['label'], label_smoothing=label_smoothing)
+    labels = losses.mixed_labels(batch, logits.shape[-1])
+    per_copy = losses.cross_entropy(logits, labels, label_smoothing=label_smoothing)
     loss = losses.masked_mean(per_copy, batch['mask'], axis_name=axis_name)
-    return loss, losses.in_top_k(logits, batch['label'], 1).astype(jnp.float32)
+    return loss, losses.in_top_k(logits, losses.main_label(batch), 1).astype(jnp.float32)
 
   value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
   if sharpness is not None:

@@ -11,7 +11,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from scipy import stats
 
 from nfnets_augmult.analysis import plain_randaugment
-from nfnets_augmult.data import randaugment, sources
+from nfnets_augmult.data import loading, randaugment, randaugment_ops
 from nfnets_augmult.data.randaugment import OPERATIONS, RandAugment
 from nfnets_augmult.ops import addressed_random
 from tests import real_images, shared_data
@@ -21,7 +21,7 @@ _PHOTOS = real_images.photos(4, 41, 58)
 
 
 def _apply(photo, operation, magnitude, **arguments):
-  return randaugment.apply_operation(photo, operation, magnitude=magnitude, **arguments).numpy()
+  return randaugment_ops.apply_operation(photo, operation, magnitude=magnitude, **arguments).numpy()
 
 
 def _seeds(count):
@@ -254,7 +254,7 @@ def test_one_colour_stays(operation, behaviour):
 
 def _imagenet_photos(count):
   """The first ImageNet photographs, of all sizes."""
-  source = sources.load_source('imagenet2012', split='validation', data_dir=shared_data.tfds_dir())
+  source = loading.load_source('imagenet2012', split='validation', data_dir=shared_data.tfds_dir())
   for index in range(count):
     encoded, _ = source.read(index)
     yield Image.open(io.BytesIO(encoded)).convert('RGB')
@@ -317,7 +317,7 @@ def _function(layers_fn, recipe, dynamic=False):
 def test_plain_implementation_gives_the_same_pixels(magnitude):
   """Every operation, both signs, then random pairs: the benchmark compares like with like."""
   recipe = RandAugment(2, magnitude)
-  ours = _function(randaugment.apply_layers, recipe)
+  ours = _function(randaugment_ops.apply_layers, recipe)
   plain = _function(plain_randaugment.apply_layers, recipe)
   draws = randaugment.draw(_seeds(64), recipe)
   for number in range(16):
@@ -334,9 +334,9 @@ def test_eager_equals_graph_equals_tf_data(behaviour):
   recipe = RandAugment(3, 10, behaviour)
   draws = randaugment.draw(_seeds(20), recipe)
   photos = _PHOTOS[np.arange(20) % len(_PHOTOS)]
-  static, dynamic = (_function(randaugment.apply_layers, recipe, d) for d in (False, True))
+  static, dynamic = (_function(randaugment_ops.apply_layers, recipe, d) for d in (False, True))
   samples = tf.data.Dataset.from_tensor_slices((photos, *draws))
-  samples = samples.map(lambda *arguments: randaugment.apply_layers(*arguments, recipe))
+  samples = samples.map(lambda *arguments: randaugment_ops.apply_layers(*arguments, recipe))
   assert samples.element_spec.shape == photos.shape[1:]
   rows = zip(photos, *draws, samples.as_numpy_iterator(), strict=True)
   for photo, operation, negate, centre, from_data in rows:
@@ -353,7 +353,7 @@ def test_eager_equals_graph_equals_tf_data(behaviour):
 def test_the_graph_has_one_case_per_layer():
   """And no other conditional."""
   recipe = RandAugment(3, 10)
-  graph = _function(randaugment.apply_layers, recipe).get_concrete_function().graph
+  graph = _function(randaugment_ops.apply_layers, recipe).get_concrete_function().graph
   kinds = [node.type for node in graph.get_operations()]
   assert sum(kind in ('Case', 'StatelessCase') for kind in kinds) == 3
   assert not any(kind in ('If', 'StatelessIf', 'While', 'StatelessWhile') for kind in kinds)
@@ -395,7 +395,7 @@ def test_off_is_the_identity():
   grey = tf.constant(_PHOTOS[0, ..., :1])
   draws = randaugment.draw(_seeds(1), off)
   np.testing.assert_array_equal(
-    randaugment.apply_layers(grey, *(array[0] for array in draws), off), grey
+    randaugment_ops.apply_layers(grey, *(array[0] for array in draws), off), grey
   )
 
 

@@ -1,0 +1,42 @@
+"""All that happens to a training image between its file and the network."""
+
+import dataclasses
+
+from nfnets_augmult.data.crop_flip import CropFlip
+from nfnets_augmult.data.inception_crop import InceptionCrop
+from nfnets_augmult.data.mixing import Mixing
+from nfnets_augmult.data.randaugment import RandAugment
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+  """What is drawn for each copy. The crop comes first.
+
+  Attributes:
+    crop: which part of the image, and whether mirrored.
+    mixing: Mixup and CutMix.
+    randaugment: operations on whole images.
+    mix_first: whether RandAugment gets the mixture, as in the NFNet recipe, rather than mixing
+      what RandAugment made.
+  """
+
+  crop: CropFlip | InceptionCrop = dataclasses.field(default_factory=CropFlip)
+  mixing: Mixing = dataclasses.field(default_factory=Mixing)
+  randaugment: RandAugment = dataclasses.field(default_factory=RandAugment)
+  mix_first: bool = True
+
+  def check(self, *, unique_images_per_batch: int, height: int, width: int) -> None:
+    """Raises ValueError where it does not fit batches of such images; the message names the key.
+
+    Args:
+      unique_images_per_batch: U.
+      height: of the images that the network gets, in pixels.
+      width: likewise.
+    """
+    self.mixing.check_unique_images(unique_images_per_batch)
+    if isinstance(self.crop, CropFlip):
+      self.crop.check_image_size(height, width)
+
+
+# The image as it is: its centre where sizes differ.
+NOTHING = Augmentation(crop=CropFlip(pad=0, flip=False))

@@ -1,0 +1,39 @@
+"""The two central crops with which the published networks are evaluated."""
+
+import dataclasses
+
+import numpy as np
+
+KINDS = ('crop_then_resize', 'resize_then_crop')
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationCrop:
+  """Which part of an image is evaluated (Brock et al. 2021b).
+
+  Attributes:
+    kind: `'crop_then_resize'` scales a centred square whose side is `size / (size + padding)` of
+      the image's shorter one; `'resize_then_crop'` scales the whole image to a square of
+      `size + padding`, whatever its shape, and cuts out the centre.
+    padding: pixels at the network's resolution.
+  """
+
+  kind: str = 'crop_then_resize'
+  padding: int = 32
+
+  def __post_init__(self):
+    if self.kind not in KINDS:
+      raise ValueError(f'evaluation.crop={self.kind!r} must be one of {", ".join(KINDS)}')
+    if self.padding < 0:
+      raise ValueError(f'evaluation.crop_padding={self.padding} must be at least 0')
+
+  def scaled_size(self, size: int) -> int:
+    """Returns to how many pixels the `box` is scaled; the central `size` of them are kept."""
+    return size if self.kind == 'crop_then_resize' else size + self.padding
+
+  def box(self, height: int, width: int, size: int) -> np.ndarray:
+    """Returns the part of an image to scale, int32 `[1, 4]`: top, left, height and width."""
+    if self.kind == 'resize_then_crop':
+      return np.array([[0, 0, height, width]], np.int32)
+    side = max(1, int(min(height, width) * size / (size + self.padding)))
+    return np.array([[(height - side + 1) // 2, (width - side + 1) // 2, side, side]], np.int32)

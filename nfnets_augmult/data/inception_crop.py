@@ -1,0 +1,108 @@
+"""The training crop of Inception: a random part of the image, scaled to the network's size."""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from nfnets_augmult.ops import addressed_random
+
+MAX_ATTEMPTS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class InceptionCrop:
+  """Which part of an image a copy shows (Szegedy et al. 2015; Brock et al. 2021b).
+
+  Attributes:
+    area: least and largest share of the image's pixels.
+    aspect: least and largest width divided by height.
+    flip: whether half of the copies are mirrored left to right.
+  """
+
+  area: tuple[float, float] = (0.08, 1.0)
+  aspect: tuple[float, float] = (3 / 4, 4 / 3)
+  flip: bool = True
+
+  def __post_init__(self):
+    if not (len(self.area) == 2 and 0 < self.area[0] <= self.area[1] <= 1):
+      raise ValueError(
+        f'augmentation.inception.area={self.area} must be two shares, 0 < a <= b <= 1'
+      )
+    if not (len(self.aspect) == 2 and 0 < self.aspect[0] <= self.aspect[1]):
+      raise ValueError(
+        f'augmentation.inception.aspect={self.aspect} must be two ratios, 0 < a <= b'
+      )
+
+
+class Draws(NamedTuple):
+  """What was drawn for each copy, whatever the size of its image.
+
+  Attributes:
+    uniform: float32 `[..., MAX_ATTEMPTS, 4]`, in `[0, 1)`: aspect, height, top and left of each
+      attempt.
+    flip: bool `[...]`.
+  """
+
+  uniform: np.ndarray
+  flip: np.ndarray
+
+
+def draw(seeds: np.ndarray, crop: InceptionCrop) -> Draws:
+  """Returns the draws of copies with these `seeds`, uint32 `[..., 2]`."""
+  seeds = addressed_random.seeds_for(seeds, 'inception crop')
+  numbers = np.arange(1, 1 + 4 * MAX_ATTEMPTS)
+  uniform = addressed_random.random_uniform(seeds[..., np.newaxis, :], numbers)
+  flip = addressed_random.random_integers(seeds, 0, 2).astype(bool)
+  return Draws(
+    uniform=uniform.reshape(*uniform.shape[:-1], MAX_ATTEMPTS, 4),
+    flip=flip if crop.flip else np.zeros_like(flip),
+  )
+
+
+def boxes(uniform: np.ndarray, height: int, width: int, crop: InceptionCrop) -> np.ndarray:
+  """Returns the part of a `height` x `width` image that each copy shows.
+
+  An attempt draws the aspect ratio uniformly, then the height uniformly among those for which
+  the area is in range and the box fits, then the place. That is the law of TensorFlow's
+  `sample_distorted_bounding_box`, with which the published networks were trained; it favours
+  small areas more than a uniform area would. (The published code also has that function refuse
+  boxes of less than a tenth of the image: for this state an area from 0.1.) Where all attempts
+  fail, for example because an image is much longer than wide, the largest centred box is taken
+  whose aspect ratio is in range.
+
+  Args:
+    uniform: see `Draws`, `[B, MAX_ATTEMPTS, 4]`.
+    height: pixels.
+    width: pixels.
+    crop: ranges.
+
+  Returns:
+    int32 `[B, 4]`: top, left, height and width.
+  """
+  for_aspect, for_height, for_top, for_left = np.moveaxis(uniform.astype(np.float64), -1, 0)
+  aspect = crop.aspect[0] + for_aspect * (crop.aspect[1] - crop.aspect[0])
+  least, most = (np.sqrt(share * height * width / aspect) for share in crop.area)
+  # The largest height whose width, rounded, still fits.
+  fitting = np.minimum(height, np.floor((width + 0.5 - 1e-7) / aspect))
+  least, most = np.ceil(least), np.minimum(np.floor(most), fitting)
+  tall = np.clip(least + np.floor(for_height * (most - least + 1)), 1, height)
+  wide = np.clip(np.rint(tall * aspect), 1, width)
+  area = tall * wide / (height * width)
+  # Rounded to pixels, an area can miss its range by a little; then the attempt counts as failed.
+  is_good = (least <= most) & (area >= crop.area[0]) & (area <= crop.area[1])
+  place = np.argmax(is_good, axis=1)[:, np.newaxis]
+  tall, wide, for_top, for_left = (
+    np.take_along_axis(values, place, axis=1)[:, 0] for values in (tall, wide, for_top, for_left)
+  )
+  top = np.floor(for_top * (height - tall + 1))
+  left = np.floor(for_left * (width - wide + 1))
+  found = np.stack([top, left, tall, wide], axis=-1).astype(np.int32)
+  return np.where(is_good.any(axis=1)[:, np.newaxis], found, _central_box(height, width, crop))
+
+
+def _central_box(height: int, width: int, crop: InceptionCrop) -> np.ndarray:
+  """The largest centred box whose aspect ratio is in range, `[4]`."""
+  wide = max(1, min(width, round(height * crop.aspect[1])))
+  tall = max(1, min(height, round(width / crop.aspect[0])))
+  return np.array([(height - tall) // 2, (width - wide) // 2, tall, wide], np.int32)

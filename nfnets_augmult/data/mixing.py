@@ -1,0 +1,170 @@
+"""Mixup and CutMix: which slot is mixed with which other, and how much of each.
+
+With multiplicity a batch holds several copies of an image. A partner is always a slot of another
+unique image (paper, Section 5), of the same copy number: slot (image u, copy j) meets (image v,
+copy j) with v != u drawn anew for every slot, so that each copy may meet another image.
+
+The unique images of a batch are divided into blocks of at least `BLOCK` neighbouring places, and
+partners are drawn within a block. A host whose slots are whole blocks therefore decodes its own
+images only, and any other a few more; the partners do not depend on the number of hosts. Which
+images share a block changes with the random order of every epoch.
+
+Everything here is NumPy arithmetic on addresses: a pure function of (seed, step, slot).
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from nfnets_augmult.data.multiplicity import Multiplicity
+from nfnets_augmult.ops import addressed_random
+
+BLOCK = 8
+
+NOT_MIXED, MIXUP, CUTMIX = range(3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixing:
+  """How much is mixed, and how.
+
+  Attributes:
+    mixup: share of the slots of every batch that Mixup gets (Zhang et al. 2018).
+    cutmix: share that CutMix gets (Yun et al. 2019), of the others.
+    mixup_alpha: the own image's weight under Mixup is drawn from Beta(alpha, alpha).
+  """
+
+  mixup: float = 0.0
+  cutmix: float = 0.0
+  mixup_alpha: float = 0.2
+
+  def __post_init__(self):
+    if not (self.mixup >= 0 and self.cutmix >= 0 and self.mixup + self.cutmix <= 1):
+      raise ValueError(
+        f'augmentation.mixup.share={self.mixup} and augmentation.cutmix.share={self.cutmix} are '
+        'shares of a batch: neither may be negative, nor their sum above 1'
+      )
+    if not self.mixup_alpha > 0:
+      raise ValueError(f'augmentation.mixup.alpha={self.mixup_alpha} must be above 0')
+
+  @property
+  def is_on(self) -> bool:
+    """Whether anything is mixed."""
+    return self.mixup + self.cutmix > 0
+
+  def check_unique_images(self, unique_images_per_batch: int) -> None:
+    """Raises ValueError where a batch has no other image to mix one with."""
+    if self.is_on and unique_images_per_batch < 2:
+      raise ValueError(
+        f'unique_images_per_batch={unique_images_per_batch}: Mixup and CutMix need at least two '
+        'unique images in a batch; raise batch_size, lower augmult, or set '
+        'augmentation.mixup.share and augmentation.cutmix.share to 0'
+      )
+
+
+class Mix(NamedTuple):
+  """How some slots are mixed; every field has one entry per slot.
+
+  Attributes:
+    partner_slot: int64 `[slots]`, of the same batch.
+    kind: int32 `[slots]`: `NOT_MIXED`, `MIXUP` or `CUTMIX`.
+    weight: float32 `[slots]`, of the slot's own image and label: 1 where nothing is mixed, with
+      CutMix the share of pixels that are not pasted over.
+    box: int32 `[slots, 4]`, what CutMix pastes: top, left, bottom and right; empty otherwise.
+  """
+
+  partner_slot: np.ndarray
+  kind: np.ndarray
+  weight: np.ndarray
+  box: np.ndarray
+
+
+def block_edges(unique_images_per_batch: int) -> np.ndarray:
+  """Returns where the blocks begin, and U at the end: int64 `[blocks + 1]`, as equal as can be."""
+  blocks = max(1, unique_images_per_batch // BLOCK)
+  return np.arange(blocks + 1) * unique_images_per_batch // blocks
+
+
+def covering_slots(multiplicity: Multiplicity, start: int, stop: int) -> tuple[int, int]:
+  """Returns the range of slots of all blocks that slots `start` to `stop` touch."""
+  copies = multiplicity.copies_per_batch
+  edges = block_edges(multiplicity.unique_images_per_batch) * copies
+  first = edges[np.searchsorted(edges, start, side='right') - 1]
+  return int(first), int(edges[np.searchsorted(edges, stop, side='left')])
+
+
+def mix_slots(
+  multiplicity: Multiplicity,
+  mixing: Mixing,
+  step: int,
+  start: int,
+  stop: int,
+  *,
+  height: int,
+  width: int,
+) -> Mix:
+  """Returns how slots `start` to `stop` of the batch of `step` are mixed.
+
+  Args:
+    multiplicity: which image fills which slot.
+    mixing: the shares. They hold exactly, up to rounding, in each batch; who gets which is random.
+    step: of the run.
+    start: first slot.
+    stop: one past the last slot.
+    height: of the images, in pixels.
+    width: likewise.
+  """
+  slots = multiplicity.slots(step, start, stop)
+  seeds = addressed_random.seeds_for(slots.seed, 'mixing')
+  kind = _kinds(multiplicity, mixing, step)[start:stop]
+  corners = _cutmix_boxes(seeds, height, width)
+  box = np.where((kind == CUTMIX)[:, np.newaxis], corners, 0).astype(np.int32)
+  pasted = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]) / (height * width)
+  weight = np.where(kind == MIXUP, _mixup_weights(seeds, mixing.mixup_alpha), 1 - pasted)
+  return Mix(_partners(multiplicity, seeds, start, stop), kind, weight.astype(np.float32), box)
+
+
+def _partners(multiplicity: Multiplicity, seeds: np.ndarray, start: int, stop: int) -> np.ndarray:
+  """Another place in the block of each slot's image, same copy."""
+  place, copy = np.divmod(np.arange(start, stop), multiplicity.copies_per_batch)
+  edges = block_edges(multiplicity.unique_images_per_batch)
+  block = np.searchsorted(edges, place, side='right') - 1
+  first, size = edges[block], edges[block + 1] - edges[block]
+  ahead = 1 + addressed_random.random_integers(seeds, 0, size - 1)
+  return (first + (place - first + ahead) % size) * multiplicity.copies_per_batch + copy
+
+
+def _kinds(multiplicity: Multiplicity, mixing: Mixing, step: int) -> np.ndarray:
+  """Mixup, CutMix or neither, for all slots of a batch."""
+  size = multiplicity.batch_size
+  num_mixup = round(mixing.mixup * size)
+  num_mixed = round((mixing.mixup + mixing.cutmix) * size)
+  key = addressed_random.key_for(multiplicity.seed, 'kinds of mixing')
+  kinds = np.full(size, NOT_MIXED, np.int32)
+  order = addressed_random.random_permutation(key, size, step)
+  kinds[order[:num_mixed]] = CUTMIX
+  kinds[order[:num_mixup]] = MIXUP
+  return kinds
+
+
+def _mixup_weights(seeds: np.ndarray, alpha: float) -> np.ndarray:
+  """Beta(alpha, alpha) by the inverse of its distribution function, float64 `[slots]`."""
+  from scipy import special
+
+  uniform = addressed_random.random_uniform(seeds, 1).astype(np.float64) + 2.0**-25
+  return special.betaincinv(alpha, alpha, uniform)
+
+
+def _cutmix_boxes(seeds: np.ndarray, height: int, width: int) -> np.ndarray:
+  """Boxes of uniform area around a uniform centre, cut off at the border: float64 `[slots, 4]`."""
+  area, row, column = (
+    addressed_random.random_uniform(seeds, draw).astype(np.float64) for draw in (2, 3, 4)
+  )
+  side = np.sqrt(area)  # of the box, as a share of the image's
+  corners = []
+  for sign in (-1, 1):
+    for centre, size in ((row, height), (column, width)):
+      half = np.floor(side * size) // 2
+      corners.append(np.clip(np.floor(centre * size) + sign * half, 0, size))
+  return np.stack(corners, axis=-1)

@@ -1,0 +1,33 @@
+"""Mixup and CutMix of pairs of uint8 images, as TensorFlow graph operations."""
+
+import tensorflow as tf
+
+from nfnets_augmult.data import mixing
+
+
+def mix_pair(
+  image: tf.Tensor, partner: tf.Tensor, kind: tf.Tensor, weight: tf.Tensor, box: tf.Tensor
+) -> tf.Tensor:
+  """Returns one image mixed with its partner, uint8 `[H, W, C]`.
+
+  Args:
+    image: uint8 `[H, W, C]`.
+    partner: likewise.
+    kind: int32, see `mixing.Mix`.
+    weight: float32, of the image; used by Mixup.
+    box: int32 `[4]`: top, left, bottom and right of what CutMix takes from the partner.
+  """
+
+  def mixup() -> tf.Tensor:
+    own = weight * tf.cast(image, tf.float32)
+    # Not above 255, and the half makes the cast round.
+    return tf.cast(own + (1 - weight) * tf.cast(partner, tf.float32) + 0.5, tf.uint8)
+
+  def cutmix() -> tf.Tensor:
+    rows, columns = (tf.range(size) for size in tf.unstack(tf.shape(image)[:2]))
+    rows = (rows >= box[0]) & (rows < box[2])
+    columns = (columns >= box[1]) & (columns < box[3])
+    return tf.where((rows[:, tf.newaxis] & columns)[..., tf.newaxis], partner, image)
+
+  branches = {mixing.NOT_MIXED: lambda: image, mixing.MIXUP: mixup, mixing.CUTMIX: cutmix}
+  return tf.switch_case(kind, branches)

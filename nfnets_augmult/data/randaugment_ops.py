@@ -1,0 +1,339 @@
+"""The operations of RandAugment on uint8 images, as TensorFlow graph operations.
+
+What they are is said in `randaugment.py`.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from nfnets_augmult.data.randaugment import OPERATIONS, RandAugment
+
+_GEOMETRIC = ('Rotate', 'ShearX', 'ShearY', 'TranslateX', 'TranslateY')
+_FILL = 128  # of empty pixels
+
+
+def apply_layers(
+  image: tf.Tensor,
+  operation: tf.Tensor,
+  negate: tf.Tensor,
+  centre: tf.Tensor,
+  randaugment: RandAugment,
+) -> tf.Tensor:
+  """Returns one image after all layers, one `Case` for each of them.
+
+  Args:
+    image: uint8 `[H, W, 3]`. A static size is faster, see `_source_pixels`.
+    operation: int32 `[L]`.
+    negate: bool `[L]`.
+    centre: float32 `[L, 2]`. All three are a row of `Draws`.
+    randaugment: number of layers, magnitude and behaviour.
+
+  Returns:
+    uint8 `[H, W, 3]`.
+
+  Raises:
+    ValueError: the image has not three channels.
+  """
+  if not randaugment.layers:
+    return image
+  functions = [
+    _make_operation(name, image, randaugment.magnitude, randaugment.behaviour)
+    for name in OPERATIONS
+  ]
+  for layer in range(randaugment.layers):
+    branches = [
+      functools.partial(function, image, negate[layer], centre[layer]) for function in functions
+    ]
+    image = tf.ensure_shape(tf.switch_case(operation[layer], branches), image.shape)
+  return image
+
+
+def apply_operation(
+  image: tf.Tensor,
+  operation: str,
+  *,
+  magnitude: float,
+  negate: tf.Tensor | bool = False,
+  centre: tf.Tensor | tuple[float, float] = (0.5, 0.5),
+  behaviour: str = 'reference',
+) -> tf.Tensor:
+  """Returns one image after one operation.
+
+  Args:
+    image: uint8 `[H, W, 3]`, at least 3x3 pixels.
+    operation: one of `OPERATIONS`.
+    magnitude: M, at least 0.
+    negate: bool, whether the angle, shear or shift is negative.
+    centre: float32 `[2]` in [0, 1), where Cutout's square is, see `Draws`.
+    behaviour: one of `BEHAVIOURS`.
+
+  Returns:
+    uint8 `[H, W, 3]`.
+
+  Raises:
+    ValueError: the operation is unknown, or the image has not three channels.
+  """
+  if operation not in OPERATIONS:
+    raise ValueError(f'operation {operation!r} is not one of {", ".join(OPERATIONS)}')
+  image = tf.convert_to_tensor(image)
+  apply = _make_operation(operation, image, magnitude, behaviour)
+  return apply(image, tf.convert_to_tensor(negate), tf.convert_to_tensor(centre))
+
+
+def _make_operation(
+  operation: str, image: tf.Tensor, magnitude: float, behaviour: str
+) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
+  """The operation as a function of image, negate and centre, for images of the size of `image`."""
+  if image.shape[-1] != 3:
+    raise ValueError(
+      f'RandAugment is for colour images [H, W, 3], not {image.shape}; switch it off with '
+      'augmentation.randaugment.layers=0'
+    )
+  pil = behaviour == 'pil'
+  if operation in _GEOMETRIC:
+    sources = _source_pixels(operation, image, magnitude, pil)
+    return lambda image, negate, centre: _sample(image, sources[tf.cast(negate, tf.int32)])
+  level = magnitude / 10
+  if operation == 'Cutout':
+    return lambda image, negate, centre: _cutout(image, int(level * 40), centre)
+  factor = level * 1.8 + 0.1
+  function = {
+    'AutoContrast': lambda image: _auto_contrast(image, pil),
+    'Equalize': _equalize,
+    'Invert': lambda image: 255 - image,
+    'Posterize': lambda image: _posterize(image, int(level * 4)),
+    'Solarize': lambda image: _solarize(image, int(level * 256), pil),
+    'Color': lambda image: _color(image, factor, pil),
+    'Contrast': lambda image: _contrast(image, factor, pil),
+    'Brightness': lambda image: _blend(0.0, _float32(image), factor),
+    'Sharpness': lambda image: _sharpness(image, factor, pil),
+    'SolarizeAdd': lambda image: _solarize_add(image, int(level * 110)),
+  }[operation]
+  return lambda image, negate, centre: function(image)
+
+
+# Operations on each value by itself. Arithmetic on whole rows [H, 3 W]: `tf.where`, tables
+# (`gather`) and broadcasts along the three channels are all several times slower.
+
+
+def _auto_contrast(image: tf.Tensor, pil: bool) -> tf.Tensor:
+  """Stretches each channel to 0 ... 255; one of a single value stays."""
+  dtype = tf.float64 if pil else tf.float32
+  pixels = tf.reshape(image, [-1, 3])
+  low = tf.cast(tf.reduce_min(pixels, axis=0), dtype)
+  high = tf.cast(tf.reduce_max(pixels, axis=0), dtype)
+  scale = tf.where(high > low, 255 / tf.maximum(high - low, 1), 1)
+  offset = tf.where(high > low, -low * scale, 0)
+  _, width, _ = _size(image)
+  values = tf.cast(_rows(image), dtype) * tf.tile(scale, [width]) + tf.tile(offset, [width])
+  return tf.reshape(_to_uint8(values), tf.shape(image))
+
+
+def _equalize(image: tf.Tensor) -> tf.Tensor:
+  """Spreads the values of each channel evenly, by the integer arithmetic of Pillow."""
+  _, width, _ = _size(image)
+  # 256 bins for each channel, in a row.
+  bins = tf.cast(_rows(image), tf.int32) + tf.tile([0, 256, 512], [width])
+  counts = tf.reshape(tf.math.bincount(bins, minlength=768, maxlength=768), [3, 256])
+  below = tf.cumsum(counts, axis=1, exclusive=True)
+  step = tf.reduce_max(tf.where(counts > 0, below, 0), axis=1, keepdims=True) // 255
+  table = tf.minimum((below + step // 2) // tf.maximum(step, 1), 255)
+  table = tf.where(step > 0, table, tf.range(256))
+  flat_table = tf.cast(tf.reshape(table, [-1]), tf.uint8)
+  # `gather_nd` is faster than `gather`.
+  return tf.reshape(tf.gather_nd(flat_table, bins[..., tf.newaxis]), tf.shape(image))
+
+
+def _posterize(image: tf.Tensor, bits: int) -> tf.Tensor:
+  bits = min(max(bits, 1), 8)
+  return tf.bitwise.bitwise_and(image, tf.constant(256 - 2 ** (8 - bits), tf.uint8))
+
+
+def _solarize(image: tf.Tensor, threshold: int, pil: bool) -> tf.Tensor:
+  """Inverts the values from `threshold` on."""
+  if pil and threshold > 255:
+    return image
+  # 0 - 1 is 255, all bits.
+  inverted = tf.cast(image < threshold % 256, tf.uint8) - 1
+  return tf.bitwise.bitwise_xor(image, inverted)
+
+
+def _solarize_add(image: tf.Tensor, addition: int) -> tf.Tensor:
+  """Adds to the values below 128, up to 255."""
+  added = tf.cast(image < 128, tf.uint8) * tf.constant(min(addition, 255), tf.uint8)
+  return image + tf.minimum(added, 255 - image)
+
+
+def _contrast(image: tf.Tensor, factor: float, pil: bool) -> tf.Tensor:
+  if pil:
+    grey = tf.floor(tf.reduce_mean(tf.cast(_grey(image, pil), tf.float64)) + 0.5)
+  else:
+    height, width, _ = _size(image)
+    grey = tf.minimum(height * width // 256, 255)
+  return _blend(_float32(grey), _float32(image), factor)
+
+
+# Operations that mix channels or neighbours.
+
+
+def _color(image: tf.Tensor, factor: float, pil: bool) -> tf.Tensor:
+  # A product with ones repeats the grey faster than broadcasting does.
+  grey = tf.matmul(_grey(image, pil), tf.ones([1, 3]))
+  return _blend(tf.reshape(grey, tf.shape(image)), _float32(image), factor)
+
+
+def _sharpness(image: tf.Tensor, factor: float, pil: bool) -> tf.Tensor:
+  weights = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32)
+  if not pil:
+    weights = weights / np.float32(13)
+  kernel = np.tile(weights[..., np.newaxis, np.newaxis], [1, 1, 3, 1])
+  values = _float32(image)
+  smooth = tf.nn.depthwise_conv2d(values[tf.newaxis], kernel, [1, 1, 1, 1], 'VALID')[0]
+  smooth = tf.floor(smooth / 13 + 0.5) if pil else tf.floor(smooth)
+  return _paste(image, _blend(smooth, values[1:-1, 1:-1], factor), 1, 1)
+
+
+def _cutout(image: tf.Tensor, half_side: int, centre: tf.Tensor) -> tf.Tensor:
+  """Paints a square; the part of it that lies in the image, which its centre does."""
+  size = tf.shape(image)[:2]
+  # Less than the size, since the centre is a multiple of 2**-24.
+  middle = tf.cast(centre * tf.cast(size, tf.float32), tf.int32)
+  start = tf.maximum(middle - half_side, 0)
+  stop = tf.minimum(middle + half_side, size)
+  square = tf.fill(tf.concat([stop - start, [3]], axis=0), tf.constant(_FILL, tf.uint8))
+  return _paste(image, square, start[0], start[1])
+
+
+def _paste(image: tf.Tensor, patch: tf.Tensor, top: int, left: int) -> tf.Tensor:
+  """The image with `patch` in place of the pixels from row `top` and column `left` on."""
+  bottom, right = top + tf.shape(patch)[0], left + tf.shape(patch)[1]
+  middle = image[top:bottom]
+  middle = tf.concat([middle[:, :left], patch, middle[:, right:]], axis=1)
+  return tf.concat([image[:top], middle, image[bottom:]], axis=0)
+
+
+def _grey(image: tf.Tensor, pil: bool) -> tf.Tensor:
+  """The image without colour, float32 whole numbers `[H W, 1]`."""
+  pixels = tf.reshape(_float32(image), [-1, 3])
+  if pil:
+    # Sixteen fractional bits; the sums are below 2**24 and thus exact in float32.
+    weighted = tf.matmul(pixels, [[19595.0], [38470.0], [7471.0]])
+    return tf.floor((weighted + 2**15) / 2**16)
+  return tf.floor(tf.matmul(pixels * (1 / 255), [[0.2989], [0.5870], [0.1140]]) * 255.5)
+
+
+def _blend(other: tf.Tensor | float, values: tf.Tensor, factor: float) -> tf.Tensor:
+  """From `other` at factor 0 to `values` at 1 and beyond; whole float32 numbers to uint8."""
+  if factor == 1:
+    return tf.cast(values, tf.uint8)
+  return _to_uint8(other + factor * (values - other))
+
+
+# Geometric operations: output pixel (x, y) takes the input pixel nearest to
+# (a x + b y + c, d x + e y + f), which depends on nothing but the sign.
+
+
+def _source_pixels(operation: str, image: tf.Tensor, magnitude: float, pil: bool) -> tf.Tensor:
+  """Which pixel each pixel takes, int32 `[2, H, W]`, for the positive and the negative sign.
+
+  Pixels count row by row; one after the last stands for all that lies outside. For a static size
+  this is worked out once, in NumPy: what is left to do for each image takes a fifth of the time of
+  `tf.raw_ops.ImageProjectiveTransformV3`, for the same pixels.
+  """
+
+  def make(height: int, width: int) -> np.ndarray:
+    find = _pixels_of_pillow if pil else _pixels_of_reference
+    signs = [find(operation, magnitude / 10 * sign, int(height), int(width)) for sign in (1, -1)]
+    return np.stack(signs)
+
+  height, width, _ = _size(image)
+  if image.shape.is_fully_defined():
+    return tf.constant(make(height, width))
+  return tf.numpy_function(make, [height, width], tf.int32, stateful=False)
+
+
+def _sample(image: tf.Tensor, source: tf.Tensor) -> tf.Tensor:
+  """The image's pixels number `source`, int32 `[H, W]`; the one after the last is 128."""
+  filling = tf.constant([[_FILL] * 3], tf.uint8)
+  pixels = tf.concat([tf.reshape(image, [-1, 3]), filling], axis=0)
+  return tf.reshape(tf.gather_nd(pixels, source[..., tf.newaxis]), tf.shape(image))
+
+
+def _pixels_of_reference(operation: str, level: float, height: int, width: int) -> np.ndarray:
+  """In float32, each product and sum rounded, as `ImageProjectiveTransformV3` does."""
+  number = np.float32
+  radians = number(level * 30) * number(math.pi / 180)
+  with tf.init_scope():  # now, not in the graph; NumPy's sine differs in the last bit
+    sine, cosine = tf.sin(radians).numpy(), tf.cos(radians).numpy()
+  right, bottom = number(width - 1), number(height - 1)
+  x_0 = (right - (cosine * right - sine * bottom)) / number(2)
+  y_0 = (bottom - (sine * right + cosine * bottom)) / number(2)
+  coefficients = {
+    'Rotate': (cosine, -sine, x_0, sine, cosine, y_0),
+    'ShearX': (1, level * 0.3, 0, 0, 1, 0),
+    'ShearY': (1, 0, 0, level * 0.3, 1, 0),
+    'TranslateX': (1, 0, level * 100, 0, 1, 0),
+    'TranslateY': (1, 0, 0, 0, 1, level * 100),
+  }[operation]
+  a, b, c, d, e, f = np.array(coefficients, number)
+  x, y = np.arange(width, dtype=number), np.arange(height, dtype=number)[:, np.newaxis]
+  columns, rows = ((p * x + q * y) + r for p, q, r in ((a, b, c), (d, e, f)))
+  # Halves are rounded away from 0, so that -0.5 is outside. In float64 the sum is exact.
+  columns, rows = (
+    np.where(places > -0.5, np.floor(places.astype(np.float64) + 0.5), -1).astype(np.int64)
+    for places in (columns, rows)
+  )
+  return _numbers(columns, rows, height, width)
+
+
+def _pixels_of_pillow(operation: str, level: float, height: int, width: int) -> np.ndarray:
+  """In whole numbers of 2**-16, from the corner of the image to the centre of each pixel."""
+  radians = math.radians(level * 30)
+  sine, cosine = math.sin(radians), math.cos(radians)
+  x_0 = width / 2 - (cosine * width - sine * height) / 2
+  y_0 = height / 2 - (sine * width + cosine * height) / 2
+  coefficients = {
+    'Rotate': (cosine, -sine, x_0, sine, cosine, y_0),
+    'ShearX': (1, level * 0.3, 0, 0, 1, 0),
+    'ShearY': (1, 0, 0, level * 0.3, 1, 0),
+    'TranslateX': (1, 0, level * 100, 0, 1, 0),
+    'TranslateY': (1, 0, 0, 0, 1, level * 100),
+  }[operation]
+  a, b, c, d, e, f = np.array(coefficients, np.float64)
+  # At the centre of the first pixel.
+  c, f = c + (a + b) / 2, f + (d + e) / 2
+  a, b, c, d, e, f = np.floor(np.array([a, b, c, d, e, f]) * 2**16 + 0.5).astype(np.int64)
+  x, y = np.arange(width), np.arange(height)[:, np.newaxis]
+  columns, rows = ((p * x + q * y + r) >> 16 for p, q, r in ((a, b, c), (d, e, f)))
+  return _numbers(columns, rows, height, width)
+
+
+def _numbers(columns: np.ndarray, rows: np.ndarray, height: int, width: int) -> np.ndarray:
+  """Numbers of the pixels in these columns and rows, int32 `[H, W]`."""
+  inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+  return np.where(inside, rows * width + columns, height * width).astype(np.int32)
+
+
+def _size(image: tf.Tensor) -> tuple:
+  """Height, width and channels: numbers where they are static, else scalar tensors."""
+  static, dynamic = image.shape, tf.shape(image)
+  return tuple(dynamic[i] if static[i] is None else static[i] for i in range(3))
+
+
+def _rows(image: tf.Tensor) -> tf.Tensor:
+  """`[H, W, 3]` as `[H, 3 W]`."""
+  height, width, channels = _size(image)
+  return tf.reshape(image, [height, width * channels])
+
+
+def _float32(values: tf.Tensor) -> tf.Tensor:
+  return tf.cast(values, tf.float32)
+
+
+def _to_uint8(values: tf.Tensor) -> tf.Tensor:
+  """Cuts off what is outside 0 ... 255 and, towards zero, the digits after the point."""
+  return tf.cast(tf.clip_by_value(values, 0, 255), tf.uint8)
