@@ -39,7 +39,7 @@ def random_images(num_images: int = 50_000, image_size: int = 32) -> ArraySource
 
 
 @dataclasses.dataclass(frozen=True)
-class _CopiesAsImages(EncodedSource):
+class CopiesAsImages(EncodedSource):
   """Every image n times, as if they were n images: nothing is shared between copies."""
 
   source: EncodedSource
@@ -47,20 +47,25 @@ class _CopiesAsImages(EncodedSource):
 
   @property
   def class_names(self) -> tuple[str, ...]:
+    """Those of the source."""
     return self.source.class_names
 
   @property
   def description(self) -> str:
+    """For people."""
     return f'{self.source.description}, {self.augmult} times'
 
   @property
   def num_images(self) -> int:
+    """N n."""
     return self.source.num_images * self.augmult
 
   def read(self, index: int) -> tuple[bytes, int]:
+    """Returns the encoded image and the label of copy `index % n` of image `index // n`."""
     return self.source.read(index // self.augmult)
 
   def image_name(self, index: int) -> str:
+    """Returns the name of image `index // n`."""
     return self.source.image_name(index // self.augmult)
 
 
@@ -142,7 +147,7 @@ def _pipelines(
 
   pipelines = {'ours': lambda: ours(source, augmult), 'plain': plain}
   if augmult > 1 and not isinstance(source, ArraySource):
-    pipelines['decoding again'] = lambda: ours(_CopiesAsImages(source, augmult), 1)
+    pipelines['decoding again'] = lambda: ours(CopiesAsImages(source, augmult), 1)
   return pipelines
 
 

@@ -1,83 +1,79 @@
-"""The plain pipeline of the benchmark, and the comparison with it."""
-
-import collections
+"""The comparison of input pipelines, and the cost of the parts."""
 
 import numpy as np
 import pytest
 
 from nfnets_augmult.analysis import input_benchmark
+from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.crop_flip import CropFlip
+from nfnets_augmult.data.decoding import ReadOptions
+from nfnets_augmult.data.inception_crop import InceptionCrop
 from nfnets_augmult.data.loading import load_source
-from nfnets_augmult.data.sources import ArraySource
-from tests import real_images
+from nfnets_augmult.data.mixing import Mixing
+from nfnets_augmult.data.randaugment import RandAugment
+from tests import shared_data
 
-_PHOTOS = real_images.photos(6, 12, 12)
-_OFF = CropFlip(pad=0, flip=False)
-
-
-def _load(kind, folder):
-  """The same six photographs in memory or as PNG files."""
-  if kind == 'array':
-    labels = np.arange(6, dtype=np.int32)
-    return ArraySource(_PHOTOS, labels, tuple('abcdef'), 'photos')
-  (folder / 'test').mkdir()
-  for photo, name in zip(_PHOTOS, 'abcdef', strict=True):
-    real_images.save(photo, folder / 'train' / name / '0.png')
-  return load_source('folder', split='train', data_dir=str(folder))
+_ALL = Augmentation(
+  crop=InceptionCrop(), mixing=Mixing(mixup=1.0), randaugment=RandAugment(layers=1)
+)
 
 
-@pytest.mark.parametrize('kind', ['array', 'folder'])
-def test_plain_pipeline_repeats_each_record(tmp_path, kind):
-  """Each record comes n = 4 times in a row, every one once per epoch, in another order."""
-  batches = input_benchmark.plain_batches(
-    _load(kind, tmp_path), augmult=4, batch_size=8, augmentation=_OFF, image_size=12
+def _imagenet():
+  return load_source('imagenet2012', split='validation', data_dir=shared_data.tfds_dir())
+
+
+@pytest.mark.parametrize('kind', ['digits', 'imagenet'])
+def test_comparison(kind):
+  """Every pipeline has a speed; ratios lie between their least and greatest, ours has none."""
+  if kind == 'digits':
+    source, augmentation = load_source('digits', split='train'), Augmentation(CropFlip(pad=1))
+  else:
+    source, augmentation = _imagenet(), Augmentation(InceptionCrop())
+  table = input_benchmark.compare(
+    source,
+    augmult=2,
+    batch_size=8,
+    augmentation=augmentation,
+    read_options=ReadOptions(image_size=16),
+    seconds=0.03,
   )
-  taken = [next(batches) for _ in range(9)]  # 72 samples, 18 records, 3 epochs
-  images, labels = (np.concatenate([b[key] for b in taken]) for key in ('image', 'label'))
-  np.testing.assert_array_equal(images, _PHOTOS[labels])
-  records = labels.reshape(3, 6, 4)
-  assert np.all(records == records[..., :1])
-  assert np.all(np.sort(records[..., 0], axis=1) == np.arange(6))
-  # Shuffled: the chance that all three of the 720 orders are the stored one is 3e-9.
-  assert np.any(records[..., 0] != np.arange(6))
+  expected = {'ours', 'plain'} | ({'decoding again'} if kind == 'imagenet' else set())
+  assert set(table) == expected
+  for name, speed in table.items():
+    assert speed.images_per_second > 1 and speed.cpu_milliseconds > 0
+    if name == 'ours':
+      assert speed.ratio is None and speed.cpu_ratio is None
+    else:
+      median, least, greatest = speed.ratio
+      assert 0 < least <= median <= greatest and speed.cpu_ratio > 0
 
 
-def test_plain_pipeline_augments_each_copy_anew():
-  """Copies of a record are crops of its padded image, flipped or not, and they differ."""
-  batches = input_benchmark.plain_batches(
-    _load('array', None),
-    augmult=8,
-    batch_size=48,
-    augmentation=CropFlip(pad=1, pad_mode='mirror', flip=True),
-    image_size=0,
-  )
-  batch = next(batches)
-  padded = np.pad(_PHOTOS, ((0, 0), (1, 1), (1, 1), (0, 0)), mode='reflect')
-  kinds = collections.Counter()
-  for copy, label in zip(batch['image'], batch['label'], strict=True):
-    found = [
-      (top, left, flip)
-      for top in range(3)
-      for left in range(3)
-      for flip in (1, -1)
-      if np.array_equal(copy, padded[label, top : top + 12, left : left + 12][:, ::flip])
-    ]
-    assert len(found) == 1
-    kinds[found[0]] += 1
-  assert len(kinds) > 9  # of 18 kinds, 48 draws; fewer than ten have a chance below 1e-6
+def test_copies_as_images_read_the_same():
+  """What 'decoding again' reads are n times the images of the source, in their order."""
+  source = _imagenet()
+  copies = input_benchmark.CopiesAsImages(source, 3)
+  assert copies.num_images == 3 * 64
+  for index in (0, 2, 3, 191):
+    assert copies.read(index) == source.read(index // 3)
+    assert copies.image_name(index) == source.image_name(index // 3)
 
 
-def test_comparison_is_of_positive_speeds():
-  """For each n the row has both speeds, and the ratios lie between their least and greatest."""
-  source = load_source('digits', split='train')
-  rows = input_benchmark.compare(
-    source, augmults=(1, 4), batch_size=32, augmentation=CropFlip(pad=1), seconds=0.03
-  )
-  assert [row['augmult'] for row in rows] == [1, 4]
-  for row in rows:
-    assert row['images_per_second'] > 100
-    assert row['plain_images_per_second'] > 100
-    assert 0 < row['ratio_min'] <= row['ratio'] <= row['ratio_max']
+def test_stages():
+  """Every part of the work has a cost, and mixing and RandAugment only where they are on."""
+  options = dict(augmult=2, batch_size=8, read_options=ReadOptions(image_size=32))
+  parts = input_benchmark.stages(_imagenet(), augmentation=_ALL, **options)
+  always = ['reading', 'decoding', 'crop and resize', 'batching']
+  assert sorted(parts) == sorted([*always, 'mixing', 'RandAugment'])
+  assert all(value > 0 for value in parts.values())
+  parts = input_benchmark.stages(_imagenet(), augmentation=Augmentation(InceptionCrop()), **options)
+  assert sorted(parts) == sorted(always)
+
+
+def test_peak_memory_is_that_of_the_process():
+  """Touching 64 MiB more than ever before raises the peak by about that."""
+  before = input_benchmark.peak_memory_mib()
+  held = [np.ones(2**23) for _ in range(int(before // 64) + 2)]
+  assert input_benchmark.peak_memory_mib() >= len(held) * 64
 
 
 def test_random_images():
