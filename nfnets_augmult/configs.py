@@ -105,9 +105,12 @@ FREE_KEYS = (
 
 
 def from_flat(flat: Mapping[str, Any]) -> ml_collections.ConfigDict:
-  """Returns the config whose leaves by dotted key are `flat`, as in a run's `config.json`."""
+  """Returns the config whose leaves by dotted key are `flat`, as in a run's `config.json`.
+
+  Keys that came into being after the run was started have their defaults.
+  """
   nested: dict[str, Any] = {}
-  for dotted, value in flat.items():
+  for dotted, value in {**flatten(default_config()), **flat}.items():
     *groups, key = dotted.split('.')
     node = nested
     for group in groups:

@@ -18,8 +18,8 @@ on one accelerator a run of 512 epochs takes 0.7 hours, so 25 hours per learning
 
     --config=experiments/figures/fig12_dropout_masks.py:n=4,small
 
-asks the same of a narrow network (WRN-10-2) and the first 5,000 training images for 20 epochs: four
-to ten minutes a run on two CPU cores.
+asks the same of a narrow network (WRN-10-2) and the handwritten digits, which need no download, for
+40 epochs: about a minute a run on two CPU cores.
 """
 
 from nfnets_augmult.configs import default_config
@@ -45,8 +45,11 @@ def get_config(arguments: str = 'n=1'):
   config.evaluation.every_epochs = 16.0
   for argument in arguments.split(','):
     if argument == 'small':
-      config.dataset.train_split = 'train[:5000]'
-      config.total_epochs = 20.0
+      config.dataset.name = 'digits'
+      config.total_epochs = 40.0
+      config.augmentation.pad = 1  # one pixel in eight, as 4 in 32
+      config.augmentation.pad_mode = 'constant'
+      config.augmentation.flip = False  # a mirrored digit is another sign
       config.model.name = 'wrn_10_2'
       config.evaluation.every_epochs = 5.0
     elif argument.startswith('n=') and argument[2:].isdigit():
