@@ -42,7 +42,7 @@ from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
 _MINIBATCH_BLOCKS = 8
 _SECONDS_BETWEEN_REPORTS = 5.0
 _AGGREGATE_NAMES = {
-  'layer_mean': 'mean over the parameters of a layer, then over layers (the paper)',
+  'layer_mean': "mean over layers of the parameters' mean (the paper)",
   'total': 'total over all parameters',
 }
 

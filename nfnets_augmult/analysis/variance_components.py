@@ -26,6 +26,7 @@ AGGREGATES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
   'layer_mean': lambda by_layer, sizes: (by_layer / sizes).mean(axis=-1),
 }
 _CONFIDENCE = 0.95
+_MANY_COPIES = 10**9
 
 
 class Estimate(NamedTuple):
@@ -105,7 +106,7 @@ class Components:
   def _terms(
     self, image: float, augmentation: float, unique_images: int, augmult: int
   ) -> tuple[float, float]:
-    finite_population = 1 - unique_images / self.num_images
+    finite_population = max(0.0, 1 - unique_images / self.num_images)
     return finite_population * image / unique_images, augmentation / (unique_images * augmult)
 
 
@@ -197,15 +198,17 @@ def advice(
   share = components.augmentation_share()
   sentences = [
     "Of the variance of one sample's gradient, augmentation makes "
-    f'{share.value:.0%} (95 % interval {share.low:.0%} to {share.high:.0%}), and the choice of '
+    f'{share.value:.1%} (95 % interval {share.low:.1%} to {share.high:.1%}), and the choice of '
     'images the rest.'
   ]
   growing = components.ratio((unique_images, augmult), (unique_images, 1)).value
   images = components.ratio((augmult * unique_images, 1), (unique_images, 1)).value
+  without_augmentation = components.ratio((unique_images, _MANY_COPIES), (unique_images, 1)).value
   sentences.append(
-    f'Growing batch of {unique_images:,} images: n = {augmult} removes {1 - growing:.0%} of the '
-    f'variance of the mini-batch gradient, and no n can remove more than about {share.value:.0%}. '
-    f'The same compute spent on {augmult} times as many images would remove {1 - images:.0%}.'
+    f'Growing batch of {unique_images:,} images: n = {augmult} removes {1 - growing:.1%} of the '
+    'variance of the mini-batch gradient, and no n can remove more than '
+    f'{1 - without_augmentation:.1%}. '
+    f'The same compute spent on {augmult} times as many images would remove {1 - images:.1%}.'
   )
   if batch_size % augmult == 0:
     factor = components.ratio((batch_size // augmult, augmult), (batch_size, 1))

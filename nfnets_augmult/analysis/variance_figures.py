@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from nfnets_augmult.analysis.variance_components import Batches, Estimate
 
@@ -14,8 +15,9 @@ _TITLES = {
   'fixed': 'fixed batch, B = {size} samples, U = {size} / n',
 }
 _STYLES = {
-  'growing': {'color': 'C0', 'marker': 'o'},
-  'fixed': {'color': 'C3', 'marker': 's'},
+  # Open and in front: at n = 1 both schemes have one and the same batch.
+  'growing': {'color': 'C0', 'marker': 'o', 'mfc': 'white', 'ms': 8, 'zorder': 4},
+  'fixed': {'color': 'C3', 'marker': 's', 'ms': 5, 'zorder': 3},
 }
 
 
@@ -38,6 +40,8 @@ def draw_parts(rows: Sequence[Batches], *, title: str) -> Figure:
   schemes = [scheme for scheme in _TITLES if any(row.scheme == scheme for row in rows)]
   for axes, scheme in zip(figure.subplots(1, len(schemes), squeeze=False)[0], schemes, strict=True):
     _draw_bars(axes, [row for row in rows if row.scheme == scheme])
+  handles, labels = axes.get_legend_handles_labels()
+  figure.legend(handles, labels, loc='outside lower center', ncols=2, fontsize=8)
   figure.suptitle(title, fontsize=10)
   return figure
 
@@ -68,7 +72,6 @@ def _draw_bars(axes: Axes, rows: Sequence[Batches]) -> None:
     ),
     fontsize=9,
   )
-  axes.legend(fontsize=8, loc='upper left' if first.scheme == 'fixed' else 'lower right')
 
 
 def draw_figure_9(
@@ -94,7 +97,6 @@ def draw_figure_9(
         [m.variance.value for m in points],
         yerr=np.array([_error(m.variance) for m in points]).T,
         capsize=3,
-        ms=5,
         ls='',
         label=f'{scheme} batch, measured',
         **style,
@@ -106,20 +108,25 @@ def draw_figure_9(
         ls='--',
         lw=1.2,
         color=style['color'],
-        label='from its two parts',
+        label=f'{scheme} batch, from its two parts',
       )
-    axes.set_xscale('log', base=2)
-    axes.set_yscale('log')
-    ticks = sorted({m.augmult for m in measured})
-    axes.set_xticks(ticks, [str(n) for n in ticks])
-    axes.minorticks_off()
-    axes.set_xlabel('augmentation multiplicity n')
-    axes.set_ylabel('variance between mini-batch gradients')
+    _label_axes(axes, sorted({m.augmult for m in measured}))
     axes.set_title(name, fontsize=9)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
   figure.suptitle(title, fontsize=10)
   return figure
+
+
+def _label_axes(axes: Axes, augmults: Sequence[int]) -> None:
+  axes.set_xscale('log', base=2)
+  axes.set_yscale('log')
+  axes.set_xticks(augmults, [str(n) for n in augmults])
+  axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+  axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f'{value:g}'))
+  axes.yaxis.set_minor_locator(NullLocator())
+  axes.set_xlabel('augmentation multiplicity n')
+  axes.set_ylabel('variance between mini-batch gradients')
+  axes.grid(alpha=0.3)
+  axes.legend(fontsize=8)
 
 
 def _error(estimate: Estimate) -> tuple[float, float]:

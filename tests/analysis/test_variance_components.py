@@ -48,7 +48,7 @@ def test_all_images_leave_only_augmentation():
 
 
 def test_the_sentences_have_the_numbers():
-  """Share 25 %; n = 4 removes 1 - 32.5 / 40 = 19 %; fixed batch 130 / 40 = 3.25."""
+  """Share 25 %; n = 4 removes 1 - 32.5 / 40 = 18.75 %; fixed batch 130 / 40 = 3.25."""
   text = ' '.join(variance_components.advice(COMPONENTS, unique_images=64, batch_size=64))
-  for number in ('makes 25%', 'n = 4 removes 19%', 'would remove 75%', 'divided by 3.25'):
+  for number in ('makes 25.0%', 'n = 4 removes 18.8%', 'would remove 75.0%', 'divided by 3.25'):
     assert number in text
