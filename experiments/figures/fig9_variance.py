@@ -13,7 +13,7 @@ which `--draw_only` draws the pictures again.
 
 Expected: at a growing batch the variance does not depend strongly on n; at a fixed batch it grows
 with n. The paper states no numbers besides its curves.
-Runs: one. Cost: 38,000 samples, forwards and backwards; an estimate: a few minutes on one
+Runs: one. Cost: 37,000 samples, forwards and backwards; an estimate: a few minutes on one
 accelerator, and about 20 minutes on two CPU cores.
 
 A layer is a Haiku module, which the paper does not define. The SkipInit gains are modules of one

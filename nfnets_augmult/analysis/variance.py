@@ -15,6 +15,7 @@ Figure 9, and leaves `fig9.png`. `--draw_only` makes tables and pictures anew fr
 A program, though it lies in this room: it may import everything, and nothing may import it.
 """
 
+import dataclasses
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,26 +28,18 @@ import jax
 import ml_collections
 import numpy as np
 from absl import flags, logging
-from matplotlib.figure import Figure
 
 from nfnets_augmult import assembly, configs
-from nfnets_augmult.analysis import gradient_variance, variance_components, variance_figures
+from nfnets_augmult.analysis import gradient_variance, variance_report
 from nfnets_augmult.data.multiplicity import Multiplicity
 from nfnets_augmult.data.sources import BadImageError, Source
 from nfnets_augmult.ops import addressed_random
-from nfnets_augmult.ops.atomic_file import write_atomically
 from nfnets_augmult.training import records
 from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
 
 # Blocks of mini-batches; from how much their variances differ follow the intervals.
 _MINIBATCH_BLOCKS = 8
 _SECONDS_BETWEEN_REPORTS = 5.0
-_AGGREGATE_NAMES = {
-  'layer_mean': "mean over layers of the parameters' mean (the paper)",
-  'total': 'total over all parameters',
-}
-
-Raw = dict[str, Any]
 
 
 def measure(
@@ -59,7 +52,7 @@ def measure(
   copies: int = 4,
   augmults: Sequence[int] = (1, 2, 4, 8, 16),
   minibatches: int = 0,
-) -> Raw:
+) -> variance_report.Raw:
   """Returns the raw numbers of `variance.json`: settings, and variances by block and layer.
 
   Args:
@@ -87,88 +80,38 @@ def measure(
       f'--blocks={blocks} times --images_per_block={images_per_block} are more than the '
       f'{num_images} images of {data.train.description}; lower one of them'
     )
-  plan = assembly.make_plan(config, num_images)
-  network = assembly.make_network(config, data)
-  assembly.check_images_fit(config, data, network)
-  params, step = _load_params(config, network, workdir, checkpoint)
-  gradient = gradient_variance.make_gradient(
-    network.classifier,
-    label_smoothing=config.label_smoothing,
-    dropout_masks=config.dropout_masks,
-  )
+  sizes = assembly.make_plan(config, num_images).multiplicity
+  subject, step = _load_subject(config, data, workdir, checkpoint)
   start = time.monotonic()
   seed = _seed(config, 'gradient variance')
   image, augmentation, squared_norm = gradient_variance.image_and_augmentation_variance(
-    gradient,
-    params,
-    _batches(config, data.train, seed, unique=images_per_block, augmult=copies, count=blocks),
+    subject.gradient,
+    subject.params,
+    subject.batches(seed, unique_images=images_per_block, augmult=copies, count=blocks),
     copies=copies,
     key=jax.random.PRNGKey(seed),
   )
-  sizes = {
-    'unique_images_per_batch': plan.multiplicity.unique_images_per_batch,
-    'batch_size': plan.multiplicity.batch_size,
-  }
-  measured = []
-  if minibatches:
-    compared = variance_components.batches_to_compare(
-      augmults, unique_images=sizes['unique_images_per_batch'], batch_size=sizes['batch_size']
-    )
-    for unique, n in dict.fromkeys((unique, n) for _, n, unique in compared):
-      seed = _seed(config, f'mini-batches of {unique} images with {n} copies')
-      by_block = gradient_variance.minibatch_gradient_variance(
-        gradient,
-        params,
-        _batches(config, data.train, seed, unique=unique, augmult=n, count=minibatches),
-        batches_per_block=minibatches // _MINIBATCH_BLOCKS,
-        key=jax.random.PRNGKey(seed),
-      )
-      measured.append({'unique_images': unique, 'augmult': n, 'variance': by_block.tolist()})
-  return {
+  raw = {
     'config': configs.flatten(config),
     'checkpoint': checkpoint,
     'step': step,
     'num_images': num_images,
-    **sizes,
+    'unique_images_per_batch': sizes.unique_images_per_batch,
+    'batch_size': sizes.batch_size,
     'augmults': list(augmults),
     'images_per_block': images_per_block,
     'copies': copies,
-    'layers': gradient_variance.layer_names(params),
-    'layer_sizes': gradient_variance.layer_sizes(params).tolist(),
+    'layers': gradient_variance.layer_names(subject.params),
+    'layer_sizes': gradient_variance.layer_sizes(subject.params).tolist(),
     'image': image.tolist(),
     'augmentation': augmentation.tolist(),
     'squared_norm_of_mean_gradient': squared_norm,
-    'minibatches': measured,
-    'seconds': time.monotonic() - start,
+    'minibatches': [],
     'versions': records.versions(),
   }
-
-
-def summarize(raw: Raw) -> dict[str, Any]:
-  """Returns the estimates, tables and advice that follow from the raw numbers, as JSON values."""
-  total = _components(raw, 'total')
-  return {
-    'augmentation_share': list(total.augmentation_share()),
-    'squared_gradient_norm': _squared_gradient_norm(raw, total),
-    'table': {
-      name: variance_components.to_json(_table(raw, name))
-      for name in variance_components.AGGREGATES
-    },
-    'advice': _advice(raw),
-  }
-
-
-def draw(raw: Raw) -> dict[str, Figure]:
-  """Returns the pictures that the raw numbers allow, by file name."""
-  where = 'at initialization' if raw['step'] == 0 else f'after {raw["step"]:,} steps'
-  title = f'{raw["config"]["model.name"]} on {raw["config"]["dataset.name"]}, {where}'
-  figures = {'variance.png': variance_figures.draw_parts(_table(raw, 'total'), title=title)}
-  if raw['minibatches']:
-    panels = [
-      (label, _measured(raw, name), _table(raw, name)) for name, label in _AGGREGATE_NAMES.items()
-    ]
-    figures['fig9.png'] = variance_figures.draw_figure_9(panels, title=title)
-  return figures
+  if minibatches:
+    raw['minibatches'] = _measure_minibatches(subject, variance_report.compared(raw), minibatches)
+  return {**raw, 'seconds': time.monotonic() - start}
 
 
 def _check_numbers(
@@ -204,124 +147,68 @@ def _seed(config: ml_collections.ConfigDict, purpose: str) -> int:
   return int(addressed_random.key_for(config.seed, purpose)[0][0])
 
 
-def _batches(
-  config: ml_collections.ConfigDict,
-  source: Source,
-  seed: int,
-  *,
-  unique: int,
-  augmult: int,
-  count: int,
-) -> Iterator[dict[str, np.ndarray]]:
-  """Training batches of `unique` images with `augmult` copies each; reports how far it is."""
-  multiplicity = Multiplicity(source.num_images, unique, augmult, seed)
-  batches: Iterable[Any] = assembly.train_batches(
-    config, source, multiplicity, start_step=0, stop_step=count, hosts=(0, 1)
+@dataclasses.dataclass(frozen=True)
+class _Subject:
+  """What is measured: a gradient, where it is taken, and of which images."""
+
+  config: ml_collections.ConfigDict
+  source: Source
+  gradient: gradient_variance.Gradient
+  params: Any
+
+  def batches(
+    self, seed: int, *, unique_images: int, augmult: int, count: int
+  ) -> Iterator[dict[str, np.ndarray]]:
+    """Yields training batches of one epoch, and reports now and then how far it is."""
+    multiplicity = Multiplicity(self.source.num_images, unique_images, augmult, seed)
+    reported = time.monotonic()
+    for number, batch in enumerate(
+      assembly.train_batches(
+        self.config, self.source, multiplicity, start_step=0, stop_step=count, hosts=(0, 1)
+      )
+    ):
+      if not batch['mask'].all():
+        raise BadImageError('every image must decode here: remove those that do not')
+      yield batch
+      if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS or number + 1 == count:
+        reported = time.monotonic()
+        done = f'batch {number + 1} of {count}'
+        logging.info('%d images x %d copies: %s', unique_images, augmult, done)
+
+
+def _load_subject(
+  config: ml_collections.ConfigDict, data: assembly.Data, workdir: str, checkpoint: str
+) -> tuple[_Subject, int]:
+  """The subject at a checkpoint, and the step of it."""
+  network = assembly.make_network(config, data)
+  assembly.check_images_fit(config, data, network)
+  params, step = _load_params(config, network, workdir, checkpoint)
+  gradient = gradient_variance.make_gradient(
+    network.classifier,
+    label_smoothing=config.label_smoothing,
+    dropout_masks=config.dropout_masks,
   )
-  reported = time.monotonic()
-  for number, batch in enumerate(batches):
-    if not batch['mask'].all():
-      raise BadImageError('every image must decode here: remove those that do not')
-    yield batch
-    if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS or number + 1 == count:
-      reported = time.monotonic()
-      logging.info('%d images x %d copies: batch %d of %d', unique, augmult, number + 1, count)
+  return _Subject(config, data.train, gradient, params), step
 
 
-def _components(raw: Raw, aggregate: str) -> variance_components.Components:
-  """The two parts as one number for each block."""
-  combine = variance_components.AGGREGATES[aggregate]
-  sizes = np.array(raw['layer_sizes'])
-  image, augmentation = (combine(np.array(raw[key]), sizes) for key in ('image', 'augmentation'))
-  return variance_components.Components(image, augmentation, raw['num_images'])
-
-
-def _table(raw: Raw, aggregate: str) -> list[variance_components.Batches]:
-  return variance_components.table(
-    _components(raw, aggregate),
-    raw['augmults'],
-    unique_images=raw['unique_images_per_batch'],
-    batch_size=raw['batch_size'],
-  )
-
-
-def _advice(raw: Raw) -> list[str]:
-  return variance_components.advice(
-    _components(raw, 'total'),
-    unique_images=raw['unique_images_per_batch'],
-    batch_size=raw['batch_size'],
-    augmult=next((n for n in sorted(raw['augmults']) if n >= 4), 4),
-  )
-
-
-def _measured(raw: Raw, aggregate: str) -> list[variance_figures.Measured]:
-  """The measured variances of mini-batches, for each scheme and n."""
-  combine = variance_components.AGGREGATES[aggregate]
-  by_batch = {
-    (row['unique_images'], row['augmult']): variance_components.jackknife(
-      float, combine(np.array(row['variance']), np.array(raw['layer_sizes']))
+def _measure_minibatches(
+  subject: _Subject, compared: Iterable[tuple[str, int, int]], count: int
+) -> list[dict[str, Any]]:
+  """The variance between `count` mini-batches of each kind, by block and layer."""
+  measured = []
+  # At n = 1 both schemes may have one and the same batch.
+  for unique_images, n in dict.fromkeys((unique_images, n) for _, n, unique_images in compared):
+    batch = {'unique_images': unique_images, 'augmult': n}
+    seed = _seed(subject.config, f'mini-batches of {unique_images} images with {n} copies')
+    by_block = gradient_variance.minibatch_gradient_variance(
+      subject.gradient,
+      subject.params,
+      subject.batches(seed, **batch, count=count),
+      batches_per_block=count // _MINIBATCH_BLOCKS,
+      key=jax.random.PRNGKey(seed),
     )
-    for row in raw['minibatches']
-  }
-  compared = variance_components.batches_to_compare(
-    raw['augmults'], unique_images=raw['unique_images_per_batch'], batch_size=raw['batch_size']
-  )
-  return [
-    variance_figures.Measured(scheme, n, by_batch[unique, n]) for scheme, n, unique in compared
-  ]
-
-
-def _squared_gradient_norm(raw: Raw, total: variance_components.Components) -> float:
-  """An unbiased estimate: that of the mean gradient without the variance of this mean."""
-  images = len(raw['image']) * raw['images_per_block']
-  variance = total.minibatch(unique_images=images, augmult=raw['copies']).value
-  return raw['squared_norm_of_mean_gradient'] - variance
-
-
-def _print(raw: Raw) -> None:
-  total = _components(raw, 'total')
-  squared_norm = _squared_gradient_norm(raw, total)
-  one_sample = total.estimate(lambda image, augmentation: image + augmentation)
-  images = len(raw['image']) * raw['images_per_block']
-  print(
-    f'{raw["config"]["model.name"]} on {raw["config"]["dataset.name"]}, step {raw["step"]:,}; '
-    f'{images:,} of {raw["num_images"]:,} training images with {raw["copies"]} copies each'
-  )
-  print(
-    f"Variance of one sample's gradient, total over parameters: {one_sample.value:.4g} "
-    f'({one_sample.low:.4g} to {one_sample.high:.4g}); squared norm of the gradient: '
-    f'{squared_norm:.4g}'
-  )
-  print(variance_components.format_table(_table(raw, 'total')))
-  for sentence in _advice(raw):
-    print(f'* {sentence}')
-  if raw['config']['model.dropout_rate'] or 'model.stochastic_depth_rate' in raw['config']:
-    print('* The network draws at random itself; that noise counts as augmentation here.')
-
-
-def write(workdir: str, raw: Raw) -> None:
-  """Writes `variance.json` and the pictures into a work directory, each file atomically."""
-  path = os.path.join(workdir, 'variance.json')
-  records.write_json(path, {'raw': raw, 'results': summarize(raw)})
-  written = [path]
-  for name, figure in draw(raw).items():
-    written.append(os.path.join(workdir, name))
-    write_atomically(
-      written[-1], lambda file, figure=figure: figure.savefig(file, format='png', dpi=150)
-    )
-  print(f'wrote {", ".join(written)}')
-
-
-def read_raw(workdir: str) -> Raw:
-  """Returns the raw numbers that `write` left in a work directory.
-
-  Raises:
-    ValueError: there are none.
-  """
-  found = records.read_json(os.path.join(workdir, 'variance.json'))
-  if found is None:
-    raise ValueError(f'--draw_only: there is no variance.json in {workdir}')
-  return found['raw']
+    measured.append({**batch, 'variance': by_block.tolist()})
+  return measured
 
 
 def _config(given: ml_collections.ConfigDict | None, workdir: str, data_dir: str) -> Any:
@@ -340,7 +227,7 @@ def main() -> None:
   args = flags.FLAGS
   try:
     if args.draw_only:
-      raw = read_raw(args.workdir)
+      raw = variance_report.read_raw(args.workdir)
     else:
       raw = measure(
         _config(args.config, args.workdir, args.data_dir),
@@ -353,8 +240,8 @@ def main() -> None:
         minibatches=args.minibatches,
       )
     os.makedirs(args.workdir, exist_ok=True)
-    _print(raw)
-    write(args.workdir, raw)
+    variance_report.print_report(raw)
+    variance_report.write(args.workdir, raw)
   except (ValueError, CheckpointError, OSError) as error:
     front_door.fail(str(error))
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nfnets_augmult import assembly, configs
-from nfnets_augmult.analysis import variance
+from nfnets_augmult.analysis import variance, variance_report
 from nfnets_augmult.training import records
 from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
 
@@ -42,8 +42,8 @@ def raw():
 def test_prediction_and_measurement_agree(raw):
   """Two independent ways to the variance of a mini-batch, for both aggregates."""
   for aggregate in ('total', 'layer_mean'):
-    measured = variance._measured(raw, aggregate)
-    table = variance._table(raw, aggregate)
+    measured = variance_report.measured(raw, aggregate)
+    table = variance_report.table(raw, aggregate)
     assert [(m.scheme, m.augmult) for m in measured] == [(t.scheme, t.augmult) for t in table]
     for point, row in zip(measured, table, strict=True):
       assert row.variance.low < point.variance.high
@@ -53,7 +53,9 @@ def test_prediction_and_measurement_agree(raw):
 
 def test_the_papers_finding(raw):
   """Figure 9: at a fixed batch the variance grows with n; at a growing batch it hardly changes."""
-  found = {(m.scheme, m.augmult): m.variance.value for m in variance._measured(raw, 'layer_mean')}
+  found = {
+    (m.scheme, m.augmult): m.variance.value for m in variance_report.measured(raw, 'layer_mean')
+  }
   assert found['fixed', 4] > 2 * found['fixed', 1]
   assert found['fixed', 1] == found['growing', 1]  # one and the same batch
   assert 0.5 < found['growing', 4] / found['growing', 1] < 1.5
@@ -64,12 +66,12 @@ def test_without_augmentation_its_part_is_zero():
   config = _config(pad=0)
   arguments = {'checkpoint': 'initialization', 'blocks': 2, 'images_per_block': 4, 'copies': 2}
   plain = variance.measure(config, '', **arguments)
-  total = variance._components(plain, 'total')
+  total = variance_report.components(plain, 'total')
   assert total.augmentation_share().value < 1e-9
   assert total.image.mean() > 0
   config.model.dropout_rate = 0.4
   dropout = variance.measure(config, '', **arguments)
-  assert variance._components(dropout, 'total').augmentation_share().value > 0.01
+  assert variance_report.components(dropout, 'total').augmentation_share().value > 0.01
 
 
 def test_of_a_run_with_its_own_config_and_drawn_again(tmp_path):
@@ -90,7 +92,7 @@ def test_of_a_run_with_its_own_config_and_drawn_again(tmp_path):
   found = json.loads((tmp_path / 'variance.json').read_text())
   assert np.shape(found['raw']['image']) == (2, len(found['raw']['layers']))
   (tmp_path / 'variance.png').unlink()
-  variance.write(str(tmp_path), variance.read_raw(str(tmp_path)))
+  variance_report.write(str(tmp_path), variance_report.read_raw(str(tmp_path)))
   assert json.loads((tmp_path / 'variance.json').read_text()) == found
   assert (tmp_path / 'variance.png').read_bytes().startswith(b'\x89PNG')
 
