@@ -35,6 +35,7 @@ setuptools.setup(
     'orbax-checkpoint',
     'safetensors',
     'scikit-learn',
+    'scipy',
     'tensorboard',
     'tensorflow',
     'tensorflow-datasets',

@@ -210,6 +210,7 @@ def make_train_step(
     schedule=schedule,
     ema_decay=config.ema_decay,
     label_smoothing=config.label_smoothing,
+    dropout_masks=config.dropout_masks,
     sharpness=_sharpness(config, plan),
   )
   return train_step, _key(config, 'steps')
@@ -343,6 +344,12 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise ValueError(
       f'sam.rho={config.sam.rho} must not be negative, and sam.ascent_fraction='
       f'{config.sam.ascent_fraction} must be in (0, 1]'
+    )
+  if config.dropout_masks < 1 or (config.dropout_masks > 1 and not config.model.dropout_rate):
+    raise ValueError(
+      f'dropout_masks={config.dropout_masks} must be at least 1, and above 1 it needs dropout to '
+      f'average over: set model.dropout_rate={config.model.dropout_rate} as well, to 0.4 in the '
+      'paper'
     )
   if config.log_every_steps < 1:
     raise ValueError(f'log_every_steps={config.log_every_steps} must be at least 1')

@@ -68,6 +68,9 @@ def default_config() -> ml_collections.ConfigDict:
   config.model = ml_collections.ConfigDict()
   config.model.name = 'wrn_16_4'
   config.model.dropout_rate = ml_collections.config_dict.placeholder(float)  # None: the model's own
+  # Over how many dropout masks the loss of each sample is averaged (Appendix D). It changes neither
+  # batch size nor epochs nor temperature; augmentation and everything below the dropout are shared.
+  config.dropout_masks = 1
   # Parameters to start from: a .npz, a released NFNet file, or the work directory of another run. A
   # classifier for another number of classes starts anew.
   config.init_from = ''
@@ -129,9 +132,12 @@ FREE_KEYS = (
 
 
 def from_flat(flat: Mapping[str, Any]) -> ml_collections.ConfigDict:
-  """Returns the config whose leaves by dotted key are `flat`, as in a run's `config.json`."""
+  """Returns the config whose leaves by dotted key are `flat`, as in a run's `config.json`.
+
+  Keys that came into being after the run was started have their defaults.
+  """
   nested: dict[str, Any] = {}
-  for dotted, value in flat.items():
+  for dotted, value in {**flatten(default_config()), **flat}.items():
     *groups, key = dotted.split('.')
     node = nested
     for group in groups:

@@ -193,11 +193,17 @@ def _print_plan(run: Run) -> None:
       'model',
       f'{run.config.model.name}, {num_params(params):,} parameters, {run.config.compute_dtype}',
     ),
+    *_rows_of_dropout(run.config.dropout_masks),
     ('devices', f'{plan.device_count} x {kind}, {plan.host_count} host(s)'),
     ('work directory', run.workdir),
   ]
   width = max(len(name) for name, _ in rows)
   print('\n'.join(f'  {name:{width}}  {value}' for name, value in rows), flush=True)
+
+
+def _rows_of_dropout(masks: int) -> list[tuple[str, str]]:
+  """What to print of an average over dropout masks; nothing for ordinary dropout."""
+  return [('dropout masks', f'{masks} per sample, loss averaged over them')] if masks > 1 else []
 
 
 def _describe_run(run: Run) -> None:

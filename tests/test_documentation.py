@@ -19,6 +19,10 @@ FLAGS = {
   'evaluate': {'workdir', 'split', 'checkpoint', 'data_dir', 'batch_size', 'output'},
   'export': {'workdir', 'params', 'output'},
   'models.table': set(),
+  'analysis.variance': {
+    *('config', 'workdir', 'checkpoint', 'data_dir', 'draw_only'),
+    *('blocks', 'images_per_block', 'copies', 'augmults', 'minibatches'),
+  },
   'benchmark': {
     *('config', 'augmult', 'batch_size', 'seconds'),
     *('model', 'image_size', 'batch', 'num_classes', 'bfloat16', 'sam', 'ascent_fraction'),

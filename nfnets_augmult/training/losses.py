@@ -1,6 +1,7 @@
 """Losses of single samples, and their mean over all copies of all images (equation 2)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +45,28 @@ def main_label(batch: Mapping[str, jax.Array]) -> jax.Array:
   if 'mix_weight' not in batch:
     return batch['label']
   return jnp.where(batch['mix_weight'] >= 0.5, batch['label'], batch['partner_label'])
+
+
+def mean_over_masks(function: Callable[[jax.Array], Any], key: jax.Array, *, num_masks: int) -> Any:
+  """Returns the mean of `function` over `num_masks` keys, for one mask `function(key)` itself.
+
+  A gradient taken through it is the mean of the gradients under `num_masks` dropout masks. What in
+  `function` does not depend on its key is computed once: with dropout before the classifier alone,
+  that is the whole network below it, forwards and backwards. A network that is random deeper down,
+  as with stochastic depth, is evaluated once per key from there on.
+
+  Args:
+    function: from a key to a tree of float arrays.
+    key: everything random follows from it.
+    num_masks: n of the paper's dropout experiment, at least 1.
+
+  Source: the paper, Appendix D; Wei et al. 2020 (arXiv:2002.12915).
+  """
+  if num_masks == 1:
+    return function(key)
+  # vmap gives a leading axis only to what depends on the key.
+  values = jax.vmap(function)(jax.random.split(key, num_masks))
+  return jax.tree.map(lambda value: jnp.mean(value, axis=0), values)
 
 
 def masked_mean(values: jax.Array, mask: jax.Array, *, axis_name: str) -> jax.Array:

@@ -86,6 +86,7 @@ def make_train_step(
   schedule: Schedule,
   ema_decay: float,
   label_smoothing: float = 0.0,
+  dropout_masks: int = 1,
   sharpness: Callable[[sam.ValueAndGrad], sam.ValueAndGrad] | None = None,
   axis_name: str = AXIS_NAME,
 ) -> Callable[[TrainState, dict[str, jax.Array], jax.Array], tuple[TrainState, Metrics]]:
@@ -104,25 +105,32 @@ def make_train_step(
     schedule: learning rate.
     ema_decay: of the average of the parameters, in `[0, 1)`.
     label_smoothing: see `losses.cross_entropy`.
+    dropout_masks: over how many independent draws of the network's own randomness, dropout, the
+      loss of each sample is averaged; 1 is ordinary dropout. See `losses.mean_over_masks`.
     sharpness: from the plain gradient to a sharpness-aware one, see `sam.sharpness_aware`; loss and
       accuracy are then those at the perturbed parameters. None for the plain gradient.
     axis_name: of the devices.
 
   Raises:
-    ValueError: `ema_decay` or `label_smoothing` is out of range.
+    ValueError: `ema_decay`, `label_smoothing` or `dropout_masks` is out of range.
   """
   if not 0 <= label_smoothing < 1:
     raise ValueError(f'label_smoothing={label_smoothing} must be in [0, 1)')
+  if dropout_masks < 1:
+    raise ValueError(f'dropout_masks={dropout_masks} must be at least 1')
   update = make_update(optimizer=optimizer, schedule=schedule, ema_decay=ema_decay)
 
   def loss_fn(
     params: Any, batch: dict[str, jax.Array], key: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
-    logits = classifier(params, key, batch['image'], is_training=True)
-    labels = losses.mixed_labels(batch, logits.shape[-1])
-    per_copy = losses.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-    loss = losses.masked_mean(per_copy, batch['mask'], axis_name=axis_name)
-    return loss, losses.in_top_k(logits, losses.main_label(batch), 1).astype(jnp.float32)
+    def under_one_mask(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+      logits = classifier(params, key, batch['image'], is_training=True)
+      labels = losses.mixed_labels(batch, logits.shape[-1])
+      per_copy = losses.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+      return per_copy, losses.in_top_k(logits, losses.main_label(batch), 1).astype(jnp.float32)
+
+    per_copy, correct = losses.mean_over_masks(under_one_mask, key, num_masks=dropout_masks)
+    return losses.masked_mean(per_copy, batch['mask'], axis_name=axis_name), correct
 
   value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
   if sharpness is not None:

@@ -30,6 +30,7 @@ def make(
   ema_decay=0.9,
   sharpness=None,
   clipping=0.0,
+  dropout_masks=1,
 ):
   """Returns (train_step, evaluation_step, initial state) of one device."""
   net = network(dropout_rate)
@@ -44,6 +45,7 @@ def make(
     schedule=schedules.constant(learning_rate, total_steps=10),
     ema_decay=ema_decay,
     sharpness=sharpness,
+    dropout_masks=dropout_masks,
   )
   evaluation_step = step_lib.make_evaluation_step(classifier=classifier)
   return train_step, evaluation_step, state_lib.initial_state(params, optimizer)

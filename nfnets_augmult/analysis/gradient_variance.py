@@ -1,0 +1,244 @@
+"""How much the gradient varies, from sums over gradients that are never all held at once.
+
+Variances are taken for every parameter and added up over the parameters of each layer, where a
+layer is a Haiku module, the first of the two levels of a tree of parameters. They are of the
+gradient of the training loss without L2, SAM or clipping. `variance_components.py` makes estimates,
+intervals and predictions of them.
+"""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nfnets_augmult.training import losses
+from nfnets_augmult.training.step import Classifier
+
+# From params, images uint8 [B, H, W, C], labels int32 [B] and a key to a tree like params.
+Gradient = Callable[[Any, jax.Array, jax.Array, jax.Array], Any]
+Batch = dict[str, np.ndarray]
+
+
+class Running(NamedTuple):
+  """Count, mean and spread of the gradients so far; two trees of memory, whatever the count.
+
+  Updating the mean (Welford 1962) loses no digits where gradients differ little, and the spread of
+  equal gradients is exactly zero.
+
+  Attributes:
+    count: float32 scalar.
+    mean: tree like the parameters.
+    spread: float32 `[L]`, by layer, squared distances to the mean added up.
+  """
+
+  count: jax.Array
+  mean: Any
+  spread: jax.Array
+
+
+class BlockVariance(NamedTuple):
+  """Unbiased estimates from one block of images; see `block_variance`.
+
+  Attributes:
+    image: float32 `[L]`, variance over images of the gradient averaged over all augmentations of
+      an image, with the divisor N - 1. May come out negative where it is small.
+    augmentation: float32 `[L]`, variance over the augmentations of an image, averaged over images.
+    mean: mean gradient of the block, a tree like the parameters.
+  """
+
+  image: jax.Array
+  augmentation: jax.Array
+  mean: Any
+
+
+def layer_names(params: Any) -> list[str]:
+  """Returns the names of the layers in the order of every `[L]` here."""
+  return sorted(params)
+
+
+def layer_sizes(params: Any) -> np.ndarray:
+  """Returns how many parameters each layer has, int64 `[L]`."""
+  return np.array(
+    [sum(np.size(leaf) for leaf in jax.tree.leaves(params[name])) for name in layer_names(params)]
+  )
+
+
+def square_norms(tree: Any) -> jax.Array:
+  """Returns the squared norm of each layer, float32 `[L]`."""
+  return jnp.stack(
+    [
+      sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree[name]))
+      for name in layer_names(tree)
+    ]
+  )
+
+
+def start(params: Any) -> Running:
+  """Returns the sums before the first gradient."""
+  mean = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params)
+  return Running(jnp.zeros(()), mean, jnp.zeros(len(layer_names(params))))
+
+
+def include(running: Running, gradient: Any) -> Running:
+  """Returns the sums with one more gradient."""
+  count = running.count + 1
+  step = jax.tree.map(lambda g, mean: g - mean, gradient, running.mean)
+  mean = jax.tree.map(lambda mean, delta: mean + delta / count, running.mean, step)
+  return Running(count, mean, running.spread + square_norms(step) * (running.count / count))
+
+
+_include = jax.jit(include)
+
+
+def variance(running: Running) -> jax.Array:
+  """Returns the unbiased variance of the gradients, float32 `[L]`; at least two are needed."""
+  return running.spread / (running.count - 1)
+
+
+def make_gradient(
+  classifier: Classifier, *, label_smoothing: float = 0.0, dropout_masks: int = 1
+) -> Gradient:
+  """Returns the gradient of the mean training loss of a batch, without L2.
+
+  The arguments are those of `step.make_train_step`. Dropout is on, so its noise counts.
+  """
+
+  def loss(params: Any, images: jax.Array, labels: jax.Array, key: jax.Array) -> jax.Array:
+    def under_one_mask(key: jax.Array) -> jax.Array:
+      logits = classifier(params, key, images, is_training=True)
+      return losses.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+
+    return jnp.mean(losses.mean_over_masks(under_one_mask, key, num_masks=dropout_masks))
+
+  return jax.grad(loss)
+
+
+def copies_variance(
+  gradient: Gradient, params: Any, images: jax.Array, labels: jax.Array, key: jax.Array
+) -> tuple[Any, jax.Array]:
+  """Returns mean and unbiased variance, `[L]`, of the gradients of the m copies of one image.
+
+  The gradients of the copies are held at once, those of different images never.
+
+  Args:
+    gradient: see `make_gradient`.
+    params: where the gradient is taken.
+    images: uint8 `[m, H, W, C]`, m at least 2.
+    labels: int32 `[m]`.
+    key: of the network's own randomness, which differs from copy to copy.
+  """
+  copies = len(labels)
+  gradients = jax.vmap(gradient, in_axes=(None, 0, 0, 0))(
+    params, images[:, None], labels[:, None], jax.random.split(key, copies)
+  )
+  mean = jax.tree.map(lambda g: jnp.mean(g, axis=0), gradients)
+  deviations = jax.tree.map(lambda g, mean: g - mean, gradients, mean)
+  return mean, square_norms(deviations) / (copies - 1)
+
+
+def block_variance(
+  copies_variance_fn: Callable[..., tuple[Any, jax.Array]],
+  params: Any,
+  images: jax.Array,
+  labels: jax.Array,
+  key: jax.Array,
+) -> BlockVariance:
+  """Splits the variance of the gradient of one sample over k images with m copies each.
+
+  The law of total variance: over images and augmentations together it is `image + augmentation`.
+  With g the gradients, a one-way analysis of variance gives, by layer,
+
+      augmentation = mean over images of [sum over copies of |g - mean of the image|^2 / (m - 1)]
+      image        = sum over images of |mean of the image - mean|^2 / (k - 1)  -  augmentation / m
+
+  where the last term takes out what the finite number of copies adds to the first. Both are
+  unbiased for images drawn at random with or without replacement. Networks draw their dropout masks
+  for each sample anew: their noise counts as augmentation.
+
+  Args:
+    copies_variance_fn: `copies_variance` with its gradient, jitted. The loop over images is in
+      Python, because convolutions inside compiled loops are several times slower on CPUs.
+    params: where the gradient is taken.
+    images: uint8 `[k, m, H, W, C]`, k and m at least 2.
+    labels: int32 `[k, m]`.
+    key: of the network's own randomness.
+  """
+  num_images, copies = labels.shape
+  over_images, augmentation = start(params), 0.0
+  for image, label, key_per_image in zip(
+    images, labels, jax.random.split(key, num_images), strict=True
+  ):
+    mean, over_copies = copies_variance_fn(params, image, label, key_per_image)
+    over_images = _include(over_images, mean)
+    augmentation += over_copies / num_images
+  image = variance(over_images) - augmentation / copies
+  return BlockVariance(image, augmentation, over_images.mean)
+
+
+def image_and_augmentation_variance(
+  gradient: Gradient, params: Any, blocks: Iterable[Batch], *, copies: int, key: jax.Array
+) -> tuple[np.ndarray, np.ndarray, float]:
+  """Returns the two parts of the variance for each of R blocks of images, and the gradient's norm.
+
+  Blocks are independent of each other, or nearly so without replacement from many images; from
+  how much they differ follow confidence intervals.
+
+  Args:
+    gradient: see `make_gradient`.
+    params: where the gradient is taken.
+    blocks: batches of equal size, image by image, each image with `copies` copies.
+    copies: m, at least 2.
+    key: of the network's own randomness.
+
+  Returns:
+    `image` and `augmentation`, float64 `[R, L]`, see `BlockVariance`; and the squared norm of the
+    mean gradient of all blocks, which exceeds that of the full gradient by the variance of a mean.
+  """
+  copies_variance_fn = jax.jit(functools.partial(copies_variance, gradient))
+  mean = start(params)
+  image, augmentation = [], []
+  for number, batch in enumerate(blocks):
+    by_image = (
+      batch[name].reshape(-1, copies, *batch[name].shape[1:]) for name in ('image', 'label')
+    )
+    key_per_block = jax.random.fold_in(key, number)
+    block = block_variance(copies_variance_fn, params, *by_image, key_per_block)
+    mean = _include(mean, block.mean)
+    image.append(np.asarray(block.image, np.float64))
+    augmentation.append(np.asarray(block.augmentation, np.float64))
+  return np.stack(image), np.stack(augmentation), float(jnp.sum(square_norms(mean.mean)))
+
+
+def minibatch_gradient_variance(
+  gradient: Gradient,
+  params: Any,
+  batches: Iterable[Batch],
+  *,
+  batches_per_block: int,
+  key: jax.Array,
+) -> np.ndarray:
+  """Returns the variance between the gradients of mini-batches, measured, as in Figure 9.
+
+  Args:
+    gradient: see `make_gradient`.
+    params: where the gradient is taken.
+    batches: mini-batches of one size; what is left of a last block is not used.
+    batches_per_block: mini-batches between which a variance is taken, at least 2.
+    key: of the network's own randomness.
+
+  Returns:
+    float64 `[R, L]`, for each of R blocks of mini-batches the unbiased variance, by layer.
+  """
+  add = jax.jit(lambda running, *arguments: include(running, gradient(*arguments)))
+  rows = []
+  running = start(params)
+  for number, batch in enumerate(batches):
+    key_per_batch = jax.random.fold_in(key, number)
+    running = add(running, params, batch['image'], batch['label'], key_per_batch)
+    if (number + 1) % batches_per_block == 0:
+      rows.append(np.asarray(variance(running), np.float64))
+      running = start(params)
+  return np.stack(rows)

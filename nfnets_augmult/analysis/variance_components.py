@@ -1,0 +1,230 @@
+"""What the two parts of the gradient's variance say: intervals, predictions, advice.
+
+A mini-batch of U images, drawn without replacement from N, with n augmented copies of each has a
+gradient whose variance about the gradient of the whole training set is
+
+    (1 - U / N) image / U  +  augmentation / (U n)
+
+with the parts of `gradient_variance.BlockVariance`; the first factor is the finite population's. At
+a growing batch, U fixed, n lowers the second term alone; at a fixed batch B = U n it leaves the
+second term as it is and raises the first, as there are fewer images. All here is NumPy, on numbers
+that add up over parameters: the total over all of them, or the paper's mean over layers.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+# How variances [R, L] of L layers with their sizes become one number for each block, by name.
+AGGREGATES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+  'total': lambda by_layer, sizes: by_layer.sum(axis=-1),
+  # Appendix A: over the parameters of a layer, then over layers.
+  'layer_mean': lambda by_layer, sizes: (by_layer / sizes).mean(axis=-1),
+}
+_CONFIDENCE = 0.95
+_MANY_COPIES = 10**9
+
+
+class Estimate(NamedTuple):
+  """A number with the ends of its 95 % confidence interval."""
+
+  value: float
+  low: float
+  high: float
+
+
+def jackknife(
+  statistic: Callable[..., float], *columns: np.ndarray, most: float = math.inf
+) -> Estimate:
+  """Returns `statistic` of the means of `columns`, with an interval from leaving out each block.
+
+  For a linear statistic this is the Student interval of a mean. Blocks are taken as independent,
+  which overstates the interval a little where they use up much of a small data set.
+
+  Args:
+    statistic: smooth function of as many numbers as there are columns.
+    *columns: float `[R]` each, one entry for each block of images, R at least 2.
+    most: the interval is cut to where the statistic can lie, from 0 to here; the value is not.
+
+  Source: Tukey 1958; degrees of freedom R - 1.
+  """
+  blocks = len(columns[0])
+  value = statistic(*(column.mean() for column in columns))
+  without_one = np.array(
+    [statistic(*(np.delete(column, r).mean() for column in columns)) for r in range(blocks)]
+  )
+  error = math.sqrt((blocks - 1) * without_one.var())
+  margin = stats.t.ppf((1 + _CONFIDENCE) / 2, blocks - 1) * error
+  return Estimate(float(value), max(float(value - margin), 0.0), min(float(value + margin), most))
+
+
+@dataclasses.dataclass(frozen=True)
+class Components:
+  """The two parts of the variance of the gradient of one sample.
+
+  Attributes:
+    image: float64 `[R]`, unbiased estimates of the part from sampling images, by block.
+    augmentation: float64 `[R]`, of the part from sampling augmentations.
+    num_images: N of the training set.
+  """
+
+  image: np.ndarray
+  augmentation: np.ndarray
+  num_images: int
+
+  def estimate(self, statistic: Callable[[float, float], float]) -> Estimate:
+    """Returns a function of (image, augmentation) that is at least 0, with its interval."""
+    return jackknife(statistic, self.image, self.augmentation)
+
+  def augmentation_share(self) -> Estimate:
+    """Returns the augmentation's share of the variance of one sample's gradient."""
+    return jackknife(
+      lambda image, augmentation: augmentation / (image + augmentation),
+      self.image,
+      self.augmentation,
+      most=1.0,
+    )
+
+  def minibatch(self, *, unique_images: int, augmult: int) -> Estimate:
+    """Returns the variance of the gradient of a mini-batch; see the module's docstring."""
+    return self.estimate(lambda *parts: sum(self._terms(*parts, unique_images, augmult)))
+
+  def augmentation_term(self, *, unique_images: int, augmult: int) -> Estimate:
+    """Returns the second term of it alone."""
+    return self.estimate(lambda *parts: self._terms(*parts, unique_images, augmult)[1])
+
+  def ratio(self, batch: tuple[int, int], reference: tuple[int, int]) -> Estimate:
+    """Returns by what the variance is multiplied from `reference` to `batch`, both (U, n)."""
+    return self.estimate(
+      lambda *parts: sum(self._terms(*parts, *batch)) / sum(self._terms(*parts, *reference))
+    )
+
+  def _terms(
+    self, image: float, augmentation: float, unique_images: int, augmult: int
+  ) -> tuple[float, float]:
+    finite_population = max(0.0, 1 - unique_images / self.num_images)
+    return finite_population * image / unique_images, augmentation / (unique_images * augmult)
+
+
+class Batches(NamedTuple):
+  """One row of the table: a batch, and what is predicted of its gradient.
+
+  Attributes:
+    scheme: `'growing'`, the paper's Section 2, or `'fixed'`, its Section 3.
+    augmult: n.
+    unique_images: U.
+    variance: of the mini-batch gradient.
+    augmentation: the part of it that comes from augmentation.
+    ratio: of the variance to that of n = 1 in the same scheme.
+  """
+
+  scheme: str
+  augmult: int
+  unique_images: int
+  variance: Estimate
+  augmentation: Estimate
+  ratio: Estimate
+
+
+def batches_to_compare(
+  augmults: Sequence[int], *, unique_images: int, batch_size: int
+) -> list[tuple[str, int, int]]:
+  """Returns (scheme, n, U): U fixed for `growing`, U n for `fixed` where n divides the batch."""
+  growing = [('growing', n, unique_images) for n in augmults]
+  return growing + [('fixed', n, batch_size // n) for n in augmults if batch_size % n == 0]
+
+
+def table(
+  components: Components, augmults: Sequence[int], *, unique_images: int, batch_size: int
+) -> list[Batches]:
+  """Returns what n does to the variance of the mini-batch gradient at growing and fixed batch.
+
+  Args:
+    components: of one aggregate.
+    augmults: values of n.
+    unique_images: U of the growing batch.
+    batch_size: B of the fixed batch.
+  """
+  ordinary = {'growing': (unique_images, 1), 'fixed': (batch_size, 1)}
+  rows = []
+  for scheme, n, unique in batches_to_compare(
+    augmults, unique_images=unique_images, batch_size=batch_size
+  ):
+    batch = {'unique_images': unique, 'augmult': n}
+    rows.append(
+      Batches(
+        scheme,
+        n,
+        unique,
+        components.minibatch(**batch),
+        components.augmentation_term(**batch),
+        components.ratio((unique, n), ordinary[scheme]),
+      )
+    )
+  return rows
+
+
+def format_table(rows: Sequence[Batches]) -> str:
+  """Returns the table as lines of text."""
+  lines = [
+    'scheme    n      U      B   variance (95 % interval)            augm. part   x of n = 1'
+  ]
+  for row in rows:
+    v, ratio = row.variance, row.ratio
+    share = row.augmentation.value / v.value if v.value > 0 else math.nan
+    lines.append(
+      f'{row.scheme:7} {row.augmult:3} {row.unique_images:6} {row.unique_images * row.augmult:6}   '
+      f'{v.value:<9.4g} ({v.low:.4g} to {v.high:.4g})'.ljust(61)
+      + f'{share:9.1%}   {ratio.value:.3g} ({ratio.low:.3g} to {ratio.high:.3g})'
+    )
+  return '\n'.join(lines)
+
+
+def advice(
+  components: Components, *, unique_images: int, batch_size: int, augmult: int = 4
+) -> list[str]:
+  """Returns what to do about it, in sentences with this checkpoint's numbers.
+
+  Args:
+    components: of the total over parameters.
+    unique_images: U of the growing batch.
+    batch_size: B of the fixed batch, at which `augmult` is an example if it divides it.
+    augmult: n, above 1.
+  """
+  share = components.augmentation_share()
+  sentences = [
+    "Of the variance of one sample's gradient, augmentation makes "
+    f'{share.value:.1%} (95 % interval {share.low:.1%} to {share.high:.1%}), and the choice of '
+    'images the rest.'
+  ]
+  growing = components.ratio((unique_images, augmult), (unique_images, 1)).value
+  images = components.ratio((augmult * unique_images, 1), (unique_images, 1)).value
+  without_augmentation = components.ratio((unique_images, _MANY_COPIES), (unique_images, 1)).value
+  sentences.append(
+    f'Growing batch of {unique_images:,} images: n = {augmult} removes {1 - growing:.1%} of the '
+    'variance of the mini-batch gradient, and no n can remove more than '
+    f'{1 - without_augmentation:.1%}. '
+    f'The same compute spent on {augmult} times as many images would remove {1 - images:.1%}.'
+  )
+  if batch_size % augmult == 0:
+    factor = components.ratio((batch_size // augmult, augmult), (batch_size, 1))
+    sentences.append(
+      f'Fixed batch of {batch_size:,} samples: n = {augmult} multiplies the variance by '
+      f'{factor.value:.2f} ({factor.low:.2f} to {factor.high:.2f}), because there are {augmult} '
+      f'times fewer images. A learning rate divided by {factor.value:.2f} keeps learning rate '
+      f"times variance; one divided by {augmult}, the paper's equal temperature, keeps the noise "
+      f'from images and divides that from augmentation by {augmult}.'
+    )
+  return sentences
+
+
+def to_json(rows: Sequence[Batches]) -> list[dict[str, Any]]:
+  """Returns the rows as JSON values."""
+  return [
+    {key: list(value) if isinstance(value, Estimate) else value for key, value in row.items()}
+    for row in (row._asdict() for row in rows)
+  ]

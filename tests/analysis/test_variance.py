@@ -1,0 +1,142 @@
+"""The program: on the digits, at initialization and at a checkpoint, and drawn again."""
+
+import json
+import pathlib
+import runpy
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from nfnets_augmult import assembly, configs
+from nfnets_augmult.analysis import variance, variance_report
+from nfnets_augmult.training import records
+from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def _config(**augmentation):
+  get_config = runpy.run_path(str(ROOT / 'experiments/figures/fig9_variance.py'))['get_config']
+  config = get_config('digits')
+  config.batch_size = 8
+  config.augmentation.update(augmentation)
+  return config
+
+
+@pytest.fixture(scope='module')
+def raw():
+  return variance.measure(
+    _config(),
+    '',
+    checkpoint='initialization',
+    blocks=4,
+    images_per_block=12,
+    copies=2,
+    augmults=(1, 4),
+    minibatches=64,
+  )
+
+
+def test_prediction_and_measurement_agree(raw):
+  """Two independent ways to the variance of a mini-batch, for both aggregates."""
+  for aggregate in ('total', 'layer_mean'):
+    measured = variance_report.measured(raw, aggregate)
+    table = variance_report.table(raw, aggregate)
+    assert [(m.scheme, m.augmult) for m in measured] == [(t.scheme, t.augmult) for t in table]
+    for point, row in zip(measured, table, strict=True):
+      assert row.variance.low < point.variance.high
+      assert point.variance.low < row.variance.high
+      assert point.variance.value == pytest.approx(row.variance.value, rel=0.35)
+
+
+def test_the_papers_finding(raw):
+  """Figure 9: at a fixed batch the variance grows with n; at a growing batch it hardly changes."""
+  found = {
+    (m.scheme, m.augmult): m.variance.value for m in variance_report.measured(raw, 'layer_mean')
+  }
+  assert found['fixed', 4] > 2 * found['fixed', 1]
+  assert found['fixed', 1] == found['growing', 1]  # one and the same batch
+  assert 0.5 < found['growing', 4] / found['growing', 1] < 1.5
+
+
+def test_without_augmentation_its_part_is_zero():
+  """Equal copies have equal gradients; with dropout the masks differ, and that counts."""
+  config = _config(pad=0)
+  arguments = {'checkpoint': 'initialization', 'blocks': 2, 'images_per_block': 4, 'copies': 2}
+  plain = variance.measure(config, '', **arguments)
+  total = variance_report.components(plain, 'total')
+  assert total.augmentation_share().value < 1e-9
+  assert total.image.mean() > 0
+  config.model.dropout_rate = 0.4
+  dropout = variance.measure(config, '', **arguments)
+  assert variance_report.components(dropout, 'total').augmentation_share().value > 0.01
+
+
+def test_of_a_run_with_its_own_config_and_drawn_again(tmp_path):
+  """From the command line, at a checkpoint; the same tables follow from the raw numbers alone."""
+  config = _config()
+  network = assembly.make_network(config, assembly.load_data(config))
+  state = assembly.first_state(network, None)[0]._replace(step=np.array(2, np.int32))
+  with Checkpoints(str(tmp_path)) as checkpoints:
+    checkpoints.save(state)
+  records.write_json(str(tmp_path / 'config.json'), configs.flatten(config))
+  command = [
+    *(sys.executable, '-m', 'nfnets_augmult.analysis.variance', f'--workdir={tmp_path}'),
+    *('--blocks=2', '--images_per_block=2', '--copies=2', '--augmults=1,2,4'),
+  ]
+  printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+  assert 'step 2;' in printed
+  assert 'Fixed batch of 8 samples: n = 4 multiplies the variance by' in printed
+  found = json.loads((tmp_path / 'variance.json').read_text())
+  assert np.shape(found['raw']['image']) == (2, len(found['raw']['layers']))
+  (tmp_path / 'variance.png').unlink()
+  variance_report.write(str(tmp_path), variance_report.read_raw(str(tmp_path)))
+  assert json.loads((tmp_path / 'variance.json').read_text()) == found
+  assert (tmp_path / 'variance.png').read_bytes().startswith(b'\x89PNG')
+
+
+@pytest.mark.parametrize(
+  ('numbers', 'word'),
+  [
+    ({'copies': 1}, '--copies=1'),
+    ({'blocks': 100}, '1437 images'),
+    ({'minibatches': 4}, '--minibatches=4'),
+    ({'augmults': (0,)}, '--augmults=0'),
+  ],
+)
+def test_numbers_that_allow_no_estimate_are_refused(numbers, word):
+  with pytest.raises(ValueError, match=word):
+    variance.measure(_config(), '', checkpoint='initialization', **numbers)
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+  with pytest.raises(CheckpointError, match='no checkpoint'):
+    variance.measure(_config(), str(tmp_path))
+  with pytest.raises(ValueError, match=r'no config\.json'):
+    variance._config(None, str(tmp_path), '')
+
+
+@pytest.mark.parametrize('arguments', ['', 'small', 'digits'])
+def test_the_configs_of_figure_9(arguments):
+  """All are of 16 images and 16 samples, without L2."""
+  get_config = runpy.run_path(str(ROOT / 'experiments/figures/fig9_variance.py'))['get_config']
+  config = get_config(arguments)
+  assembly.check(config)
+  assert (config.batch_size, config.augmult, config.optimizer.weight_decay) == (16, 1, 0)
+  with pytest.raises(ValueError, match='large'):
+    get_config('large')
+
+
+def test_the_config_of_figure_12():
+  """64 images once each under n masks, whatever n is; in full and small."""
+  file = str(ROOT / 'experiments/figures/fig12_dropout_masks.py')
+  get_config = runpy.run_path(file)['get_config']
+  for arguments in ('n=4', 'small,n=4'):
+    config = get_config(arguments)
+    assembly.check(config)
+    assert (config.dropout_masks, config.model.dropout_rate) == (4, 0.4)
+    assert (config.augmult, config.unique_images_per_batch) == (1, 64)
+  with pytest.raises(ValueError, match='m=3'):
+    get_config('m=3')
