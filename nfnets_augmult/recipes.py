@@ -87,6 +87,16 @@ def nf_resnet_recipe(depth: int = 50) -> ml_collections.ConfigDict:
   return config
 
 
+def small_imagenet_recipe() -> ml_collections.ConfigDict:
+  """Returns the ImageNet runs made small: as `small_digits_recipe`, regularized as they are."""
+  config = small_digits_recipe()
+  config.label_smoothing = 0.1
+  config.model.dropout_rate = 0.25
+  config.optimizer.schedule = 'cosine'
+  config.optimizer.weight_decay = 5e-5
+  return config
+
+
 def nfnet_recipe(variant: str) -> ml_collections.ConfigDict:
   """Returns the NFNet runs of Section 5: n = 16 at batch size 4096, 112,600 updates, no SAM.
 

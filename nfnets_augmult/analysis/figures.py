@@ -121,8 +121,12 @@ def panel_titles(panels: Sequence[Any]) -> dict[Any, str]:
 
 
 def matches(number: Mapping[str, Any], run: Run) -> bool:
-  """Whether a number of the paper is about runs like this one."""
-  return all(run.config.get(key) == value for key, value in number['keys'].items())
+  """Whether a number of the paper is about runs of this setting and length.
+
+  A number that the paper gives for no length in particular is about none of them.
+  """
+  has_length = {'total_epochs', 'total_steps'} & set(number['keys'])
+  return bool(has_length) and all(run.config.get(key) == value for key, value in number['keys'].items())
 
 
 def _against_length(
