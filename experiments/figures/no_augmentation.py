@@ -5,7 +5,7 @@ r"""The baseline of Section 2: WRN-16-4 on CIFAR-100 without data augmentation, 
 
 Expected: 61.4 % after tuning learning rate and budget, against 74.1 % with augmentation at n = 1:
 the bias that augmentation adds is what helps.
-210 runs, about 170 accelerator hours: an estimate from 17,000 images per second for WRN-16-4 on
+210 runs, about 29 accelerator hours: an estimate from 17,000 images per second for WRN-16-4 on
 one accelerator. Budgets and the ends of the grid of learning rates are ours.
 
 `:small` asks the same in minutes on a CPU, of 200 digits and a WRN-10-1: batch size 16, without

@@ -34,11 +34,18 @@ def write_json(path: str, value: Any) -> None:
 
 
 def read_json(path: str) -> Any:
-  """Reads a JSON file; None if there is none."""
+  """Reads a JSON file; None if there is none.
+
+  Raises:
+    ValueError: it is not JSON.
+  """
   if not os.path.exists(path):
     return None
   with open(path, encoding='utf-8') as file:
-    return json.load(file)
+    try:
+      return json.load(file)
+    except ValueError as error:
+      raise ValueError(f'{path} is damaged: {error}') from error
 
 
 def write_status(workdir: str, status: str, message: str) -> None:
