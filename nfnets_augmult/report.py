@@ -50,9 +50,7 @@ def write_report(workdir: str, output: str = '', metric: str = '') -> list[str]:
   if not metric and len(metrics) > 1:
     raise ValueError(f'the sweeps below {workdir} count {" and ".join(metrics)}: say --metric=NAME')
   metric = metric or metrics.pop()
-  published = [
-    number for sweep in sweeps if not sweep['is_small'] for number in sweep['published']
-  ]
+  published = [number for sweep in sweeps if not sweep['is_small'] for number in sweep['published']]
   output = output or os.path.join(workdir, 'report')
   os.makedirs(output, exist_ok=True)
   rows = summary_rows(runs, metric, published)
@@ -199,7 +197,9 @@ def _markdown(
 def _published_line(number: Mapping[str, Any]) -> str:
   keys = ', '.join(f'{key} {value:g}' for key, value in number['keys'].items())
   error = number['standard_error']
-  return f'* {number["top_1"]:g}{f" ± {error:g}" if error else ""} % for {keys} ({number["source"]})'
+  return (
+    f'* {number["top_1"]:g}{f" ± {error:g}" if error else ""} % for {keys} ({number["source"]})'
+  )
 
 
 def _markdown_table(rows: Sequence[Row]) -> str:
@@ -241,7 +241,9 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('workdir', None, 'Directory of a sweep, of a run, or of several.', required=True)
+  flags.DEFINE_string(
+    'workdir', None, 'Directory of a sweep, of a run, or of several.', required=True
+  )
   flags.DEFINE_string('output', '', 'Where the report goes; default: WORKDIR/report.')
   flags.DEFINE_string('metric', '', 'Test accuracy that counts; default: what the sweep says.')
   front_door.run(main)

@@ -18,8 +18,8 @@ from nfnets_augmult.recipes import cifar100_recipe, small_digits_recipe
 from nfnets_augmult.sweeps import Published, Sweep, grid, powers_of_two
 
 EXPECTED = (
-  'Large n reaches a higher test accuracy in fewer epochs, and moderate n is ahead of n = 1 for the '
-  'same number of updates too.'
+  'Large n reaches a higher test accuracy in fewer epochs, and moderate n is ahead of n = 1 for '
+  'the same number of updates too.'
 )
 PUBLISHED = (
   Published(72.1, {'augmult': 1, 'total_epochs': 8192.0}, 'Section 3', standard_error=0.1),

@@ -16,8 +16,8 @@ from nfnets_augmult.recipes import cifar100_recipe, small_digits_recipe
 from nfnets_augmult.sweeps import Sweep, grid, powers_of_two
 
 EXPECTED = (
-  'n > 1 reaches a higher test accuracy in fewer epochs, for a similar or slightly larger number of '
-  'updates; the gain saturates at about n = 4.'
+  'n > 1 reaches a higher test accuracy in fewer epochs, for a similar or slightly larger number '
+  'of updates; the gain saturates at about n = 4.'
 )
 
 

@@ -18,8 +18,8 @@ from nfnets_augmult.recipes import nfnet_learning_rate, nfnet_recipe, small_imag
 from nfnets_augmult.sweeps import Published, Sweep, grid
 
 EXPECTED = (
-  'Larger n has the higher test accuracy for the same number of updates, and n = 16 gains most from '
-  'twice as many.'
+  'Larger n has the higher test accuracy for the same number of updates, and n = 16 gains most '
+  'from twice as many.'
 )
 # Model, updates, and top-1 by n.
 TABLE = (

@@ -9,8 +9,8 @@ F5 after 112,600 and 168,900.
 on one accelerator and 80 for an F5, and a fifth more for the ascent of SAM. Each run needs a pod,
 of which --list is the way.
 
-`:small` asks in minutes on a CPU, of 200 digits and a WRN-10-1, whether more updates at n = 16 go on
-to help with SAM: batch size 64.
+`:small` asks in minutes on a CPU, of 200 digits and a WRN-10-1, whether more updates at n = 16 go
+on to help with SAM: batch size 64.
 """
 
 from nfnets_augmult.recipes import nfnet_recipe, small_imagenet_recipe, with_sam

@@ -126,7 +126,9 @@ def matches(number: Mapping[str, Any], run: Run) -> bool:
   A number that the paper gives for no length in particular is about none of them.
   """
   has_length = {'total_epochs', 'total_steps'} & set(number['keys'])
-  return bool(has_length) and all(run.config.get(key) == value for key, value in number['keys'].items())
+  return bool(has_length) and all(
+    run.config.get(key) == value for key, value in number['keys'].items()
+  )
 
 
 def _against_length(

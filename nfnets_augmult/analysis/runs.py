@@ -155,7 +155,9 @@ def by(runs: Iterable[Run], *names: str) -> dict[Any, list[Run]]:
 
 def best_cell(runs: Sequence[Run], metric: str, *, smallest: bool = False) -> Cell:
   """Returns the cell at the best learning rate; one that is not measured if there is no other."""
-  cells = [make_cell(group, metric, smallest=smallest) for group in by(runs, 'learning_rate').values()]
+  cells = [
+    make_cell(group, metric, smallest=smallest) for group in by(runs, 'learning_rate').values()
+  ]
   measured = [cell for cell in cells if cell.status == 'measured']
   if measured:
     return (min if smallest else max)(measured, key=lambda cell: cell.mean)
