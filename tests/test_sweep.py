@@ -1,4 +1,4 @@
-"""Running sweeps: results, divergence, failures, stops, locks; and the report on what they leave."""
+"""Running sweeps: results, divergence, failures, stops, locks; and the report on them."""
 
 import fcntl
 import json

@@ -1,5 +1,6 @@
 """Sweeps as data: grids, names, files, and the paper's experiments."""
 
+import itertools
 import pathlib
 import re
 import shlex
@@ -108,7 +109,7 @@ def test_the_cifar_runs_have_the_papers_hyperparameters(name):
   assert (base.optimizer.schedule, base.label_smoothing) == ('halving', 0.0)
   assert {point['seed'] for point in loaded.points} == set(range(7))
   rates = sorted({point['optimizer.learning_rate'] for point in loaded.points})
-  assert all(b == 2 * a for a, b in zip(rates, rates[1:], strict=False))
+  assert all(b == 2 * a for a, b in itertools.pairwise(rates))
   sizes = {'fig2_growing_batch': (0, 64), 'fig4_cifar': (1024, 0), 'fig5_cifar': (64, 0)}
   assert (base.batch_size, base.unique_images_per_batch) == sizes[name]
 

@@ -101,7 +101,7 @@ def accuracy_against_learning_rate(
 
 
 def panel_titles(panels: Sequence[Any]) -> dict[Any, str]:
-  """Returns a title for each panel: what its batches are, and what else tells it from the others."""
+  """Returns a title for each panel: its batches, and what else tells it from the others."""
   unique = list(dict.fromkeys(panels))
   titles = {}
   for panel in unique:

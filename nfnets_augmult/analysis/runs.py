@@ -45,17 +45,17 @@ class Run:
 
   @property
   def augmult(self) -> int:
-    """n."""
+    """Augmented copies of each unique image, n."""
     return self._sizes[2]
 
   @property
   def unique_images_per_batch(self) -> int:
-    """U."""
+    """Unique images per batch, U."""
     return self._sizes[1]
 
   @property
   def batch_size(self) -> int:
-    """B."""
+    """Augmented samples per batch, B."""
     return self._sizes[0]
 
   @property
@@ -165,7 +165,7 @@ def best_cell(runs: Sequence[Run], metric: str, *, smallest: bool = False) -> Ce
 
 
 def is_at_edge(cell: Cell, runs: Sequence[Run]) -> bool:
-  """Whether the learning rate of `cell` is the least or largest of `runs`: the best may lie beyond."""
+  """Whether the learning rate of `cell` is the least or the largest of `runs`."""
   rates = [run.learning_rate for run in runs]
   return len(set(rates)) > 1 and cell.runs[0].learning_rate in (min(rates), max(rates))
 
