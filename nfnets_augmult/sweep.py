@@ -13,6 +13,7 @@ import fcntl
 import logging as std_logging
 import os
 import shlex
+import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from nfnets_augmult import front_door  # first: it quietens libraries before the
 
 # isort: split
 import jax
+import ml_collections
 import numpy as np
 from absl import flags, logging
 
@@ -51,7 +53,7 @@ class Tally:
     """Counts one more point."""
     self.counts[status] = self.counts.get(status, 0) + 1
 
-  def line(self, left: Sequence[float]) -> str:
+  def line(self, left: Sequence[float] = ()) -> str:
     """Returns the state of the sweep; `left` has the relative costs of the points to come."""
     counted = ', '.join(f'{count} {status}' for status, count in self.counts.items())
     if not left or not self.costs_and_seconds:
@@ -119,36 +121,39 @@ def run_sweep(
     StopRequested: it was asked to stop.
     ValueError: a config is not valid; nothing has run then.
   """
-  for point in points:
-    assembly.check(sweep.config(point))
+  run_configs = [sweep.config(point) for point in points]
   folders = [os.path.join(workdir, sweeps.point_name(point)) for point in points]
-  costs = [assembly.relative_cost(sweep.config(point)) for point in points]
+  for config, folder in zip(run_configs, folders, strict=True):
+    assembly.check(config)
+    train.finished_result(config, folder)  # refuses a folder of another config
+  costs = [assembly.relative_cost(config) for config in run_configs]
   tally = Tally(len(points))
-  for number, (point, folder) in enumerate(zip(points, folders, strict=True), 1):
-    left = [
-      cost
-      for cost, later in zip(costs[number:], folders[number:], strict=True)
-      if records.read_status(later)[0] not in _DONE
-    ]
-    with _only_process_in(folder) as alone:
-      status, message = records.read_status(folder) if alone else ('elsewhere', '')
-      if alone and status not in _DONE:
+  for number, folder in enumerate(folders):
+    with _only_process_in(folder) as is_ours:
+      status = records.read_status(folder)[0] if is_ours else 'elsewhere'
+      is_to_run = is_ours and status not in _DONE
+      if is_to_run:
         start = time.monotonic()
-        status, message = _run_point(sweep, point, folder, stop_requested)
+        status, message = _run_point(run_configs[number], folder, sweep.metric, stop_requested)
         seconds = time.monotonic() - start
-        tally.costs_and_seconds.append((costs[number - 1], seconds))
-        message = f'{message} in {_duration(seconds)}'
     tally.add(status)
-    _say(f'[{number}/{len(points)}] {os.path.basename(folder)}: {status} {message}'.rstrip())
-    _say(f'  {tally.line(left)}')
+    if is_to_run:
+      tally.costs_and_seconds.append((costs[number], seconds))
+      later = zip(costs[number + 1 :], folders[number + 1 :], strict=True)
+      left = [cost for cost, folder in later if records.read_status(folder)[0] not in _DONE]
+      name = f'[{number + 1}/{len(points)}] {os.path.basename(folder)}'
+      _say(f'{name}: {status} {message} in {_duration(seconds)}\n  {tally.line(left)}')
+  _say(f'{len(points)} runs: {tally.line()}')
   return tally
 
 
 def _run_point(
-  sweep: sweeps.Sweep, point: sweeps.Point, folder: str, stop_requested: Callable[[], bool]
+  config: ml_collections.ConfigDict,
+  folder: str,
+  metric: str,
+  stop_requested: Callable[[], bool],
 ) -> tuple[str, str]:
   """Runs one point to its end and returns what became of it; only StopRequested comes out."""
-  config = sweep.config(point)
   records.clear_status(folder)
   try:
     with _output_to(os.path.join(folder, 'log.txt')):
@@ -167,7 +172,7 @@ def _run_point(
   finally:
     # Hundreds of runs in one process: their programs and arrays go with them.
     jax.clear_caches()
-  return 'finished', f'({sweep.metric} {100 * result[sweep.metric]:.2f} %)'
+  return 'finished', f'({metric} {100 * result[metric]:.2f} %)'
 
 
 @contextlib.contextmanager
@@ -228,6 +233,7 @@ def main() -> None:
     sweep = sweeps.load_sweep(path).with_base(flags.FLAGS.config)
     points = take_shard(sweep.points, flags.FLAGS.shard)
     if flags.FLAGS.list:
+      signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # for `| head`, like other programs
       for point in points:
         print(command(sweep, point, config_path=path, workdir=workdir))
       return

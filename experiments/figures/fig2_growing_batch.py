@@ -28,38 +28,24 @@ PUBLISHED = (
 
 def get_sweep(argument=''):
   """Returns the sweep; `small` for the variant on digits."""
-  if argument == 'small':
-    base = small_digits_recipe()
-    base.unique_images_per_batch = 16
-    rest = {'optimizer.learning_rate': powers_of_two(0.05, 2), 'seed': range(2)}
-    # n = 1 converges last and costs least: it gets a budget of its own.
-    points = grid({'augmult': (1, 4, 16), 'total_epochs': (8.0, 24.0), **rest}) + grid(
-      {'augmult': (1,), 'total_epochs': (96.0,), **rest}
-    )
-    return Sweep(
-      title='Figure 2: growing batch (small)',
-      base=base,
-      points=points,
-      expected=EXPECTED,
-      published=PUBLISHED,
-      is_small=True,
-    )
-  base = cifar100_recipe()
-  base.unique_images_per_batch = 64
+  is_small = argument == 'small'
+  base = small_digits_recipe() if is_small else cifar100_recipe()
+  base.unique_images_per_batch = 16 if is_small else 64
   return Sweep(
-    title='Figure 2: growing batch',
+    title='Figure 2: growing batch' + ' (small)' * is_small,
     base=base,
     points=grid(
       {
-        'augmult': (1, 2, 4, 8, 16),
-        'total_epochs': (32.0, 64.0, 128.0, 256.0, 512.0),
-        'optimizer.learning_rate': powers_of_two(0.0125, 5),
-        'seed': range(7),
+        'augmult': (1, 4, 16) if is_small else (1, 2, 4, 8, 16),
+        'total_epochs': (8.0, 24.0, 96.0) if is_small else (32.0, 64.0, 128.0, 256.0, 512.0),
+        'optimizer.learning_rate': powers_of_two(*((0.05, 2) if is_small else (0.0125, 5))),
+        'seed': range(2 if is_small else 7),
       }
     ),
     expected=EXPECTED,
-    accelerator_hours=880,
+    accelerator_hours=None if is_small else 880,
     published=PUBLISHED,
+    is_small=is_small,
   )
 
 

@@ -50,7 +50,7 @@ def accuracy_against_length(
     points = [(x, y) for x, y in stars if x]
     if points:
       axes.plot(*zip(*points, strict=True), 'k*', ms=9, mfc='white', zorder=4, label='paper')
-      axes.legend(fontsize=8)
+  _draw_legend(figure)
   return figure
 
 
@@ -171,11 +171,12 @@ def _length(runs: Sequence[Run], unit: str) -> float | None:
 def _draw_panels(
   panels: Mapping[Any, Sequence[Run]], draw: Callable[[Axes, Any, Sequence[Run]], None]
 ) -> Figure:
-  """One panel for each group of runs, in rows of three, with a grid, a log axis and a legend."""
+  """One panel for each group of runs, in rows of three, with a grid and a log axis."""
   columns = min(_COLUMNS, max(1, len(panels)))
   rows = max(1, -(-len(panels) // columns))
   width, height = _PANEL_INCHES
-  figure = Figure(figsize=(max(columns * width, 4.2), rows * height), layout='constrained')
+  size = max(columns * width, 4.4), rows * height + 0.5  # with room for the legend
+  figure = Figure(figsize=size, layout='constrained')
   places = figure.subplots(rows, columns, squeeze=False).ravel()
   for axes in places[len(panels) :]:
     axes.remove()
@@ -184,8 +185,26 @@ def _draw_panels(
     draw(axes, key, group)
     _label_the_x_axis(axes)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+  _draw_legend(figure)
   return figure
+
+
+def _draw_legend(figure: Figure) -> None:
+  """One legend for all panels, below them, where it covers nothing; replaces an earlier one."""
+  for legend in list(figure.legends):
+    legend.remove()
+  found = {}
+  for axes in figure.axes:
+    handles, labels = axes.get_legend_handles_labels()
+    found |= dict(zip(labels, handles, strict=True))
+  if found:
+    figure.legend(
+      found.values(),
+      found.keys(),
+      loc='outside lower center',
+      ncols=3 if len(figure.axes) == 1 else 6,
+      fontsize=8,
+    )
 
 
 def _draw_lines(

@@ -126,8 +126,10 @@ def test_what_is_missing_or_has_diverged_is_shown_as_such():
     _run(status='diverged', optimizer__learning_rate=0.2),
     _run(status='missing', optimizer__learning_rate=0.4),
   ]
-  (axes,) = figures.accuracy_against_learning_rate(found).axes
-  labels = [text.get_text() for text in axes.get_legend().get_texts()]
+  figure = figures.accuracy_against_learning_rate(found)
+  (axes,) = figure.axes
+  (legend,) = figure.legends
+  labels = [text.get_text() for text in legend.get_texts()]
   assert labels == ['diverged', 'not run to its end', 'n = 1']
   marks = {
     line.get_marker(): line.get_xdata()[0]
