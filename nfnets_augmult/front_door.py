@@ -18,6 +18,9 @@ from ml_collections import config_flags
 
 from nfnets_augmult import configs
 
+# The time of day and nothing else.
+LOG_FORMATTER = std_logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S')
+
 _PACKAGE = str(pathlib.Path(__file__).parent)
 
 
@@ -154,7 +157,7 @@ def _configure_logging() -> None:
   logging.set_verbosity(logging.INFO)
   logging.use_absl_handler()
   handler = logging.get_absl_handler()
-  handler.setFormatter(std_logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
+  handler.setFormatter(LOG_FORMATTER)
 
   def is_for_users(record: std_logging.LogRecord) -> bool:
     if record.pathname.startswith(_PACKAGE):

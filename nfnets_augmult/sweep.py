@@ -194,7 +194,7 @@ def _output_to(path: str) -> Iterator[None]:
   console = logging.get_absl_handler()
   with open(path, 'a', encoding='utf-8') as log:
     handler = std_logging.StreamHandler(log)
-    handler.setFormatter(console.formatter)
+    handler.setFormatter(front_door.LOG_FORMATTER)
     for is_for_users in console.filters:
       handler.addFilter(is_for_users)
     logger, level = logging.get_absl_logger(), console.level

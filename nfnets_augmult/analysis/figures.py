@@ -171,8 +171,8 @@ def _length(runs: Sequence[Run], unit: str) -> float | None:
 def _draw_panels(
   panels: Mapping[Any, Sequence[Run]], draw: Callable[[Axes, Any, Sequence[Run]], None]
 ) -> Figure:
-  """One panel for each group of runs, in rows of three, with a grid and a log axis."""
-  columns = min(_COLUMNS, max(1, len(panels)))
+  """One panel for each group of runs, up to three a row, with a grid and a log axis."""
+  columns = 2 if len(panels) == 4 else min(_COLUMNS, max(1, len(panels)))
   rows = max(1, -(-len(panels) // columns))
   width, height = _PANEL_INCHES
   size = max(columns * width, 4.4), rows * height + 0.5  # with room for the legend
