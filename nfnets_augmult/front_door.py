@@ -127,7 +127,8 @@ class StopSignals:
     del frame
     self._signal = signal.Signals(number).name
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    logging.info('%s: saving, then stopping (interrupt again to stop at once)', self._signal)
+    # A warning, so that it is seen also where notes go to a file.
+    logging.warning('%s: saving, then stopping (interrupt again to stop at once)', self._signal)
 
   def __call__(self) -> bool:
     """Returns whether to stop."""

@@ -40,12 +40,10 @@ class Tally:
   """What became of the points so far, and how long those took that ran here.
 
   Attributes:
-    num_points: of this shard.
     counts: points by status; `'elsewhere'` for those that another process is running.
     costs_and_seconds: for each run of this process, its relative cost and its wall time.
   """
 
-  num_points: int
   counts: dict[str, int] = dataclasses.field(default_factory=dict)
   costs_and_seconds: list[tuple[float, float]] = dataclasses.field(default_factory=list)
 
@@ -127,11 +125,13 @@ def run_sweep(
     assembly.check(config)
     train.finished_result(config, folder)  # refuses a folder of another config
   costs = [assembly.relative_cost(config) for config in run_configs]
-  tally = Tally(len(points))
+  tally = Tally()
   for number, folder in enumerate(folders):
     with _only_process_in(folder) as is_ours:
       status = records.read_status(folder)[0] if is_ours else 'elsewhere'
       is_to_run = is_ours and status not in _DONE
+      if is_to_run and stop_requested():
+        raise loop.StopRequested
       if is_to_run:
         start = time.monotonic()
         status, message = _run_point(run_configs[number], folder, sweep.metric, stop_requested)
