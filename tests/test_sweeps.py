@@ -200,3 +200,15 @@ def test_the_time_left_is_exact_on_a_straight_line():
   done = [(10.0, 3.0), (30.0, 5.0), (20.0, 4.0)]
   assert sweep.seconds_left(done, [40.0, 10.0]) == pytest.approx(6.0 + 3.0)
   assert sweep.seconds_left([(10.0, 3.0)], [20.0]) == pytest.approx(6.0)
+
+
+def test_the_table_of_experiments_is_true():
+  """Runs, hours and small runs in the user guide are those of the files, of all of them."""
+  text = (ROOT / 'docs' / 'sweeps.md').read_text()
+  rows = re.findall(r'\| `(\w+)\.py` \| ([\d,]+) \| ([\d,]+) \| (\d+) \|', text)
+  stated = {name: [int(number.replace(',', '')) for number in rest] for name, *rest in rows}
+  found = {}
+  for path in FILES:
+    full, small = (sweeps.load_sweep(f'{path}{argument}') for argument in ('', ':small'))
+    found[path.stem] = [len(full.points), full.accelerator_hours, len(small.points)]
+  assert stated == found

@@ -23,6 +23,7 @@ _MARKERS = 'os^Dv*Pp<>'
 _COLUMNS = 3
 _PANEL_INCHES = (3.6, 3.1)
 _MARKS = {'diverged': 'x', 'missing': '$?$'}
+_MARK_LABELS = {'diverged': 'diverged', 'missing': 'not run to its end'}
 
 
 def accuracy_against_length(
@@ -197,6 +198,7 @@ def _draw_legend(figure: Figure) -> None:
   for axes in figure.axes:
     handles, labels = axes.get_legend_handles_labels()
     found |= dict(zip(labels, handles, strict=True))
+  found = dict(sorted(found.items(), key=lambda item: item[0] in _MARK_LABELS.values()))
   if found:
     figure.legend(
       found.values(),
@@ -252,7 +254,7 @@ def _draw_lines(
           clip_on=False,
         )
   for status in sorted(marks):
-    label = {'diverged': 'diverged', 'missing': 'not run to its end'}[status]
+    label = _MARK_LABELS[status]
     axes.add_line(Line2D([], [], color='0.3', marker=_MARKS[status], ls='', label=label))
 
 

@@ -84,6 +84,8 @@ def test_lines_go_through_the_means_at_the_best_learning_rate():
   assert _curve(axes, 'n = 1') == [(8.0, 50.0), (16.0, 70.0)]
   assert _curve(axes, 'n = 4') == [(8.0, 80.0)]
   assert _curve(axes, 'n = 4, neighbouring') == [(8.0, 90.0)]
+  styles = {c.get_label(): c.lines[0].get_linestyle() for c in axes.containers}
+  assert (styles['n = 4'], styles['n = 4, neighbouring']) == ('-', '--')
   (axes,) = figures.accuracy_against_length(found, unit='updates').axes
   assert _curve(axes, 'n = 1') == [(800.0, 50.0), (1600.0, 70.0)]
   assert _curve(axes, 'n = 4') == [(3200.0, 80.0)]
@@ -130,7 +132,7 @@ def test_what_is_missing_or_has_diverged_is_shown_as_such():
   (axes,) = figure.axes
   (legend,) = figure.legends
   labels = [text.get_text() for text in legend.get_texts()]
-  assert labels == ['diverged', 'not run to its end', 'n = 1']
+  assert labels == ['n = 1', 'diverged', 'not run to its end']
   marks = {
     line.get_marker(): line.get_xdata()[0]
     for line in axes.lines
