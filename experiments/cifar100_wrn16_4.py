@@ -14,23 +14,13 @@ It reports 72.1 % for n = 1 and 73.7 % for n = 4 at batch size 1024 after 400,00
 74.3 % for n = 16 with the growing batch after 128 epochs. Give each run its own --workdir.
 """
 
-from nfnets_augmult.configs import default_config
+from nfnets_augmult.recipes import cifar100_recipe
 
 
 def get_config():
   """Returns the config of this experiment."""
-  config = default_config()
-  config.dataset.name = 'cifar100'
+  config = cifar100_recipe()
   config.augmult = 1
   config.batch_size = 64  # 64 (small) or 1024 (large) in Section 3
   config.total_epochs = 128.0
-  config.augmentation.pad = 4
-  config.augmentation.pad_mode = 'mirror'
-  config.augmentation.flip = True
-  config.model.name = 'wrn_16_4'
-  config.optimizer.learning_rate = 0.05  # to be tuned by factors of 2
-  config.optimizer.schedule = 'halving'  # constant for a half, then halved every twentieth
-  config.optimizer.momentum = 0.9
-  config.optimizer.weight_decay = 5e-4
-  config.evaluation.every_epochs = 4.0
   return config

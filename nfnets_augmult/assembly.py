@@ -132,6 +132,15 @@ def make_augmentation(config: ml_collections.ConfigDict) -> Augmentation:
   )
 
 
+def relative_cost(config: ml_collections.ConfigDict) -> float:
+  """Returns the augmented samples of a run, per training image if its length is in epochs.
+
+  Runs of one sweep compare by it without a look at the data.
+  """
+  batch_size, _, augmult = _solve_batch(config)
+  return config.total_steps * batch_size or config.total_epochs * augmult
+
+
 def make_cadence(config: ml_collections.ConfigDict, plan: plan_lib.Plan) -> Cadence:
   """Returns how often to log, save and evaluate, in steps."""
   every = config.evaluation.every_epochs * plan.multiplicity.steps_per_epoch

@@ -131,6 +131,15 @@ FREE_KEYS = (
 )
 
 
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+  """Says for each key that two flat configs do not share, `FREE_KEYS` aside, how they differ."""
+  return [
+    f'{key} ({theirs.get(key, "absent")!r} there, {ours.get(key, "absent")!r} now)'
+    for key in sorted({*ours, *theirs})
+    if key not in FREE_KEYS and ours.get(key) != theirs.get(key)
+  ]
+
+
 def from_flat(flat: Mapping[str, Any]) -> ml_collections.ConfigDict:
   """Returns the config whose leaves by dotted key are `flat`, as in a run's `config.json`.
 

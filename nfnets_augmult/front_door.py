@@ -18,6 +18,9 @@ from ml_collections import config_flags
 
 from nfnets_augmult import configs
 
+# The time of day and nothing else.
+LOG_FORMATTER = std_logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S')
+
 _PACKAGE = str(pathlib.Path(__file__).parent)
 
 
@@ -124,7 +127,8 @@ class StopSignals:
     del frame
     self._signal = signal.Signals(number).name
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    logging.info('%s: saving, then stopping (interrupt again to stop at once)', self._signal)
+    # A warning, so that it is seen also where notes go to a file.
+    logging.warning('%s: saving, then stopping (interrupt again to stop at once)', self._signal)
 
   def __call__(self) -> bool:
     """Returns whether to stop."""
@@ -154,7 +158,7 @@ def _configure_logging() -> None:
   logging.set_verbosity(logging.INFO)
   logging.use_absl_handler()
   handler = logging.get_absl_handler()
-  handler.setFormatter(std_logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
+  handler.setFormatter(LOG_FORMATTER)
 
   def is_for_users(record: std_logging.LogRecord) -> bool:
     if record.pathname.startswith(_PACKAGE):

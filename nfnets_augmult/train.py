@@ -129,6 +129,10 @@ def train(
         recorder=recorder,
         stop_requested=stop_requested,
       )
+    except loop.DivergedError as error:
+      if is_first_host:
+        records.write_status(workdir, 'diverged', str(error))
+      raise
     finally:
       if recorder:
         recorder.close()
@@ -136,6 +140,7 @@ def train(
   result = recorder.last(loop.BEST_BY) if recorder else None
   if is_first_host:
     records.write_json(os.path.join(workdir, 'result.json'), result)
+    records.clear_status(workdir)
   return state, result
 
 
@@ -166,13 +171,7 @@ def _check_workdir(config: ml_collections.ConfigDict, workdir: str) -> None:
   theirs = records.read_json(os.path.join(workdir, 'config.json'))
   if theirs is None:
     return
-  ours = configs.flatten(config)
-  differ = [
-    f'{key} ({theirs.get(key, "absent")!r} there, {ours.get(key, "absent")!r} now)'
-    for key in sorted({*ours, *theirs})
-    if key not in configs.FREE_KEYS and ours.get(key) != theirs.get(key)
-  ]
-  if differ:
+  if differ := configs.differences(configs.flatten(config), theirs):
     raise ValueError(
       f'workdir={workdir!r} holds a run with another config; it differs in {", ".join(differ)}. '
       'Choose another --workdir, or the config of that run'

@@ -147,6 +147,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path):
   with Checkpoints(str(tmp_path), read_only=True) as checkpoints:
     assert checkpoints.latest_step is None
   assert not (tmp_path / 'result.json').exists()
+  status, message = records.read_status(str(tmp_path))
+  assert status == 'diverged'
+  assert 'of step' in message
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ what makes a batch a pure function of (seed, step) and a resume at any step imme
 """
 
 import dataclasses
+import re
 import zlib
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -70,7 +71,8 @@ Source = ArraySource | EncodedSource
 def digits_source(*, split: str, data_dir: str = '') -> ArraySource:
   """Returns scikit-learn's handwritten digits: 1,437 for `train`, the other 360 for `test`.
 
-  The division is a fixed shuffle. Grey levels 0..16 become 0..255. `data_dir` is not used.
+  The division is a fixed shuffle. Grey levels 0..16 become 0..255. `data_dir` is not used. A part
+  of a split is written as in TensorFlow Datasets, by image numbers: `train[:400]`, `train[400:]`.
   """
   del data_dir
   from sklearn import datasets
@@ -79,7 +81,8 @@ def digits_source(*, split: str, data_dir: str = '') -> ArraySource:
   order = addressed_random.random_permutation(
     addressed_random.key_for(0, 'digits split'), len(digits.images), stream=0
   )
-  chosen = np.array_split(order, [len(order) * 4 // 5])[check_split('digits', split)]
+  name, part = _split_and_part('digits', split)
+  chosen = np.array_split(order, [len(order) * 4 // 5])[check_split('digits', name)][part]
   images = np.round(digits.images[chosen] * (255 / 16)).astype(np.uint8)[..., np.newaxis]
   return ArraySource(
     images=images,
@@ -198,6 +201,15 @@ def check_split(name: str, split: str, splits: Sequence[str] = ('train', 'test')
   if split not in splits:
     raise ValueError(f'{name!r} has no split {split!r}; it has {", ".join(splits)}')
   return list(splits).index(split)
+
+
+def _split_and_part(name: str, split: str) -> tuple[str, slice]:
+  """Takes `train[10:20]` apart; the slice of a whole split is that of everything."""
+  parts = re.fullmatch(r'(\w+)(?:\[(\d*):(\d*)\])?', split)
+  if not parts:
+    raise ValueError(f'{split!r} of {name!r} is no split; write train, train[:400] or train[400:]')
+  start, stop = (int(number) if number else None for number in parts.groups()[1:])
+  return parts[1], slice(start, stop)
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

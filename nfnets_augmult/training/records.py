@@ -1,5 +1,6 @@
 """What a run leaves in its work directory for people and tools: metrics, config, versions."""
 
+import contextlib
 import importlib.metadata
 import json
 import math
@@ -33,11 +34,51 @@ def write_json(path: str, value: Any) -> None:
 
 
 def read_json(path: str) -> Any:
-  """Reads a JSON file; None if there is none."""
+  """Reads a JSON file; None if there is none.
+
+  Raises:
+    ValueError: it is not JSON.
+  """
   if not os.path.exists(path):
     return None
   with open(path, encoding='utf-8') as file:
-    return json.load(file)
+    try:
+      return json.load(file)
+    except ValueError as error:
+      raise ValueError(f'{path} is damaged: {error}') from error
+
+
+def write_status(workdir: str, status: str, message: str) -> None:
+  """Leaves `status.json` in a work directory: why the run there ended before its last step.
+
+  Args:
+    workdir: of the run; made if need be.
+    status: `'diverged'`, which is a result and happens again, or `'failed'`.
+    message: for people.
+  """
+  os.makedirs(workdir, exist_ok=True)
+  write_json(os.path.join(workdir, 'status.json'), {'status': status, 'message': message})
+
+
+def read_status(workdir: str) -> tuple[str, str]:
+  """Returns the status of the run in `workdir` and the message that goes with it.
+
+  `'finished'`, `'diverged'`, `'failed'`, `'unfinished'` (going on, stopped or killed) or
+  `'missing'` (never started).
+  """
+  if os.path.exists(os.path.join(workdir, 'result.json')):
+    return 'finished', ''
+  ended = read_json(os.path.join(workdir, 'status.json'))
+  if ended is not None:
+    return ended['status'], ended['message']
+  started = os.path.exists(os.path.join(workdir, 'config.json'))
+  return 'unfinished' if started else 'missing', ''
+
+
+def clear_status(workdir: str) -> None:
+  """Removes `status.json`: the run goes on, or has gone on to its end."""
+  with contextlib.suppress(FileNotFoundError):
+    os.unlink(os.path.join(workdir, 'status.json'))
 
 
 def versions() -> dict[str, str]:

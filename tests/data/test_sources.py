@@ -57,6 +57,18 @@ def test_digits_have_all_classes(split):
   assert counts.min() > 0.6 * source.num_images / 10
 
 
+def test_parts_of_the_digits_share_no_image():
+  """Written as in TensorFlow Datasets; together two parts are the split, in its order."""
+  whole, head, tail = (
+    loading.load_source('digits', split=f'train{part}') for part in ('', '[:400]', '[400:]')
+  )
+  assert (head.num_images, tail.num_images) == (400, 1037)
+  np.testing.assert_array_equal(np.concatenate([head.images, tail.images]), whole.images)
+  np.testing.assert_array_equal(np.concatenate([head.labels, tail.labels]), whole.labels)
+  with pytest.raises(ValueError, match=r"'train\[half\]' of 'digits' is no split"):
+    loading.load_source('digits', split='train[half]')
+
+
 def test_digits_are_pinned():
   """The division is the same in every version: the first labels of either split."""
   labels = [loading.load_source('digits', split=s).labels[:8].tolist() for s in ('train', 'test')]

@@ -1,0 +1,176 @@
+"""A sweep as data: a base config and the points of a grid, each an ordinary run.
+
+Files under `experiments/figures/` return a `Sweep` from `get_sweep(argument)`, and its base from
+`get_config(argument)`, so that `--config.KEY=VALUE` works as for a single run.
+"""
+
+import dataclasses
+import itertools
+import os
+import re
+import runpy
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+from nfnets_augmult import configs
+from nfnets_augmult.training import records
+
+# A value for each dotted key that the point sets.
+Point = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+  """A number that the paper prints.
+
+  Attributes:
+    top_1: test accuracy in percent.
+    keys: values of the config keys for which it was measured.
+    source: where it is printed.
+    standard_error: in percent; None if none is printed.
+  """
+
+  top_1: float
+  keys: Mapping[str, Any]
+  source: str
+  standard_error: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+  """Runs that answer one question.
+
+  Attributes:
+    title: of the report.
+    base: what all runs share; complete and locked.
+    points: what each run sets on top of it; see `grid`.
+    expected: what the paper found, in a sentence or two.
+    accelerator_hours: an estimate for all runs; the file says how it was made. None for sweeps
+      that are meant for a CPU.
+    metric: the recorded test accuracy that counts.
+    published: the paper's numbers for these runs, or for those whose small variant this is.
+    is_small: whether this is a small variant, whose numbers the paper's are not to be held against.
+  """
+
+  title: str
+  base: ml_collections.ConfigDict
+  points: Sequence[Point]
+  expected: str
+  accelerator_hours: float | None = None
+  metric: str = 'test/raw/top_1'
+  published: Sequence[Published] = ()
+  is_small: bool = False
+
+  def __post_init__(self):
+    names = [point_name(point) for point in self.points]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+      raise ValueError(f'the sweep has points twice: {", ".join(repeated)}')
+
+  def named_points(self) -> dict[str, Point]:
+    """Returns the points by their names, in order."""
+    return {point_name(point): point for point in self.points}
+
+  def config(self, point: Point) -> ml_collections.ConfigDict:
+    """Returns the config of one run."""
+    config = self.base.copy_and_resolve_references()
+    config.update_from_flattened_dict(point)
+    return config.lock()
+
+  def with_base(self, base: ml_collections.ConfigDict) -> 'Sweep':
+    """Returns the sweep on another base.
+
+    Raises:
+      ValueError: `base` differs in a key that the points set.
+    """
+    ours, theirs = configs.flatten(base), configs.flatten(self.base)
+    varied = {key for point in self.points for key in point}
+    if clash := sorted(key for key in varied if ours[key] != theirs[key]):
+      raise ValueError(
+        f'the sweep varies {", ".join(clash)} itself; override other keys only, or start the runs '
+        'you want from the commands of --list'
+      )
+    return dataclasses.replace(self, base=base)
+
+  def description(self) -> dict[str, Any]:
+    """Returns what `sweep.json` holds, as JSON values."""
+    return {
+      'title': self.title,
+      'expected': self.expected,
+      'metric': self.metric,
+      'is_small': self.is_small,
+      'base': configs.flatten(self.base),
+      'points': self.named_points(),
+      'published': [dataclasses.asdict(number) for number in self.published],
+    }
+
+
+def grid(axes: Mapping[str, Iterable[Any]]) -> list[Point]:
+  """Returns a point for each combination of the values of `axes`, by dotted key; last key fastest.
+
+  Points of several grids may be put together with `+`.
+  """
+  return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def powers_of_two(start: float, count: int) -> list[float]:
+  """Returns `start`, `2 start`, `4 start` ...: the paper's grid of learning rates (Section 2)."""
+  return [start * 2**exponent for exponent in range(count)]
+
+
+def point_name(point: Point) -> str:
+  """Returns the name of a point's work directory, such as `augmult=4,learning_rate=0.1,seed=0`.
+
+  Keys are shortened to their last part.
+  """
+  pairs = [f'{key.split(".")[-1]}={_value_text(value)}' for key, value in point.items()]
+  return re.sub(r'[^\w.=,+-]', '_', ','.join(pairs))
+
+
+def load_sweep(path: str) -> Sweep:
+  """Returns the sweep of `FILE.py` or `FILE.py:ARGUMENT`.
+
+  Raises:
+    ValueError: the file describes a single run.
+  """
+  file, _, argument = path.partition('.py:')
+  file = file if file.endswith('.py') else f'{file}.py'
+  members = runpy.run_path(file)
+  if 'get_sweep' not in members:
+    raise ValueError(
+      f'--config={path} describes a single run: it has no get_sweep(). Sweeps are in '
+      'experiments/figures/; single runs start with python -m nfnets_augmult.train'
+    )
+  return members['get_sweep'](argument)
+
+
+def describe(sweep: Sweep, workdir: str) -> None:
+  """Writes `sweep.json`, which says what is to be done in `workdir`.
+
+  A grid may grow from one start to the next, as by more seeds; nothing else may change.
+
+  Raises:
+    ValueError: `workdir` holds another sweep, or a single run.
+  """
+  path = os.path.join(workdir, 'sweep.json')
+  ours, theirs = sweep.description(), records.read_json(path)
+  if theirs is None:
+    if os.path.exists(os.path.join(workdir, 'config.json')):
+      raise ValueError(f'workdir={workdir!r} holds a single run; choose another --workdir')
+    os.makedirs(workdir, exist_ok=True)
+  else:
+    differ = configs.differences(ours['base'], theirs['base'])
+    if gone := [name for name in theirs['points'] if name not in ours['points']]:
+      differ.append(f'{len(gone)} points that are not in this one, such as {gone[0]}')
+    if differ:
+      raise ValueError(
+        f'workdir={workdir!r} holds another sweep; it differs in {", ".join(differ)}. Choose '
+        'another --workdir, or the config of that sweep'
+      )
+  if ours != theirs:
+    records.write_json(path, ours)
+
+
+def _value_text(value: Any) -> str:
+  return f'{value:g}' if isinstance(value, float) else str(value)

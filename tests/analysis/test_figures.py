@@ -1,0 +1,191 @@
+"""Statistics over runs, and what the figures show of them, from records made by hand."""
+
+import dataclasses
+import os
+
+import numpy as np
+import pytest
+
+from nfnets_augmult import configs, report
+from nfnets_augmult.analysis import figures, runs
+from nfnets_augmult.recipes import small_digits_recipe
+from nfnets_augmult.training import records
+
+METRIC = 'test/raw/top_1'
+
+
+def _run(accuracy=None, *, status='finished', loss=1.0, **keys):
+  """A run of the config with `keys`, `__` for a dot; 100 updates are an epoch of n = 1."""
+  config = small_digits_recipe()
+  config.batch_size = 64
+  config.total_epochs = 8.0
+  flat = {**configs.flatten(config), **{key.replace('__', '.'): v for key, v in keys.items()}}
+  result = {}
+  if status == 'finished':
+    steps = round(100 * flat['total_epochs'] * flat['augmult'])
+    result = {METRIC: accuracy, runs.TRAINING_LOSS: loss, 'step': steps, 'epoch': steps / 100}
+  return runs.Run('a folder', status, '', flat, result)
+
+
+def _curve(axes, label):
+  """The points of the line with this label, of the error bar's data line."""
+  (found,) = [c for c in axes.containers if c.get_label() == label]
+  return [tuple(map(float, point)) for point in found.lines[0].get_xydata()]
+
+
+def test_of_seven_runs_the_best_five_count():
+  """As in Section 2: two are left out, and two may diverge; a third one makes the cell diverge."""
+  values = [0.7, 0.1, 0.75, 0.74, 0.2, 0.73, 0.72]
+  cell = runs.make_cell([_run(value, seed=s) for s, value in enumerate(values)], METRIC)
+  best = [0.75, 0.74, 0.73, 0.72, 0.7]
+  assert cell.values == best
+  assert cell.mean == pytest.approx(sum(best) / 5)
+  assert cell.standard_error == pytest.approx(np.std(best, ddof=1) / 5**0.5)
+  for diverged, status in ((2, 'measured'), (3, 'diverged')):
+    mixed = [_run(value) for value in values[diverged:]] + [_run(status='diverged')] * diverged
+    assert runs.make_cell(mixed, METRIC).status == status
+  losses = [_run(0.5, loss=loss) for loss in range(7)]
+  assert runs.make_cell(losses, runs.TRAINING_LOSS, smallest=True).values == [0, 1, 2, 3, 4]
+
+
+def test_of_fewer_runs_all_count_and_the_count_is_told():
+  cell = runs.make_cell([_run(0.5), _run(0.7), _run(status='unfinished')], METRIC)
+  assert (cell.mean, len(cell.values), len(cell.runs), cell.num_missing) == (0.6, 2, 3, 1)
+  assert runs.make_cell([_run(0.5)], METRIC).standard_error is None
+  assert runs.make_cell([_run(0.5), _run(status='diverged')], METRIC).status == 'diverged'
+  assert runs.make_cell([_run(status='failed')], METRIC).status == 'missing'
+
+
+def test_the_best_learning_rate_is_found_over_means_and_its_place_in_the_grid():
+  """0.1 has the best single run, 0.05 the best mean; 0.2 diverges."""
+  found = [
+    _run(accuracy, seed=seed, optimizer__learning_rate=rate)
+    for rate, both in ((0.025, (0.6, 0.6)), (0.05, (0.7, 0.8)), (0.1, (0.9, 0.2)))
+    for seed, accuracy in enumerate(both)
+  ]
+  found.append(_run(status='diverged', optimizer__learning_rate=0.2))
+  best = runs.best_cell(found, METRIC)
+  assert best.runs[0].learning_rate == 0.05
+  assert not runs.is_at_edge(best, found)
+  assert runs.is_at_edge(best, found[:4])
+
+
+def test_lines_go_through_the_means_at_the_best_learning_rate():
+  """Against epochs and updates; the neighbouring placement is another, dashed line."""
+  found = [
+    _run(accuracy, augmult=n, total_epochs=epochs, optimizer__learning_rate=rate)
+    for n, epochs, rate, accuracy in (
+      *((1, 8.0, 0.1, 0.5), (1, 8.0, 0.2, 0.4), (1, 16.0, 0.1, 0.6), (1, 16.0, 0.2, 0.7)),
+      *((4, 8.0, 0.1, 0.8), (4, 8.0, 0.2, 0.3)),
+    )
+  ]
+  found.append(_run(0.9, augmult=4, placement='neighbouring'))
+  (axes,) = figures.accuracy_against_length(found).axes
+  assert _curve(axes, 'n = 1') == [(8.0, 50.0), (16.0, 70.0)]
+  assert _curve(axes, 'n = 4') == [(8.0, 80.0)]
+  assert _curve(axes, 'n = 4, neighbouring') == [(8.0, 90.0)]
+  styles = {c.get_label(): c.lines[0].get_linestyle() for c in axes.containers}
+  assert (styles['n = 4'], styles['n = 4, neighbouring']) == ('-', '--')
+  (axes,) = figures.accuracy_against_length(found, unit='updates').axes
+  assert _curve(axes, 'n = 1') == [(800.0, 50.0), (1600.0, 70.0)]
+  assert _curve(axes, 'n = 4') == [(3200.0, 80.0)]
+  with pytest.raises(ValueError, match="unit='steps' must be epochs or updates"):
+    figures.accuracy_against_length(found, unit='steps')
+
+
+def test_the_training_loss_is_taken_where_it_is_least():
+  """Which is at another learning rate than the best test accuracy."""
+  found = [
+    _run(0.9, loss=0.3, optimizer__learning_rate=0.1),
+    _run(0.5, loss=0.01, optimizer__learning_rate=0.05),
+  ]
+  (axes,) = figures.training_loss_against_length(found).axes
+  assert _curve(axes, 'n = 1') == [(8.0, 0.01)]
+
+
+def test_temperature_is_learning_rate_times_n_and_every_length_has_its_panel():
+  found = [
+    _run(accuracy, augmult=n, total_epochs=epochs, optimizer__learning_rate=rate)
+    for n, epochs, rate, accuracy in (
+      (1, 8.0, 0.1, 0.5),
+      (4, 8.0, 0.1, 0.6),
+      (4, 8.0, 0.2, 0.7),
+      (4, 16.0, 0.1, 0.8),
+    )
+  ]
+  first, second = figures.accuracy_against_learning_rate(found, temperature=True).axes
+  assert _curve(first, 'n = 1') == [(0.1, 50.0)]
+  assert _curve(first, 'n = 4') == [(0.4, 60.0), (0.8, 70.0)]
+  assert _curve(second, 'n = 4') == [(0.4, 80.0)]
+  first, _ = figures.accuracy_against_learning_rate(found).axes
+  assert _curve(first, 'n = 4') == [(0.1, 60.0), (0.2, 70.0)]
+  assert 'batch size 64' in first.get_title() and '8 epochs' in first.get_title()
+
+
+def test_what_is_missing_or_has_diverged_is_shown_as_such():
+  found = [
+    _run(0.5, optimizer__learning_rate=0.1),
+    _run(status='diverged', optimizer__learning_rate=0.2),
+    _run(status='missing', optimizer__learning_rate=0.4),
+  ]
+  figure = figures.accuracy_against_learning_rate(found)
+  (axes,) = figure.axes
+  (legend,) = figure.legends
+  labels = [text.get_text() for text in legend.get_texts()]
+  assert labels == ['n = 1', 'diverged', 'not run to its end']
+  marks = {
+    line.get_marker(): line.get_xdata()[0]
+    for line in axes.lines
+    if line.get_marker() in ('x', '$?$') and len(line.get_xdata())
+  }
+  assert marks == {'x': 0.2, '$?$': 0.4}
+  assert _curve(axes, 'n = 1') == [(0.1, 50.0)]
+
+
+def test_runs_that_differ_in_more_than_the_question_get_panels_of_their_own():
+  found = [_run(0.5), _run(0.6, batch_size=16), _run(0.7, **{'model__name': 'wrn_16_1'})]
+  panels = figures.accuracy_against_length(found).axes
+  titles = [axes.get_title() for axes in panels]
+  assert len(set(titles)) == 3
+  assert any('batch size 16' in title for title in titles)
+  assert any('wrn_16_1' in title for title in titles)
+  same = dataclasses.replace(found[0], config={**found[0].config, 'log_every_steps': 7})
+  assert len(figures.accuracy_against_length([found[0], same]).axes) == 1
+
+
+def test_the_papers_number_stands_beside_the_runs_that_it_is_about():
+  number = {'top_1': 74.1, 'keys': {'augmult': 1, 'total_epochs': 16.0}, 'source': 'Section 2'}
+  found = [_run(0.5), _run(0.6, total_epochs=16.0)]
+  rows = report.summary_rows(found, METRIC, [number])
+  assert [row['paper (%)'] for row in rows] == ['', 74.1]
+  (axes,) = figures.accuracy_against_length(found, published=[number]).axes
+  (star,) = [line for line in axes.lines if line.get_label() == 'paper']
+  assert [tuple(map(float, point)) for point in star.get_xydata()] == [(16.0, 74.1)]
+  assert not figures.matches({**number, 'keys': {'augmult': 1}}, found[0])
+
+
+def test_runs_are_read_whatever_state_they_are_in(tmp_path):
+  """A sweep with runs to come, a killed run, and a single run beside them."""
+  config = dict(_run(0.5).config)
+  point = {'seed': 5}
+  sweep = {'base': config, 'points': {'seed=5': point}, 'published': []}
+  for folder in ('sweep/seed=0/checkpoints/3', 'single'):
+    (tmp_path / folder).mkdir(parents=True)
+  records.write_json(str(tmp_path / 'sweep' / 'sweep.json'), sweep)
+  records.write_json(str(tmp_path / 'sweep' / 'seed=0' / 'config.json'), config)
+  (tmp_path / 'sweep' / 'seed=0' / 'metrics.jsonl').write_text('{"step": 5, "tr')
+  records.write_json(str(tmp_path / 'single' / 'config.json'), {**config, 'augmult': 4})
+  records.write_json(str(tmp_path / 'single' / 'result.json'), {METRIC: 0.5, 'step': 3})
+  found = {os.path.relpath(run.path, tmp_path): run for run in runs.read_runs(str(tmp_path))}
+  assert {name: run.status for name, run in found.items()} == {
+    'single': 'finished',
+    'sweep/seed=0': 'unfinished',
+    'sweep/seed=5': 'missing',
+  }
+  assert found['sweep/seed=5'].config['seed'] == 5
+  assert (found['single'].augmult, found['single'].unique_images_per_batch) == (4, 16)
+  (tmp_path / 'single' / 'result.json').write_text('{"a":')
+  with pytest.raises(ValueError, match=r'result\.json is damaged'):
+    runs.read_runs(str(tmp_path))
+  with pytest.raises(ValueError, match='is not a folder'):
+    runs.read_runs(str(tmp_path / 'nowhere'))

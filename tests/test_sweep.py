@@ -1,0 +1,159 @@
+"""Running sweeps: results, divergence, failures, stops, locks; and the report on them."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from nfnets_augmult import report, sweep, sweeps, train
+from nfnets_augmult.analysis import runs as runs_lib
+from nfnets_augmult.recipes import small_digits_recipe
+from nfnets_augmult.training import loop, records
+
+
+def _base():
+  """Six steps of 16 samples, two a device."""
+  base = small_digits_recipe()
+  base.batch_size = 16
+  base.total_steps = 6
+  base.dataset.test_split = 'train[200:264]'
+  base.evaluation.train_images = 32
+  return base
+
+
+def _sweep():
+  """Two runs that finish, one that diverges, and one whose model does not exist."""
+  points = sweeps.grid({'augmult': (1, 2), 'optimizer.learning_rate': (0.05,)})
+  points.append({'augmult': 1, 'optimizer.learning_rate': 1e9})
+  points.append({'augmult': 2, 'dataset.train_split': 'nonesuch'})
+  return sweeps.Sweep('A test', _base(), points, 'Nothing in particular.')
+
+
+@pytest.fixture(scope='module')
+def done(tmp_path_factory):
+  """The work directory and the tally of the sweep, run to its end."""
+  workdir = str(tmp_path_factory.mktemp('sweep'))
+  tested = _sweep()
+  sweeps.describe(tested, workdir)
+  return workdir, sweep.run_sweep(tested, tested.points, workdir)
+
+
+def _status(workdir, name):
+  return records.read_status(os.path.join(workdir, name))
+
+
+def test_every_point_gets_its_result_whatever_happens_to_others(done):
+  """Diverging is a result; a failure is recorded with its reason, and the log has the traceback."""
+  workdir, tally = done
+  assert tally.counts == {'finished': 2, 'diverged': 1, 'failed': 1}
+  names = list(_sweep().named_points())
+  assert [_status(workdir, name)[0] for name in names] == [
+    *('finished', 'finished', 'diverged', 'failed')
+  ]
+  assert 'of step' in _status(workdir, names[2])[1]
+  assert "no split 'nonesuch'" in _status(workdir, names[3])[1]
+  with open(os.path.join(workdir, names[3], 'log.txt')) as log:
+    assert 'Traceback' in log.read()
+  with open(os.path.join(workdir, names[0], 'log.txt')) as log:
+    assert 'unique images per batch' in log.read()
+
+
+def test_the_same_command_again_repeats_only_what_failed(done, capsys):
+  workdir, _ = done
+  tested = _sweep()
+  again = sweep.run_sweep(tested, tested.points, workdir)
+  assert again.counts == {'finished': 2, 'diverged': 1, 'failed': 1}
+  assert len(again.costs_and_seconds) == 1
+  assert '[4/4]' in capsys.readouterr().out
+
+
+def test_a_stopped_sweep_goes_on_to_the_results_of_single_runs(done, tmp_path):
+  """Stopped between two steps of its second point, it ends like training each point alone."""
+  workdir, _ = done
+  tested = _sweep()
+  points = tested.points[:2]
+  sweeps.describe(tested, str(tmp_path))
+  looks = iter(range(10**6))
+  with pytest.raises(loop.StopRequested):
+    sweep.run_sweep(tested, points, str(tmp_path), stop_requested=lambda: next(looks) >= 10)
+  names = [sweeps.point_name(point) for point in points]
+  assert [_status(tmp_path, name)[0] for name in names] == ['finished', 'unfinished']
+  assert sweep.run_sweep(tested, points, str(tmp_path)).counts == {'finished': 2}
+  alone = str(tmp_path / 'alone')
+  _, result = train.train(train.prepare(tested.config(points[1]), alone))
+  for folder in (tmp_path, workdir):
+    assert records.read_json(os.path.join(folder, names[1], 'result.json')) == result
+
+
+def test_a_point_that_another_process_runs_is_left_to_it(tmp_path):
+  tested = _sweep()
+  folder = tmp_path / sweeps.point_name(tested.points[0])
+  folder.mkdir()
+  with open(folder / '.lock', 'w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    assert sweep.run_sweep(tested, tested.points[:1], str(tmp_path)).counts == {'elsewhere': 1}
+  assert not (folder / 'config.json').exists()
+
+
+def test_no_point_runs_if_one_of_them_is_not_valid(tmp_path):
+  base = _base()
+  points = [{'seed': 0}, {'batch_size': 15, 'augmult': 2}]
+  tested = sweeps.Sweep('A test', base, points, 'Nothing.')
+  with pytest.raises(ValueError, match='augmult=2 does not divide batch_size=15'):
+    sweep.run_sweep(tested, points, str(tmp_path))
+  assert not os.listdir(tmp_path)
+
+
+def test_the_report_shows_every_run_as_what_it_is(done, tmp_path):
+  """From the raw records: results as they are there, the others by their status."""
+  workdir, _ = done
+  files = report.write_report(workdir, str(tmp_path))
+  assert {os.path.basename(file) for file in files} >= {'runs.csv', 'summary.csv', 'report.md'}
+  text = (tmp_path / 'report.md').read_text()
+  assert '4 runs: 1 diverged, 1 failed, 2 finished' in text
+  assert '## Diverged runs' in text and "no split 'nonesuch'" in text
+  rows = report.run_rows(runs_lib.read_runs(workdir), workdir)
+  row = next(row for row in rows if row['run'] == 'augmult=2,learning_rate=0.05')
+  result = records.read_json(os.path.join(workdir, row['run'], 'result.json'))
+  assert row['test/raw/top_1'] == result['test/raw/top_1']
+  assert (row['temperature'], row['unique images per batch']) == (0.1, 8)
+
+
+def test_the_command_line_ends_with_a_status(tmp_path):
+  """Failures give status 1, and listing runs nothing."""
+  file = tmp_path / 'tiny.py'
+  file.write_text(
+    'from nfnets_augmult import recipes, sweeps\n'
+    'def get_sweep(argument=""):\n'
+    '  base = recipes.small_digits_recipe()\n'
+    '  base.batch_size = 16\n'
+    '  base.total_steps = 1\n'
+    '  points = sweeps.grid({"dataset.train_split": ("none",), "seed": (0, 1)})\n'
+    '  return sweeps.Sweep("Tiny", base, points, "Nothing.")\n'
+    'def get_config(argument=""):\n'
+    '  return get_sweep(argument).base\n'
+  )
+
+  def start(*arguments):
+    return subprocess.run(
+      [sys.executable, '-m', 'nfnets_augmult.sweep', f'--config={file}', *arguments],
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+
+  workdir = f'--workdir={tmp_path / "sweep"}'
+  listed = start(workdir, '--list', '--shard=1/2')
+  assert listed.returncode == 0
+  assert len(listed.stdout.splitlines()) == 1 and 'seed=1' in listed.stdout
+  assert not (tmp_path / 'sweep').exists()
+  failed = start(workdir)
+  assert failed.returncode == 1
+  assert 'error: 2 runs failed' in failed.stderr
+  other = start(workdir, '--config.batch_size=32')
+  assert other.returncode == 1
+  assert 'holds another sweep' in other.stderr
+  assert json.loads((tmp_path / 'sweep' / 'sweep.json').read_text())['base']['batch_size'] == 16

@@ -1,0 +1,216 @@
+"""Sweeps as data: grids, names, files, and the paper's experiments."""
+
+import itertools
+import pathlib
+import re
+import shlex
+import sys
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from nfnets_augmult import assembly, configs, sweep, sweeps
+from nfnets_augmult.data.multiplicity import solve_batch
+from nfnets_augmult.recipes import small_digits_recipe
+
+ROOT = pathlib.Path(__file__).parent.parent
+FILES = sorted(
+  path
+  for path in (ROOT / 'experiments' / 'figures').glob('*.py')
+  if 'def get_sweep(' in path.read_text()
+)
+TRAINING_IMAGES = {'cifar100': 50_000, 'imagenet2012': 1_281_167, 'digits': 200}
+# Augmented images per second on one accelerator: what the files base their estimates on.
+ASSUMED_SPEED = {
+  'wrn_16_4': 17_000,
+  'nf_resnet50': 3000,
+  'nfnet_f2': 400,
+  'nfnet_f3': 200,
+  'nfnet_f5': 80,
+}
+SAM_COST = 1.2
+
+
+def _all_sweeps():
+  for path in FILES:
+    for argument in ('', ':small'):
+      yield pytest.param(f'{path}{argument}', id=f'{path.stem}{argument}')
+
+
+def _small_sweep(points):
+  base = small_digits_recipe()
+  base.batch_size = 16
+  base.total_steps = 6
+  return sweeps.Sweep('A test', base, points, 'Nothing in particular.')
+
+
+@pytest.mark.parametrize('path', _all_sweeps())
+def test_every_point_is_a_valid_run(path):
+  """No point twice, all configs valid, and B = U n; n within the paper's 1 to 16."""
+  loaded = sweeps.load_sweep(path)
+  assert len(loaded.named_points()) == len(loaded.points)
+  flat = set()
+  for point in loaded.points:
+    config = loaded.config(point)
+    assembly.check(config)
+    size, unique, augmult = solve_batch(
+      batch_size=config.batch_size,
+      unique_images_per_batch=config.unique_images_per_batch,
+      augmult=config.augmult,
+      placement=config.placement,
+    )
+    assert size == unique * (augmult if config.placement == 'within' else 1)
+    assert augmult in (1, 2, 4, 8, 16)
+    assert unique <= TRAINING_IMAGES[config.dataset.name] // 2
+    flat.add(str(configs.flatten(config)))
+  assert len(flat) == len(loaded.points)
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+def test_files_state_what_they_cost(path):
+  """The docstring's number of runs and the estimate of hours are those of the grid."""
+  loaded = sweeps.load_sweep(str(path))
+  text = ' '.join(path.read_text().split('"""')[1].split())
+  hours = 0.0
+  for point in loaded.points:
+    config = loaded.config(point)
+    samples = assembly.relative_cost(config)
+    samples *= 1 if config.total_steps else TRAINING_IMAGES[config.dataset.name]
+    samples *= SAM_COST if config.sam.rho else 1
+    hours += samples / ASSUMED_SPEED[config.model.name] / 3600
+  assert f'{len(loaded.points):,} runs' in text
+  assert f'about {loaded.accelerator_hours:,} accelerator hours' in text
+  assert loaded.accelerator_hours == pytest.approx(hours, rel=0.02)
+  assert loaded.expected
+  assert 'Expected' in text
+  small = sweeps.load_sweep(f'{path}:small')
+  assert small.is_small and not loaded.is_small
+  assert '`:small`' in text
+  assert re.search(rf'--config=experiments/figures/{path.name} ', text)
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+def test_published_numbers_belong_to_points(path):
+  """Every number that the paper gives for a setting and a length is for points of the sweep."""
+  loaded = sweeps.load_sweep(str(path))
+  found = [configs.flatten(loaded.config(point)) for point in loaded.points]
+  for number in loaded.published:
+    assert any(
+      all(config[key] == value for key, value in number.keys.items()) for config in found
+    ), number
+
+
+@pytest.mark.parametrize('name', ['fig2_growing_batch', 'fig4_cifar', 'fig5_cifar'])
+def test_the_cifar_runs_have_the_papers_hyperparameters(name):
+  """Section 2: WRN-16-4, momentum 0.9, L2 5e-4, 7 runs, learning rates spaced by factors of 2."""
+  loaded = sweeps.load_sweep(str(ROOT / 'experiments' / 'figures' / f'{name}.py'))
+  base = loaded.base
+  assert (base.model.name, base.dataset.name) == ('wrn_16_4', 'cifar100')
+  assert (base.optimizer.momentum, base.optimizer.weight_decay) == (0.9, 5e-4)
+  assert (base.optimizer.schedule, base.label_smoothing) == ('halving', 0.0)
+  assert {point['seed'] for point in loaded.points} == set(range(7))
+  rates = sorted({point['optimizer.learning_rate'] for point in loaded.points})
+  assert all(b == 2 * a for a, b in itertools.pairwise(rates))
+  sizes = {'fig2_growing_batch': (0, 64), 'fig4_cifar': (1024, 0), 'fig5_cifar': (64, 0)}
+  assert (base.batch_size, base.unique_images_per_batch) == sizes[name]
+
+
+def test_a_grid_is_every_combination_in_order():
+  points = sweeps.grid({'augmult': (1, 2), 'seed': range(2)})
+  assert points == [
+    {'augmult': 1, 'seed': 0},
+    {'augmult': 1, 'seed': 1},
+    {'augmult': 2, 'seed': 0},
+    {'augmult': 2, 'seed': 1},
+  ]
+  assert sweeps.powers_of_two(0.0125, 3) == [0.0125, 0.025, 0.05]
+
+
+def test_names_of_points_are_readable_and_safe():
+  point = {'augmult': 4, 'optimizer.learning_rate': 0.1, 'dataset.train_split': 'train[:9]/x'}
+  assert sweeps.point_name(point) == 'augmult=4,learning_rate=0.1,train_split=train__9__x'
+
+
+def test_a_point_given_twice_is_refused():
+  with pytest.raises(ValueError, match='points twice: augmult=1'):
+    _small_sweep([{'augmult': 1}, {'augmult': 1}])
+
+
+def test_overrides_apply_to_all_points_but_not_to_what_they_vary():
+  tested = _small_sweep(sweeps.grid({'augmult': (1, 2)}))
+  base = small_digits_recipe()
+  base.batch_size = 32
+  assert [tested.with_base(base).config(point).batch_size for point in tested.points] == [32, 32]
+  base.augmult = 4
+  with pytest.raises(ValueError, match='the sweep varies augmult itself'):
+    tested.with_base(base)
+
+
+def test_shards_are_a_partition():
+  points = [{'seed': seed} for seed in range(11)]
+  shards = [sweep.take_shard(points, f'{index}/4') for index in range(4)]
+  assert sorted(p['seed'] for shard in shards for p in shard) == list(range(11))
+  for wrong in ('4/4', '1', '-1/2', 'a/b', '0/0'):
+    with pytest.raises(ValueError, match='must be I/K'):
+      sweep.take_shard(points, wrong)
+
+
+def test_a_work_directory_is_of_one_sweep_that_may_grow(tmp_path):
+  """More points are welcome; fewer, or another base, are not, and neither is a single run."""
+  workdir = str(tmp_path / 'sweep')
+  sweeps.describe(_small_sweep([{'seed': 0}]), workdir)
+  grown = _small_sweep([{'seed': 0}, {'seed': 1}])
+  sweeps.describe(grown, workdir)
+  with pytest.raises(ValueError, match=r'1 points that are not in this one, such as seed=1'):
+    sweeps.describe(_small_sweep([{'seed': 0}]), workdir)
+  changed = small_digits_recipe()
+  changed.batch_size = 32
+  with pytest.raises(ValueError, match=r'differs in batch_size \(16 there, 32 now\)'):
+    sweeps.describe(grown.with_base(changed), workdir)
+  (tmp_path / 'config.json').write_text('{}')
+  with pytest.raises(ValueError, match='holds a single run'):
+    sweeps.describe(grown, str(tmp_path))
+
+
+def test_a_file_of_a_single_run_is_no_sweep():
+  with pytest.raises(ValueError, match='describes a single run'):
+    sweeps.load_sweep(str(ROOT / 'experiments' / 'quickstart_digits.py'))
+
+
+def test_listed_commands_give_the_configs_of_the_points(monkeypatch):
+  """Every command, read as the training program reads it, is the run that the sweep would make."""
+  path = f'{ROOT}/experiments/figures/fig6_7_10_cifar.py:small'
+  base = sweeps.load_sweep(path).base
+  base.dataset.data_dir = 'a folder'
+  listed = sweeps.load_sweep(path).with_base(base)
+  for point in listed.points[::5]:
+    line = sweep.command(listed, point, config_path=path, workdir='runs/x')
+    words = shlex.split(line)
+    assert words[:3] == ['python', '-m', 'nfnets_augmult.train']
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file('config', flag_values=values)
+    flags.DEFINE_string('workdir', None, 'Where.', flag_values=values)
+    monkeypatch.setattr(sys, 'argv', words[2:])
+    values(words[2:])
+    assert configs.flatten(values.config) == configs.flatten(listed.config(point))
+    assert values.workdir == f'runs/x/{sweeps.point_name(point)}'
+
+
+def test_the_time_left_is_exact_on_a_straight_line():
+  """Two seconds to start and one for ten units of work; and at least in proportion without it."""
+  done = [(10.0, 3.0), (30.0, 5.0), (20.0, 4.0)]
+  assert sweep.seconds_left(done, [40.0, 10.0]) == pytest.approx(6.0 + 3.0)
+  assert sweep.seconds_left([(10.0, 3.0)], [20.0]) == pytest.approx(6.0)
+
+
+def test_the_table_of_experiments_is_true():
+  """Runs, hours and small runs in the user guide are those of the files, of all of them."""
+  text = (ROOT / 'docs' / 'sweeps.md').read_text()
+  rows = re.findall(r'\| `(\w+)\.py` \| ([\d,]+) \| ([\d,]+) \| (\d+) \|', text)
+  stated = {name: [int(number.replace(',', '')) for number in rest] for name, *rest in rows}
+  found = {}
+  for path in FILES:
+    full, small = (sweeps.load_sweep(f'{path}{argument}') for argument in ('', ':small'))
+    found[path.stem] = [len(full.points), full.accelerator_hours, len(small.points)]
+  assert stated == found
