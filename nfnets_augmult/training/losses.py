@@ -19,8 +19,8 @@ def cross_entropy(
     label_smoothing: share of the target spread evenly over all K classes, in `[0, 1)`
       (Szegedy et al. 2016).
   """
-  if labels.ndim == 1:
-    labels = jax.nn.one_hot(labels, logits.shape[-1])
+  if jnp.ndim(labels) == 1:
+    labels = jax.nn.one_hot(jnp.asarray(labels), logits.shape[-1])
   targets = optax.smooth_labels(labels, label_smoothing)
   return optax.softmax_cross_entropy(logits.astype(jnp.float32), targets)
 

@@ -59,3 +59,21 @@ def test_top_5_of_three_classes_is_not_always_right():
   """With at most five classes top-5 would be trivial; only ties and NaN can be wrong then."""
   logits = jnp.array([[0.0, 1.0, 2.0]])
   assert losses.in_top_k(logits, jnp.array([0]), 5).tolist() == [True]
+
+
+def test_labels_of_mixed_images_by_hand():
+  """A mixture costs the weighted mean of what either label costs; the larger share is main."""
+  batch = {
+    'label': np.array([0, 1]),
+    'partner_label': np.array([2, 0]),
+    'mix_weight': np.array([0.75, 0.4], np.float32),
+  }
+  values = losses.cross_entropy(LOGITS, losses.mixed_labels(batch, 3))
+  expected = [
+    -(0.75 * np.log(0.7) + 0.25 * np.log(0.1)),
+    -(0.4 * np.log(0.8) + 0.6 * np.log(0.1)),
+  ]
+  np.testing.assert_allclose(values, expected, rtol=1e-6)
+  np.testing.assert_array_equal(losses.main_label(batch), [0, 0])
+  plain = {'label': batch['label']}
+  assert losses.mixed_labels(plain, 3) is losses.main_label(plain) is batch['label']
