@@ -16,11 +16,12 @@ import numpy as np
 import optax
 
 from nfnets_augmult import models
-from nfnets_augmult.data import sources
+from nfnets_augmult.data import array_batches, device_input, sources
 from nfnets_augmult.data.crop_flip import CropFlip
-from nfnets_augmult.data.multiplicity import Multiplicity, solve_batch
+from nfnets_augmult.data.multiplicity import Images, Multiplicity, solve_batch
 from nfnets_augmult.ops import addressed_random
 from nfnets_augmult.optim import sam, schedules, sgd
+from nfnets_augmult.training import devices, feeding
 from nfnets_augmult.training import plan as plan_lib
 from nfnets_augmult.training import state as state_lib
 from nfnets_augmult.training import step as step_lib
@@ -29,6 +30,9 @@ from nfnets_augmult.training.loop import Cadence
 from nfnets_augmult.weights import param_files, pretrained
 
 Batches = Iterator[dict[str, np.ndarray]]
+
+# Where training batches are made.
+INPUTS = ('tf.data', 'device')
 
 # Per channel statistics of ImageNet, for data sets that are not held in memory.
 _IMAGENET = step_lib.Normalization(
@@ -84,6 +88,23 @@ def load_data(config: ml_collections.ConfigDict) -> Data:
   sources.check_image_size(train, config.dataset.image_size)
   size = config.dataset.image_size
   return Data(train, test, (size, size, 3), _IMAGENET)
+
+
+def needs_tensorflow(config: ml_collections.ConfigDict) -> bool:
+  """Whether the data set or the batches of the run that `config` describes need TensorFlow."""
+  return config.input != 'device' or config.dataset.name not in sources.SOURCES
+
+
+def check_input(config: ml_collections.ConfigDict, data: Data) -> None:
+  """Checks that the devices can hold the training images, if they are to.
+
+  Raises:
+    ValueError: they cannot; the message says what to do.
+  """
+  if config.input == 'device':
+    limits = [(device.memory_stats() or {}).get('bytes_limit') for device in jax.local_devices()]
+    known = [limit for limit in limits if limit is not None]
+    device_input.check_source(data.train, device_bytes=min(known, default=None))
 
 
 def make_plan(config: ml_collections.ConfigDict, num_images: int) -> plan_lib.Plan:
@@ -223,6 +244,57 @@ def first_state(
   return jax.device_get(state_lib.initial_state(params, network.optimizer)), report
 
 
+def make_advance(
+  config: ml_collections.ConfigDict,
+  data: Data,
+  plan: plan_lib.Plan,
+  train_step: feeding.TrainStep,
+  key: jax.Array,
+  *,
+  start_step: int,
+) -> feeding.Advance:
+  """Returns what trains from `start_step` on, with batches made where the config says."""
+  if config.input == 'device':
+    return feeding.on_devices(
+      train_step,
+      key=key,
+      data=place_on_devices(data.train, plan.multiplicity),
+      make_batch=make_device_batch(config, plan.multiplicity),
+      images=plan.multiplicity.images,
+      most_steps=config.steps_per_dispatch,
+    )
+  batches = train_batches(
+    config, data.train, plan.multiplicity, start_step=start_step, stop_step=plan.total_steps
+  )
+  return feeding.from_host(train_step, key=key, batches=batches)
+
+
+def make_device_batch(
+  config: ml_collections.ConfigDict, multiplicity: Multiplicity
+) -> Callable[[device_input.DeviceData, Images], dict[str, jax.Array]]:
+  """Returns what makes a batch on a device, see `device_input.make_batch`."""
+  return functools.partial(
+    device_input.make_batch,
+    copies_per_batch=multiplicity.copies_per_batch,
+    augmentation=CropFlip(**config.augmentation),
+  )
+
+
+def place_on_devices(
+  source: sources.ArraySource, multiplicity: Multiplicity
+) -> device_input.DeviceData:
+  """Returns the training images, a copy on each of the local devices, and the slots of each."""
+  slot = device_input.device_slots(
+    multiplicity,
+    device_count=jax.local_device_count(),
+    host_index=jax.process_index(),
+    host_count=jax.process_count(),
+  )
+  return device_input.DeviceData(
+    *devices.replicate((source.images, source.labels)), devices.place(slot)
+  )
+
+
 def train_batches(
   config: ml_collections.ConfigDict,
   source: sources.Source,
@@ -233,7 +305,7 @@ def train_batches(
   augmentation: CropFlip | None = None,
   hosts: tuple[int, int] | None = None,
 ) -> Batches:
-  """Returns this host's batches.
+  """Returns this host's batches, made on the host.
 
   Args:
     config: of the run.
@@ -244,19 +316,24 @@ def train_batches(
     augmentation: instead of the config's.
     hosts: index and number of hosts, instead of this process's.
   """
+  host_index, host_count = hosts or (jax.process_index(), jax.process_count())
+  options = {
+    'augmentation': augmentation or CropFlip(**config.augmentation),
+    'start_step': start_step,
+    'stop_step': stop_step,
+    'host_index': host_index,
+    'host_count': host_count,
+  }
+  if config.input == 'device':
+    return array_batches.train_batches(source, multiplicity, **options)
   from nfnets_augmult.data import pipeline
 
-  host_index, host_count = hosts or (jax.process_index(), jax.process_count())
   return pipeline.train_batches(
     source,
     multiplicity,
-    augmentation=augmentation or CropFlip(**config.augmentation),
-    start_step=start_step,
-    stop_step=stop_step,
     image_size=config.dataset.image_size,
     on_bad_image=config.dataset.on_bad_image,
-    host_index=host_index,
-    host_count=host_count,
+    **options,
   )
 
 
@@ -264,17 +341,22 @@ def evaluation_batches(
   config: ml_collections.ConfigDict, source: sources.Source, num_images: int | None = None
 ) -> Batches:
   """Returns this host's batches of `source`, un-augmented, of its first images or all."""
+  batch_size_per_device = -(-config.evaluation.batch_size // jax.device_count())
+  options = {
+    'batch_size': batch_size_per_device * jax.local_device_count(),
+    'num_images': num_images,
+    'host_index': jax.process_index(),
+    'host_count': jax.process_count(),
+  }
+  if config.input == 'device' and isinstance(source, sources.ArraySource):
+    return array_batches.evaluation_batches(source, **options)
   from nfnets_augmult.data import pipeline
 
-  batch_size_per_device = -(-config.evaluation.batch_size // jax.device_count())
   return pipeline.evaluation_batches(
     source,
-    batch_size=batch_size_per_device * jax.local_device_count(),
     image_size=config.dataset.test_image_size or config.dataset.image_size,
     on_bad_image=config.dataset.on_bad_image,
-    num_images=num_images,
-    host_index=jax.process_index(),
-    host_count=jax.process_count(),
+    **options,
   )
 
 
@@ -299,6 +381,15 @@ def check(config: ml_collections.ConfigDict) -> None:
   if not 0 <= config.seed < 2**32:
     raise ValueError(f'seed={config.seed} must be in [0, 2**32)')
   _solve_batch(config)
+  if config.input not in INPUTS:
+    raise ValueError(f'input={config.input!r} must be one of {", ".join(INPUTS)}')
+  if config.steps_per_dispatch < 1:
+    raise ValueError(f'steps_per_dispatch={config.steps_per_dispatch} must be at least 1')
+  if config.steps_per_dispatch > 1 and config.input != 'device':
+    raise ValueError(
+      f"steps_per_dispatch={config.steps_per_dispatch} needs input='device', whose batches are made "
+      'in the program of the step'
+    )
   CropFlip(**config.augmentation)
   sources.check_bad_image_policy(config.dataset.on_bad_image)
   _make_model(config, num_classes=2)

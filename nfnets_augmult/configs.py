@@ -29,7 +29,7 @@ def default_config() -> ml_collections.ConfigDict:
   config.total_steps = 0
 
   config.dataset = ml_collections.ConfigDict()
-  config.dataset.name = 'digits'  # 'digits', 'folder', or a name of TensorFlow Datasets
+  config.dataset.name = 'digits'  # 'digits', 'folder', 'arrays', or one of TensorFlow Datasets
   config.dataset.data_dir = ''  # where it lies
   config.dataset.train_split = 'train'  # or a part, as in 'train[:5000]', if held in memory
   config.dataset.test_split = 'test'
@@ -37,6 +37,11 @@ def default_config() -> ml_collections.ConfigDict:
   config.dataset.test_image_size = 0  # for evaluation; 0: as for training
   config.dataset.on_bad_image = 'fail'  # or 'skip': report, leave out of the loss, go on
   config.dataset.allow_download = False  # of data sets that are not prepared yet
+
+  # Where batches are made. 'tf.data': on the host. 'device': on the accelerator, which then holds all
+  # training images; the same batches, see docs/device_input.md.
+  config.input = 'tf.data'
+  config.steps_per_dispatch = 1  # how many the host asks for at once; above 1 with 'device' alone
 
   config.augmentation = ml_collections.ConfigDict()
   config.augmentation.pad = 4  # pixels on each side before a random crop; 0: no crop

@@ -58,9 +58,11 @@ def prepare(config: ml_collections.ConfigDict, workdir: str) -> Run:
   """
   assembly.check(config)
   _check_workdir(config, workdir)
-  front_door.import_tensorflow_quietly()
+  if assembly.needs_tensorflow(config):
+    front_door.import_tensorflow_quietly()
   data = assembly.load_data(config)
   CropFlip(**config.augmentation).check_image_size(*data.image_shape[:2])
+  assembly.check_input(config, data)
   plan = assembly.make_plan(config, data.train.num_images)
   network = assembly.make_network(config, data)
   assembly.check_images_fit(config, data, network)
@@ -87,7 +89,7 @@ def train(
 
   Args:
     run: see `prepare`.
-    stop_requested: looked at between steps; when it is true the state is saved and the run ends.
+    stop_requested: looked at between dispatches; when it is true the state is saved and the run ends.
 
   Returns:
     The last state, and what `result.json` holds: the last evaluation with its step and epoch.
@@ -114,12 +116,11 @@ def train(
         lambda: _first_state(run, checkpoints),
         plan=plan,
         cadence=run.cadence,
-        train_step=run.train_step,
-        evaluation_step=run.network.evaluation_step,
-        key=run.key,
-        train_batches=lambda step: assembly.train_batches(
-          config, run.data.train, plan.multiplicity, start_step=step, stop_step=plan.total_steps
+        make_advance=lambda step: assembly.make_advance(
+          config, run.data, plan, run.train_step, run.key, start_step=step
         ),
+        steps_per_dispatch=config.steps_per_dispatch,
+        evaluation_step=run.network.evaluation_step,
         evaluation_batches=assembly.evaluated_splits(config, run.data),
         checkpoints=checkpoints,
         recorder=recorder,

@@ -51,9 +51,7 @@ def train_batches(
   augmentation.check_image_size(*source.images.shape[1:3])
   start, stop = multiplicity.host_slots(host_index, host_count)
   for step in range(start_step, stop_step):
-    yield train_batch(
-      source, multiplicity, step, augmentation=augmentation, start=start, stop=stop
-    )
+    yield train_batch(source, multiplicity, step, augmentation=augmentation, start=start, stop=stop)
 
 
 def evaluation_indices(

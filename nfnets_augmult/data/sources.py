@@ -74,8 +74,8 @@ def load_source(
 
   Args:
     name: `'digits'` (scikit-learn's 1,797 handwritten digits, 8x8 grey, bundled: no download),
-      `'folder'` (images in `data_dir`, see `folder_source`), or a data set of TensorFlow Datasets
-      as `name`, `name/config` or `name:version`.
+      `'folder'` (images in `data_dir`, see `folder_source`), `'arrays'` (see `array_files`), or a
+      data set of TensorFlow Datasets as `name`, `name/config` or `name:version`.
     split: `'train'`, `'test'`, or another split of the data set.
     data_dir: where the data lie; not used for `digits`.
     allow_download: whether TensorFlow Datasets may download and prepare what is missing.
@@ -189,7 +189,18 @@ class FolderSource:
     return self.files[index]
 
 
-SOURCES: dict[str, Callable[..., Source]] = {'digits': digits_source, 'folder': folder_source}
+def array_source(*, split: str, data_dir: str) -> ArraySource:
+  """Returns a split of a data set that was written as plain arrays, see `array_files`."""
+  from nfnets_augmult.data import array_files
+
+  return array_files.array_source(split=split, data_dir=data_dir)
+
+
+SOURCES: dict[str, Callable[..., Source]] = {
+  'digits': digits_source,
+  'folder': folder_source,
+  'arrays': array_source,
+}
 
 _IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.gif', '.bmp')
 
@@ -199,8 +210,8 @@ def require_data_dir(name: str, data_dir: str) -> None:
   if not data_dir:
     raise ValueError(
       f'dataset.data_dir is missing: say where the data set {name!r} lies, with '
-      "--config.dataset.data_dir=DIR (only 'digits' needs none; every name but 'digits' and "
-      "'folder' is taken as one of TensorFlow Datasets)"
+      "--config.dataset.data_dir=DIR (only 'digits' needs none; every name but 'digits', "
+      "'folder' and 'arrays' is taken as one of TensorFlow Datasets)"
     )
 
 

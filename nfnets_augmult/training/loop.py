@@ -11,6 +11,7 @@ import numpy as np
 
 from nfnets_augmult.training import devices, evaluation
 from nfnets_augmult.training.checkpoints import Checkpoints
+from nfnets_augmult.training.feeding import Advance
 from nfnets_augmult.training.plan import Plan
 from nfnets_augmult.training.progress import Progress
 from nfnets_augmult.training.records import Recorder
@@ -48,16 +49,19 @@ class Cadence:
       if steps < 1:
         raise ValueError(f'the run would {name} every {steps} steps; it must be at least 1')
 
+  def next_stop(self, step: int) -> int:
+    """Returns the first step after `step` at which something happens."""
+    return min((step // every + 1) * every for every in (self.log, self.save, self.evaluate))
+
 
 def fit(
   first_state: Callable[[], TrainState],
   *,
   plan: Plan,
   cadence: Cadence,
-  train_step: Callable[..., Any],
+  make_advance: Callable[[int], Advance],
+  steps_per_dispatch: int,
   evaluation_step: Callable[..., Any],
-  key: jax.Array,
-  train_batches: Callable[[int], Iterator[dict[str, np.ndarray]]],
   evaluation_batches: dict[str, Callable[[], Iterator[dict[str, np.ndarray]]]],
   checkpoints: Checkpoints,
   recorder: Recorder | None,
@@ -73,14 +77,13 @@ def fit(
       on to them while the devices train: they can be most of the memory of the host.
     plan: of the run.
     cadence: how often to log, save and evaluate.
-    train_step: see `step.make_train_step`; pmapped here, with the state donated.
+    make_advance: from a step to the function that trains from there on, see `feeding.Advance`.
+    steps_per_dispatch: the most steps that it takes at once; fewer where something is due.
     evaluation_step: see `step.make_evaluation_step`; pmapped here.
-    key: of everything random in the steps.
-    train_batches: from a step to the batches of this host from there on.
     evaluation_batches: for each split, by the name under which it is recorded, its batches.
     checkpoints: where states go.
     recorder: where metrics go; None on all hosts but the first.
-    stop_requested: looked at between steps, and between the batches of an evaluation.
+    stop_requested: looked at between dispatches, and between the batches of an evaluation.
 
   Raises:
     StopRequested: the run was asked to stop, and its state is saved.
@@ -92,10 +95,8 @@ def fit(
   )
   state = first_state()
   step = int(state.step)
-  train_step = jax.pmap(train_step, axis_name=AXIS_NAME, donate_argnums=0)
-  key = devices.replicate(key)
   state = devices.replicate(state)
-  batches = devices.prefetch(train_batches(step))
+  advance = make_advance(step)
   run.start(step)
   try:
     while True:
@@ -110,9 +111,10 @@ def fit(
         run.save(state)
         checkpoints.wait()
         raise StopRequested
-      state, metrics = train_step(state, next(batches), key)
-      step += 1
-      run.look_at(step, metrics)
+      stop = min(step + steps_per_dispatch, cadence.next_stop(step), plan.total_steps)
+      state, metrics = advance(state, step, stop)
+      run.look_at(step, stop, metrics)
+      step = stop
       if step % cadence.save == 0:
         run.save(state)
   finally:
@@ -168,12 +170,12 @@ class _Run:
       return self._stop_requested()
     return step % self._cadence.log == 0 and _any_host(self._stop_requested())
 
-  def look_at(self, step: int, metrics: dict[str, jax.Array]) -> None:
-    """Takes the metrics of a step that was just dispatched, and looks at those that are done."""
-    self._in_flight.append((step, metrics))
-    if step == self._first_step + 1:  # has waited for compilation
+  def look_at(self, step: int, stop: int, metrics: dict[str, jax.Array]) -> None:
+    """Takes the metrics of steps that were just dispatched, and looks at those that are done."""
+    self._in_flight.append((step, stop, metrics))
+    if step == self._first_step:  # has waited for compilation
       self._look_at_all()
-      self.progress.reset_clock(step)
+      self.progress.reset_clock(stop)
     while len(self._in_flight) > devices.max_steps_in_flight():
       self._look_at_oldest()
 
@@ -182,8 +184,14 @@ class _Run:
       self._look_at_oldest()
 
   def _look_at_oldest(self) -> None:
-    step, metrics = self._in_flight.popleft()
-    metrics = {key: float(value) for key, value in devices.first_replica(metrics).items()}
+    step, stop, metrics = self._in_flight.popleft()
+    metrics = {key: np.ravel(value) for key, value in devices.first_replica(metrics).items()}
+    for index in range(stop - step):
+      self._look_at_step(
+        step + 1 + index, {key: float(values[index]) for key, values in metrics.items()}
+      )
+
+  def _look_at_step(self, step: int, metrics: dict[str, float]) -> None:
     for name in ('loss', 'gradient_norm'):
       if not math.isfinite(metrics[name]):
         raise DivergedError(f'the {name.replace("_", " ")} of step {step} is {metrics[name]}')
