@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from nfnets_augmult.data import crop_flip
+from nfnets_augmult.data import array_batches, crop_flip
 from nfnets_augmult.data.decoding import ImageDecoder
 from nfnets_augmult.data.multiplicity import Multiplicity, Slots
 from nfnets_augmult.data.sources import ArraySource, Source
@@ -32,18 +32,6 @@ _DTYPES = {
   'seed': tf.uint32,
 }
 _EVALUATION_KEYS = ('image', 'label', 'mask', 'image_index')
-
-
-def host_slots(multiplicity: Multiplicity, host_index: int, host_count: int) -> tuple[int, int]:
-  """Returns the range of slots that host `host_index` fills.
-
-  Raises:
-    ValueError: the number of hosts does not divide the batch size.
-  """
-  per_host, rest = divmod(multiplicity.batch_size, host_count)
-  if rest:
-    raise ValueError(f'{host_count} hosts do not divide batch_size={multiplicity.batch_size}')
-  return host_index * per_host, (host_index + 1) * per_host
 
 
 def train_batches(
@@ -75,24 +63,19 @@ def train_batches(
     on_bad_image: see `ImageDecoder`.
 
   Yields:
-    A `Batch` of slots `host_slots(...)`, in their order.
+    A `Batch` of slots `multiplicity.host_slots(...)`, in their order.
 
   Raises:
     BadImageError: an image does not decode and the policy is to fail.
   """
-  start, stop = host_slots(multiplicity, host_index, host_count)
+  start, stop = multiplicity.host_slots(host_index, host_count)
   if isinstance(source, ArraySource):
     augmentation.check_image_size(*source.images.shape[1:3])
 
     def fill_from_memory(step: int) -> Batch:
-      slots = multiplicity.slots(step, start, stop)
-      unique, owner = np.unique(slots.image_index, return_inverse=True)
-      copies = crop_flip.crop_and_flip(
-        source.images[unique], owner, crop_flip.draw(slots.seed, augmentation), augmentation
+      return array_batches.train_batch(
+        source, multiplicity, step, augmentation=augmentation, start=start, stop=stop
       )
-      labels = source.labels[slots.image_index]
-      mask = np.ones(len(labels), np.float32)
-      return dict(slots._asdict(), image=copies, label=labels, mask=mask)
 
     return _iterate(_map_numbers(fill_from_memory, start_step, stop_step, tuple(_DTYPES)))
 
@@ -164,25 +147,19 @@ def evaluation_batches(
     num_images: only the first so many images; None for all.
   """
   total = source.num_images if num_images is None else min(num_images, source.num_images)
-  num_batches = -(-total // (batch_size * host_count))
-
-  def indices(batch: int) -> tuple[np.ndarray, np.ndarray]:
-    place = np.arange(int(batch) * batch_size, (int(batch) + 1) * batch_size)
-    index = place * host_count + host_index
-    return np.where(index < total, index, 0), (index < total).astype(np.float32)
+  addresses = array_batches.evaluation_indices(
+    total, batch_size=batch_size, host_index=host_index, host_count=host_count
+  )
 
   if isinstance(source, ArraySource):
+    addresses = list(addresses)
 
     def fill_from_memory(batch: int) -> Batch:
-      index, mask = indices(batch)
-      return dict(
-        image=source.images[index], label=source.labels[index], mask=mask, image_index=index
-      )
+      return array_batches.evaluation_batch(source, *addresses[batch])
 
-    return _iterate(_map_numbers(fill_from_memory, 0, num_batches, _EVALUATION_KEYS))
+    return _iterate(_map_numbers(fill_from_memory, 0, len(addresses), _EVALUATION_KEYS))
 
   decoder = ImageDecoder(source, image_size=image_size, on_bad_image=on_bad_image)
-  addresses = [indices(batch) for batch in range(num_batches)]
   flat = tuple(np.concatenate(column) for column in zip(*addresses, strict=True))
 
   def read(index: tf.Tensor, in_use: tf.Tensor) -> dict[str, tf.Tensor]:
