@@ -387,8 +387,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise ValueError(f'steps_per_dispatch={config.steps_per_dispatch} must be at least 1')
   if config.steps_per_dispatch > 1 and config.input != 'device':
     raise ValueError(
-      f"steps_per_dispatch={config.steps_per_dispatch} needs input='device', whose batches are made "
-      'in the program of the step'
+      f"steps_per_dispatch={config.steps_per_dispatch} needs input='device': its batches are "
+      'made in the program of the step'
     )
   CropFlip(**config.augmentation)
   sources.check_bad_image_policy(config.dataset.on_bad_image)

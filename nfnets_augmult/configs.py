@@ -38,8 +38,8 @@ def default_config() -> ml_collections.ConfigDict:
   config.dataset.on_bad_image = 'fail'  # or 'skip': report, leave out of the loss, go on
   config.dataset.allow_download = False  # of data sets that are not prepared yet
 
-  # Where batches are made. 'tf.data': on the host. 'device': on the accelerator, which then holds all
-  # training images; the same batches, see docs/device_input.md.
+  # Where batches are made. 'tf.data': on the host. 'device': on the accelerator, which then holds
+  # all training images; the same batches, see docs/device_input.md.
   config.input = 'tf.data'
   config.steps_per_dispatch = 1  # how many the host asks for at once; above 1 with 'device' alone
 

@@ -89,7 +89,7 @@ def train(
 
   Args:
     run: see `prepare`.
-    stop_requested: looked at between dispatches; when it is true the state is saved and the run ends.
+    stop_requested: looked at between dispatches; when true, the state is saved and the run ends.
 
   Returns:
     The last state, and what `result.json` holds: the last evaluation with its step and epoch.

@@ -1,4 +1,4 @@
-"""How steps get their batches: from the host one by one, or made on the devices, several a dispatch.
+"""How steps get their batches: from the host, or made on the devices, several in one dispatch.
 
 Either way the loop gets an `Advance`, a function that takes the run from one step to a later one.
 """

@@ -57,7 +57,7 @@ def test_what_is_no_data_set_is_refused(folder, tmp_path):
   with pytest.raises(ValueError, match=r'labels must be in \[0, 9\), not 0 to 9'):
     load()
   np.save(folder / 'train_images.npy', np.zeros((4, 8, 8, 1)))
-  with pytest.raises(ValueError, match='images must be uint8 .* not float64'):
+  with pytest.raises(ValueError, match=r'images must be uint8 .* not float64'):
     load()
   np.save(folder / 'train_images.npy', np.array([{}]), allow_pickle=True)
   with pytest.raises(ValueError, match=r'train_images.npy cannot be read: .*Python objects'):
