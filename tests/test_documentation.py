@@ -18,11 +18,13 @@ FLAGS = {
   'train': {'config', 'workdir', 'multi_host', 'coordinator', 'num_hosts', 'host_index'},
   'evaluate': {'workdir', 'split', 'checkpoint', 'data_dir', 'batch_size', 'output'},
   'export': {'workdir', 'params', 'output'},
+  'convert': {'config', 'output'},
   'models.table': set(),
   'benchmark': {
     *('config', 'augmult', 'batch_size', 'seconds'),
     *('model', 'image_size', 'batch', 'num_classes', 'bfloat16', 'sam', 'ascent_fraction'),
     *('remat', 'scan_blocks', 'conv_algorithm', 'steps', 'breakdown'),
+    *('copies', 'steps_per_dispatch'),
   },
 }
 
