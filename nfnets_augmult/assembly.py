@@ -6,7 +6,7 @@ Everything is checked here, before anything compiles. All other code takes plain
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ from nfnets_augmult.data.crop_flip import CropFlip
 from nfnets_augmult.data.multiplicity import Images, Multiplicity, solve_batch
 from nfnets_augmult.ops import addressed_random
 from nfnets_augmult.optim import sam, schedules, sgd
-from nfnets_augmult.training import devices, feeding
+from nfnets_augmult.training import bundle, devices, feeding
 from nfnets_augmult.training import plan as plan_lib
 from nfnets_augmult.training import state as state_lib
 from nfnets_augmult.training import step as step_lib
@@ -135,6 +135,11 @@ def make_cadence(config: ml_collections.ConfigDict, plan: plan_lib.Plan) -> Cade
   )
 
 
+def steps_per_dispatch(config: ml_collections.ConfigDict) -> int:
+  """Returns how many steps one dispatch takes at most: one where more would be slower."""
+  return 1 if feeding.loops_are_slow() else config.steps_per_dispatch
+
+
 @dataclasses.dataclass(frozen=True)
 class Network:
   """The functions of a run that JAX transforms.
@@ -189,20 +194,32 @@ def check_images_fit(config: ml_collections.ConfigDict, data: Data, network: Net
 
 
 def make_train_step(
-  config: ml_collections.ConfigDict, network: Network, plan: plan_lib.Plan
+  config: ml_collections.ConfigDict,
+  network: Network,
+  plan: plan_lib.Plan,
+  *,
+  learning_rate: jax.Array | None = None,
 ) -> tuple[Callable[..., Any], jax.Array]:
-  """Returns the update of one device and the key of everything random in it."""
+  """Returns the update of one device and the key of everything random in it.
+
+  Args:
+    config: of the run.
+    network: of the run.
+    plan: of the run.
+    learning_rate: float32 scalar, the peak of the schedule instead of the config's; it may be an
+      argument of the compiled program.
+  """
   warmup_epochs = config.optimizer.warmup_epochs
   schedule = schedules.make_schedule(
     config.optimizer.schedule,
-    config.optimizer.learning_rate,
+    config.optimizer.learning_rate if learning_rate is None else 1.0,
     total_steps=plan.total_steps,
     warmup_steps=round(warmup_epochs * plan.multiplicity.steps_per_epoch),
   )
   train_step = step_lib.make_train_step(
     classifier=network.classifier,
     optimizer=network.optimizer,
-    schedule=schedule,
+    schedule=schedule if learning_rate is None else lambda step: learning_rate * schedule(step),
     ema_decay=config.ema_decay,
     label_smoothing=config.label_smoothing,
     sharpness=_sharpness(config, plan),
@@ -256,17 +273,55 @@ def make_advance(
   """Returns what trains from `start_step` on, with batches made where the config says."""
   if config.input == 'device':
     return feeding.on_devices(
-      train_step,
-      key=key,
-      data=place_on_devices(data.train, plan.multiplicity),
-      make_batch=make_device_batch(config, plan.multiplicity),
+      feeding.with_batch_made(train_step, make_device_batch(config, plan.multiplicity)),
+      constants=(place_on_devices(data.train, plan.multiplicity), devices.replicate(key)),
       images=plan.multiplicity.images,
-      most_steps=config.steps_per_dispatch,
+      most_steps=steps_per_dispatch(config),
     )
   batches = train_batches(
     config, data.train, plan.multiplicity, start_step=start_step, stop_step=plan.total_steps
   )
   return feeding.from_host(train_step, key=key, batches=batches)
+
+
+def make_bundle_advance(
+  configs_of_runs: Sequence[ml_collections.ConfigDict],
+  data: Data,
+  network: Network,
+  plans: Sequence[plan_lib.Plan],
+) -> feeding.Advance:
+  """Returns what trains runs together that differ in nothing but seed and learning rate."""
+  config, plan = configs_of_runs[0], plans[0]
+  make_batch = make_device_batch(config, plan.multiplicity)
+
+  def one_run(
+    state: state_lib.TrainState,
+    images: Images,
+    data: device_input.DeviceData,
+    key: jax.Array,
+    learning_rate: jax.Array,
+  ) -> tuple[state_lib.TrainState, step_lib.Metrics]:
+    train_step, _ = make_train_step(config, network, plan, learning_rate=learning_rate)
+    return train_step(state, make_batch(data, images), key)
+
+  keys = np.stack([_key(of_run, 'steps') for of_run in configs_of_runs])
+  learning_rates = np.array([p.learning_rate for p in plans], np.float32)
+  # Runs that share a seed share their batches.
+  by_seed = {p.multiplicity.seed: p.multiplicity for p in plans}
+
+  def images(step: int) -> Images:
+    of_seed = {seed: multiplicity.images(step) for seed, multiplicity in by_seed.items()}
+    return feeding.stack_images([of_seed[p.multiplicity.seed] for p in plans])
+
+  return feeding.on_devices(
+    bundle.make_bundle_step(one_run),
+    constants=(
+      place_on_devices(data.train, plan.multiplicity),
+      *devices.replicate((keys, learning_rates)),
+    ),
+    images=images,
+    most_steps=steps_per_dispatch(config),
+  )
 
 
 def make_device_batch(
@@ -372,6 +427,27 @@ def evaluated_splits(
   return splits
 
 
+def are_runs_together(config: ml_collections.ConfigDict) -> bool:
+  """Whether `config` describes several runs that train in one program."""
+  return bool(config.runs.seeds or config.runs.learning_rates)
+
+
+def split_runs(config: ml_collections.ConfigDict) -> dict[str, ml_collections.ConfigDict]:
+  """Returns the configs of the single runs of `config`, by a name for each.
+
+  They are what one would write to train them one by one: `runs` is empty and `seed` and
+  `optimizer.learning_rate` are set.
+  """
+  split = {}
+  for seed in config.runs.seeds or (config.seed,):
+    for learning_rate in config.runs.learning_rates or (config.optimizer.learning_rate,):
+      single = config.copy_and_resolve_references()
+      single.runs.seeds = single.runs.learning_rates = ()
+      single.seed, single.optimizer.learning_rate = int(seed), float(learning_rate)
+      split[f'run_{single.seed}_{single.optimizer.learning_rate:g}'] = single
+  return split
+
+
 def check(config: ml_collections.ConfigDict) -> None:
   """Checks all that can be checked at once, before any data is read.
 
@@ -390,6 +466,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       f"steps_per_dispatch={config.steps_per_dispatch} needs input='device': its batches are "
       'made in the program of the step'
     )
+  _check_runs(config)
   CropFlip(**config.augmentation)
   sources.check_bad_image_policy(config.dataset.on_bad_image)
   _make_model(config, num_classes=2)
@@ -411,6 +488,23 @@ def check(config: ml_collections.ConfigDict) -> None:
     )
   if config.log_every_steps < 1:
     raise ValueError(f'log_every_steps={config.log_every_steps} must be at least 1')
+
+
+def _check_runs(config: ml_collections.ConfigDict) -> None:
+  """Checks the runs that are to train together, if there are any."""
+  asked = {'runs.seeds': config.runs.seeds, 'runs.learning_rates': config.runs.learning_rates}
+  for key, values in asked.items():
+    if len(set(values)) < len(values):
+      raise ValueError(f'{key}={values} names a value twice')
+  if not are_runs_together(config):
+    return
+  if config.input != 'device':
+    raise ValueError(
+      f'runs.seeds={config.runs.seeds} and runs.learning_rates={config.runs.learning_rates} train '
+      "together only with input='device', whose batches are made in the program of the step"
+    )
+  for single in split_runs(config).values():
+    check(single)
 
 
 def _key(config: ml_collections.ConfigDict, purpose: str) -> jax.Array:

@@ -43,6 +43,12 @@ def default_config() -> ml_collections.ConfigDict:
   config.input = 'tf.data'
   config.steps_per_dispatch = 1  # how many the host asks for at once; above 1 with 'device' alone
 
+  # Runs that train together in one program: every seed with every learning rate. Empty: the one
+  # run of the keys `seed` and `optimizer.learning_rate`. See docs/many_runs.md.
+  config.runs = ml_collections.ConfigDict()
+  config.runs.seeds = ()
+  config.runs.learning_rates = ()
+
   config.augmentation = ml_collections.ConfigDict()
   config.augmentation.pad = 4  # pixels on each side before a random crop; 0: no crop
   config.augmentation.pad_mode = 'mirror'  # or 'constant', black

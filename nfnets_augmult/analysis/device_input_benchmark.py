@@ -60,23 +60,23 @@ def compare(
   multiplicity = Multiplicity(num_images, batch_size // augmult, augmult, seed=0)
   whole_set = step_benchmark.random_batch(num_images, image_size, _NUM_CLASSES)
   slot = device_input.device_slots(multiplicity, device_count=jax.local_device_count())
+  data = device_input.DeviceData(
+    *devices.replicate((whole_set['image'], whole_set['label'])), devices.place(slot)
+  )
+  keys = devices.replicate(key)
+  make_batch = functools.partial(
+    device_input.make_batch,
+    copies_per_batch=multiplicity.copies_per_batch,
+    augmentation=CropFlip(),
+  )
   made = feeding.on_devices(
-    step.train_step,
-    key=key,
-    data=device_input.DeviceData(
-      *devices.replicate((whole_set['image'], whole_set['label'])), devices.place(slot)
-    ),
-    make_batch=functools.partial(
-      device_input.make_batch,
-      copies_per_batch=multiplicity.copies_per_batch,
-      augmentation=CropFlip(),
-    ),
+    feeding.with_batch_made(step.train_step, make_batch),
+    constants=(data, keys),
     images=multiplicity.images,
     most_steps=steps_per_dispatch,
   )
   batch = devices.place_batch(step_benchmark.random_batch(batch_size, image_size, _NUM_CLASSES))
   update = jax.pmap(step.train_step, axis_name=AXIS_NAME, donate_argnums=0)
-  keys = devices.replicate(key)
 
   def resident(state: TrainState, step: int, stop: int) -> tuple[TrainState, Metrics]:
     del step, stop

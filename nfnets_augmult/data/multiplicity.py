@@ -30,6 +30,7 @@ that the copies of one image are spread as evenly as can be.
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -255,7 +256,15 @@ class Multiplicity:
     A shuffle, but where a batch spans two epochs the images that open the later one are taken
     from those that did not close the earlier one.
     """
-    return _epoch_order(self.seed, self.num_images, self.unique_images_per_batch, epoch)
+    return self._epoch_orders(epoch)
+
+  @functools.cached_property
+  def _epoch_orders(self) -> Callable[[int], np.ndarray]:
+    """The last few orders are kept, for each object by itself: many may be in use in turn."""
+    order = functools.partial(
+      _epoch_order, self.seed, self.num_images, self.unique_images_per_batch
+    )
+    return functools.lru_cache(maxsize=4)(order)
 
 
 def fill_slots(images: Images, slot: np.ndarray, *, copies_per_batch: int) -> Slots:
@@ -287,7 +296,6 @@ def _check_epochs(epoch: np.ndarray) -> None:
     raise ValueError(f'a run has at most {MAX_EPOCHS} epochs')
 
 
-@functools.lru_cache(maxsize=4)
 def _epoch_order(seed: int, num_images: int, unique: int, epoch: int) -> np.ndarray:
   """See `Multiplicity.epoch_order`; read-only, because it is shared."""
   shuffled = _shuffle(seed, num_images, epoch)

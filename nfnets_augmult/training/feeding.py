@@ -3,7 +3,7 @@
 Either way the loop gets an `Advance`, a function that takes the run from one step to a later one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -46,40 +46,52 @@ def from_host(
 
 
 def on_devices(
-  train_step: TrainStep,
+  one_step: Callable[..., tuple[Any, Metrics]],
   *,
-  key: jax.Array,
-  data: Any,
-  make_batch: Callable[[Any, Images], dict[str, jax.Array]],
+  constants: tuple[Any, ...],
   images: Callable[[int], Images],
   most_steps: int,
 ) -> Advance:
   """Returns an `Advance` by up to `most_steps` steps, whose batches are made on the devices.
 
   Args:
-    train_step: of one device; pmapped here.
-    key: of everything random in the steps.
-    data: what `make_batch` reads, with a leading axis of devices, on them.
-    make_batch: from `data` and the images of a batch to the part of a device.
-    images: the unique images of a step.
-    most_steps: K; the program is compiled once, for any number of steps up to it.
+    one_step: from state, images and `constants` to state and metrics, on one device.
+    constants: trees with a leading axis of devices, placed on them.
+    images: from a step to the unique images of its batch.
+    most_steps: K; the program is compiled once, for any number of steps up to it. Of one step it
+      has no loop, and its rounding may differ.
   """
+  if most_steps == 1:
+    update_once = jax.pmap(one_step, axis_name=AXIS_NAME, donate_argnums=0)
+
+    def advance_once(state: Any, step: int, stop: int) -> tuple[Any, Metrics]:
+      assert stop == step + 1
+      return update_once(state, devices.replicate(as_argument(images(step))), *constants)
+
+    return advance_once
+
+  update = jax.pmap(repeat(one_step), axis_name=AXIS_NAME, donate_argnums=0)
+
+  def advance(state: Any, step: int, stop: int) -> tuple[Any, Metrics]:
+    # Always K entries, so that there is one program: those past the end are never looked at.
+    stacked = stack_images([images(min(s, stop - 1)) for s in range(step, step + most_steps)])
+    arguments = devices.replicate((as_argument(stacked), np.int32(stop - step)))
+    return update(state, *arguments, *constants)
+
+  return advance
+
+
+def with_batch_made(
+  train_step: TrainStep, make_batch: Callable[[Any, Images], dict[str, jax.Array]]
+) -> Callable[..., tuple[TrainState, Metrics]]:
+  """Returns `train_step` of state, images, data and key; `make_batch(data, images)` the batch."""
 
   def one_step(
     state: TrainState, images: Images, data: Any, key: jax.Array
   ) -> tuple[TrainState, Metrics]:
     return train_step(state, make_batch(data, images), key)
 
-  update = jax.pmap(repeat(one_step), axis_name=AXIS_NAME, donate_argnums=0)
-  key = devices.replicate(key)
-
-  def advance(state: TrainState, step: int, stop: int) -> tuple[TrainState, Metrics]:
-    # Always K entries, so that there is one program: those past the end are never looked at.
-    stacked = stack_images([images(min(s, stop - 1)) for s in range(step, step + most_steps)])
-    count = np.int32(stop - step)
-    return update(state, devices.replicate(stacked), devices.replicate(count), data, key)
-
-  return advance
+  return one_step
 
 
 def repeat(one_step: Callable[..., tuple[Any, Metrics]]) -> Callable[..., tuple[Any, Metrics]]:
@@ -109,7 +121,20 @@ def repeat(one_step: Callable[..., tuple[Any, Metrics]]) -> Callable[..., tuple[
   return steps
 
 
-def stack_images(images: list[Images]) -> Images:
-  """Returns the images of several steps with a leading axis, in the dtypes of devices."""
-  stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *images)
-  return stacked._replace(image_index=stacked.image_index.astype(np.int32))
+def stack_images(images: Sequence[Images]) -> Images:
+  """Returns the images of several steps, or of several runs, with a leading axis."""
+  return jax.tree.map(lambda *arrays: np.stack(arrays), *images)
+
+
+def as_argument(images: Images) -> Images:
+  """Returns `images` in the dtypes of devices, which count in 32 bits."""
+  return images._replace(image_index=images.image_index.astype(np.int32))
+
+
+def loops_are_slow() -> bool:
+  """Whether this backend should not have several steps in one program.
+
+  XLA runs the convolutions of a loop many times slower than those outside on CPUs (15 times slower,
+  measured with jaxlib 0.10 on a Wide-ResNet), whatever the number of rounds.
+  """
+  return jax.default_backend() == 'cpu'

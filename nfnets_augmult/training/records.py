@@ -1,5 +1,6 @@
 """What a run leaves in its work directory for people and tools: metrics, config, versions."""
 
+import contextlib
 import importlib.metadata
 import json
 import math
@@ -38,6 +39,24 @@ def read_json(path: str) -> Any:
     return None
   with open(path, encoding='utf-8') as file:
     return json.load(file)
+
+
+def write_status(workdir: str, status: str, message: str) -> None:
+  """Leaves `status.json` in a work directory: why the run there ended before its last step.
+
+  Args:
+    workdir: of the run; made if need be.
+    status: `'diverged'`, which is a result and happens again, or `'failed'`.
+    message: for people.
+  """
+  os.makedirs(workdir, exist_ok=True)
+  write_json(os.path.join(workdir, 'status.json'), {'status': status, 'message': message})
+
+
+def clear_status(workdir: str) -> None:
+  """Removes `status.json`: the run goes on, or has gone on to its end."""
+  with contextlib.suppress(FileNotFoundError):
+    os.unlink(os.path.join(workdir, 'status.json'))
 
 
 def versions() -> dict[str, str]:
