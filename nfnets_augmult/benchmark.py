@@ -181,7 +181,7 @@ def benchmark_device_input() -> None:
   device = jax.local_devices()[0]
   print(
     f'{args.model}, {image_size} pixels, batch {args.batch}, n = {args.copies}, '
-    f'{args.steps_per_dispatch} step(s) a dispatch; '
+    f'{result["steps_per_dispatch"]} step(s) a dispatch; '
     f'{jax.local_device_count()} x {device.device_kind}'
   )
   print(f'made on the device  {result["images_per_second"]:,.4g} images/s')

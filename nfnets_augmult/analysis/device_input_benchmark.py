@@ -40,11 +40,12 @@ def compare(
     num_images: random images in the memory of each device.
     compute_dtype: `'float32'` or `'bfloat16'`.
     steps: of each way in a round.
-    steps_per_dispatch: of the batches that are made on the device; the others take single steps.
+    steps_per_dispatch: of the batches that are made on the device, but 1 where loops are slow; the
+      others take single steps.
     rounds: how many.
 
   Returns:
-    Medians: `images_per_second` of batches made on the device, `resident_images_per_second` of one
+    `steps_per_dispatch` as used. Medians: `images_per_second` of batches made on the device, `resident_images_per_second` of one
     random batch that lies there, and of a round's first over its second `ratio`, with `ratio_min`
     and `ratio_max`.
 
@@ -56,6 +57,8 @@ def compare(
   step = step_benchmark.make_step(
     model_name, image_size=image_size, num_classes=_NUM_CLASSES, compute_dtype=compute_dtype
   )
+  if feeding.loops_are_slow():
+    steps_per_dispatch = 1
   key = jax.random.PRNGKey(1)
   multiplicity = Multiplicity(num_images, batch_size // augmult, augmult, seed=0)
   whole_set = step_benchmark.random_batch(num_images, image_size, _NUM_CLASSES)
@@ -93,6 +96,7 @@ def compare(
   ratios = [lying / made for made, lying in zip(seconds['made'], seconds['resident'], strict=True)]
   images = steps * batch_size
   return {
+    'steps_per_dispatch': steps_per_dispatch,
     'images_per_second': images / statistics.median(seconds['made']),
     'resident_images_per_second': images / statistics.median(seconds['resident']),
     'ratio': statistics.median(ratios),
