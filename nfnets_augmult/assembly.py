@@ -145,13 +145,13 @@ class Network:
   """The functions of a run that JAX transforms.
 
   Attributes:
-    initial_state: function without arguments to the first state; jit it.
+    initial_state: to the first state, from a key or, without one, from the config's seed; jit it.
     classifier: see `step.make_classifier`.
     optimizer: see `sgd.sgd`.
     evaluation_step: of one device.
   """
 
-  initial_state: Callable[[], state_lib.TrainState]
+  initial_state: Callable[..., state_lib.TrainState]
   classifier: step_lib.Classifier
   optimizer: optax.GradientTransformation
   evaluation_step: Callable[..., Any]
@@ -165,9 +165,10 @@ def make_network(config: ml_collections.ConfigDict, data: Data) -> Network:
   )
   optimizer = _make_optimizer(config)
 
-  def initial_state() -> state_lib.TrainState:
+  def initial_state(key: jax.Array | None = None) -> state_lib.TrainState:
     images = jnp.zeros((1, *data.image_shape), jnp.float32)
-    params = model.init(_key(config, 'parameters'), images, is_training=True)
+    key = parameters_key(config) if key is None else key
+    params = model.init(key, images, is_training=True)
     return state_lib.initial_state(params, optimizer)
 
   return Network(
@@ -251,10 +252,12 @@ def read_initial_params(config: ml_collections.ConfigDict, network: Network) -> 
 
 
 def first_state(
-  network: Network, loaded_params: Any | None
+  network: Network,
+  loaded_params: Any | None,
+  key: jax.Array | None = None,
 ) -> tuple[state_lib.TrainState, pretrained.LoadReport | None]:
   """Returns the state before the first step, of NumPy arrays, and what was loaded into it."""
-  state = jax.device_get(jax.jit(network.initial_state)())
+  state = jax.device_get(jax.jit(network.initial_state)(key))
   if loaded_params is None:
     return state, None
   params, report = pretrained.load_pretrained(state.params, loaded_params)
@@ -505,6 +508,11 @@ def _check_runs(config: ml_collections.ConfigDict) -> None:
     )
   for single in split_runs(config).values():
     check(single)
+
+
+def parameters_key(config: ml_collections.ConfigDict) -> jax.Array:
+  """Returns the key of the initial parameters."""
+  return _key(config, 'parameters')
 
 
 def _key(config: ml_collections.ConfigDict, purpose: str) -> jax.Array:

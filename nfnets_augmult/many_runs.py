@@ -147,7 +147,11 @@ def _first_state(runs: Sequence[train.Run], checkpoints: Checkpoints) -> bundle.
     return checkpoints.restore(
       jax.eval_shape(lambda: bundle.stack_states([run.network.initial_state() for run in runs]))
     )
-  states = [assembly.first_state(run.network, run.loaded_params)[0] for run in runs]
+  # One compiled function for all seeds.
+  states = [
+    assembly.first_state(runs[0].network, run.loaded_params, assembly.parameters_key(run.config))[0]
+    for run in runs
+  ]
   return jax.device_get(bundle.stack_states(states))
 
 
