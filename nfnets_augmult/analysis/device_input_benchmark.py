@@ -46,8 +46,8 @@ def compare(
 
   Returns:
     `steps_per_dispatch` as used. Medians: `images_per_second` of batches made on the device,
-    `resident_images_per_second` of one random batch that lies there, and of a round's first over its second `ratio`, with `ratio_min`
-    and `ratio_max`.
+    `resident_images_per_second` of one random batch that lies there, and `ratio`, of a round's
+    first over its second, with `ratio_min` and `ratio_max`.
 
   Raises:
     ValueError: sizes that do not go together.

@@ -148,7 +148,10 @@ class BundleWatch:
 
   def _look_at_oldest(self) -> None:
     first, stop, metrics = self._in_flight.pop(0)
-    metrics = devices.first_replica(metrics)  # [K, R] each
+    metrics = {
+      key: values.reshape(-1, len(self._watches))  # [K, R], also of a single step
+      for key, values in devices.first_replica(metrics).items()
+    }
     for index in range(stop - first):
       for r, watch in self._going_on():
         try:
