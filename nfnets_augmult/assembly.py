@@ -6,7 +6,7 @@ Everything is checked here, before anything compiles. All other code takes plain
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -16,16 +16,17 @@ import numpy as np
 import optax
 
 from nfnets_augmult import models
-from nfnets_augmult.data import loading, sources
+from nfnets_augmult.data import array_batches, device_input, loading, sources
 from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.crop_flip import CropFlip
 from nfnets_augmult.data.evaluation_crop import EvaluationCrop
 from nfnets_augmult.data.inception_crop import InceptionCrop
 from nfnets_augmult.data.mixing import Mixing
-from nfnets_augmult.data.multiplicity import Multiplicity, solve_batch
+from nfnets_augmult.data.multiplicity import Images, Multiplicity, solve_batch
 from nfnets_augmult.data.randaugment import RandAugment
 from nfnets_augmult.ops import addressed_random
 from nfnets_augmult.optim import sam, schedules, sgd
+from nfnets_augmult.training import bundle, devices, feeding
 from nfnets_augmult.training import plan as plan_lib
 from nfnets_augmult.training import state as state_lib
 from nfnets_augmult.training import step as step_lib
@@ -34,6 +35,9 @@ from nfnets_augmult.training.loop import Cadence
 from nfnets_augmult.weights import param_files, pretrained
 
 Batches = Iterator[dict[str, np.ndarray]]
+
+# Where training batches are made.
+INPUTS = ('tf.data', 'device')
 
 # Per channel statistics of ImageNet, for data sets that are not held in memory.
 _IMAGENET = step_lib.Normalization(
@@ -89,6 +93,23 @@ def load_data(config: ml_collections.ConfigDict) -> Data:
   sources.check_image_size(train, config.dataset.image_size)
   size = config.dataset.image_size
   return Data(train, test, (size, size, 3), _IMAGENET)
+
+
+def needs_tensorflow(config: ml_collections.ConfigDict) -> bool:
+  """Whether the data set or the batches of the run that `config` describes need TensorFlow."""
+  return config.input != 'device' or config.dataset.name not in loading.OWN_SOURCES
+
+
+def check_input(config: ml_collections.ConfigDict, data: Data) -> None:
+  """Checks that the devices can hold the training images, if they are to.
+
+  Raises:
+    ValueError: they cannot; the message says what to do.
+  """
+  if config.input == 'device':
+    limits = [(device.memory_stats() or {}).get('bytes_limit') for device in jax.local_devices()]
+    known = [limit for limit in limits if limit is not None]
+    device_input.check_source(data.train, device_bytes=min(known, default=None))
 
 
 def make_plan(config: ml_collections.ConfigDict, num_images: int) -> plan_lib.Plan:
@@ -149,18 +170,23 @@ def make_cadence(config: ml_collections.ConfigDict, plan: plan_lib.Plan) -> Cade
   )
 
 
+def steps_per_dispatch(config: ml_collections.ConfigDict) -> int:
+  """Returns how many steps one dispatch takes at most: one where more would be slower."""
+  return 1 if feeding.loops_are_slow() else config.steps_per_dispatch
+
+
 @dataclasses.dataclass(frozen=True)
 class Network:
   """The functions of a run that JAX transforms.
 
   Attributes:
-    initial_state: function without arguments to the first state; jit it.
+    initial_state: to the first state, from a key or, without one, from the config's seed; jit it.
     classifier: see `step.make_classifier`.
     optimizer: see `sgd.sgd`.
     evaluation_step: of one device.
   """
 
-  initial_state: Callable[[], state_lib.TrainState]
+  initial_state: Callable[..., state_lib.TrainState]
   classifier: step_lib.Classifier
   optimizer: optax.GradientTransformation
   evaluation_step: Callable[..., Any]
@@ -174,9 +200,10 @@ def make_network(config: ml_collections.ConfigDict, data: Data) -> Network:
   )
   optimizer = _make_optimizer(config)
 
-  def initial_state() -> state_lib.TrainState:
+  def initial_state(key: jax.Array | None = None) -> state_lib.TrainState:
     images = jnp.zeros((1, *data.image_shape), jnp.float32)
-    params = model.init(_key(config, 'parameters'), images, is_training=True)
+    key = parameters_key(config) if key is None else key
+    params = model.init(key, images, is_training=True)
     return state_lib.initial_state(params, optimizer)
 
   return Network(
@@ -203,20 +230,32 @@ def check_images_fit(config: ml_collections.ConfigDict, data: Data, network: Net
 
 
 def make_train_step(
-  config: ml_collections.ConfigDict, network: Network, plan: plan_lib.Plan
+  config: ml_collections.ConfigDict,
+  network: Network,
+  plan: plan_lib.Plan,
+  *,
+  learning_rate: jax.Array | None = None,
 ) -> tuple[Callable[..., Any], jax.Array]:
-  """Returns the update of one device and the key of everything random in it."""
+  """Returns the update of one device and the key of everything random in it.
+
+  Args:
+    config: of the run.
+    network: of the run.
+    plan: of the run.
+    learning_rate: float32 scalar, the peak of the schedule instead of the config's; it may be an
+      argument of the compiled program.
+  """
   warmup_epochs = config.optimizer.warmup_epochs
   schedule = schedules.make_schedule(
     config.optimizer.schedule,
-    config.optimizer.learning_rate,
+    config.optimizer.learning_rate if learning_rate is None else 1.0,
     total_steps=plan.total_steps,
     warmup_steps=round(warmup_epochs * plan.multiplicity.steps_per_epoch),
   )
   train_step = step_lib.make_train_step(
     classifier=network.classifier,
     optimizer=network.optimizer,
-    schedule=schedule,
+    schedule=schedule if learning_rate is None else lambda step: learning_rate * schedule(step),
     ema_decay=config.ema_decay,
     label_smoothing=config.label_smoothing,
     dropout_masks=config.dropout_masks,
@@ -249,14 +288,105 @@ def read_initial_params(config: ml_collections.ConfigDict, network: Network) -> 
 
 
 def first_state(
-  network: Network, loaded_params: Any | None
+  network: Network,
+  loaded_params: Any | None,
+  key: jax.Array | None = None,
 ) -> tuple[state_lib.TrainState, pretrained.LoadReport | None]:
   """Returns the state before the first step, of NumPy arrays, and what was loaded into it."""
-  state = jax.device_get(jax.jit(network.initial_state)())
+  state = jax.device_get(jax.jit(network.initial_state)(key))
   if loaded_params is None:
     return state, None
   params, report = pretrained.load_pretrained(state.params, loaded_params)
   return jax.device_get(state_lib.initial_state(params, network.optimizer)), report
+
+
+def make_advance(
+  config: ml_collections.ConfigDict,
+  data: Data,
+  plan: plan_lib.Plan,
+  train_step: feeding.TrainStep,
+  key: jax.Array,
+  *,
+  start_step: int,
+) -> feeding.Advance:
+  """Returns what trains from `start_step` on, with batches made where the config says."""
+  if config.input == 'device':
+    return feeding.on_devices(
+      feeding.with_batch_made(train_step, make_device_batch(config, plan.multiplicity)),
+      constants=(place_on_devices(data.train, plan.multiplicity), devices.replicate(key)),
+      images=plan.multiplicity.images,
+      most_steps=steps_per_dispatch(config),
+    )
+  batches = train_batches(
+    config, data.train, plan.multiplicity, start_step=start_step, stop_step=plan.total_steps
+  )
+  return feeding.from_host(train_step, key=key, batches=batches)
+
+
+def make_bundle_advance(
+  configs_of_runs: Sequence[ml_collections.ConfigDict],
+  data: Data,
+  network: Network,
+  plans: Sequence[plan_lib.Plan],
+) -> feeding.Advance:
+  """Returns what trains runs together that differ in nothing but seed and learning rate."""
+  config, plan = configs_of_runs[0], plans[0]
+  make_batch = make_device_batch(config, plan.multiplicity)
+
+  def one_run(
+    state: state_lib.TrainState,
+    images: Images,
+    data: device_input.DeviceData,
+    key: jax.Array,
+    learning_rate: jax.Array,
+  ) -> tuple[state_lib.TrainState, step_lib.Metrics]:
+    train_step, _ = make_train_step(config, network, plan, learning_rate=learning_rate)
+    return train_step(state, make_batch(data, images), key)
+
+  keys = np.stack([_key(of_run, 'steps') for of_run in configs_of_runs])
+  learning_rates = np.array([p.learning_rate for p in plans], np.float32)
+  # Runs that share a seed share their batches.
+  by_seed = {p.multiplicity.seed: p.multiplicity for p in plans}
+
+  def images(step: int) -> Images:
+    of_seed = {seed: multiplicity.images(step) for seed, multiplicity in by_seed.items()}
+    return feeding.stack_images([of_seed[p.multiplicity.seed] for p in plans])
+
+  return feeding.on_devices(
+    bundle.make_bundle_step(one_run),
+    constants=(
+      place_on_devices(data.train, plan.multiplicity),
+      *devices.replicate((keys, learning_rates)),
+    ),
+    images=images,
+    most_steps=steps_per_dispatch(config),
+  )
+
+
+def make_device_batch(
+  config: ml_collections.ConfigDict, multiplicity: Multiplicity
+) -> Callable[[device_input.DeviceData, Images], dict[str, jax.Array]]:
+  """Returns what makes a batch on a device, see `device_input.make_batch`."""
+  return functools.partial(
+    device_input.make_batch,
+    copies_per_batch=multiplicity.copies_per_batch,
+    augmentation=_device_crop(config),
+  )
+
+
+def place_on_devices(
+  source: sources.ArraySource, multiplicity: Multiplicity
+) -> device_input.DeviceData:
+  """Returns the training images, a copy on each of the local devices, and the slots of each."""
+  slot = device_input.device_slots(
+    multiplicity,
+    device_count=jax.local_device_count(),
+    host_index=jax.process_index(),
+    host_count=jax.process_count(),
+  )
+  return device_input.DeviceData(
+    *devices.replicate((source.images, source.labels)), devices.place(slot)
+  )
 
 
 def train_batches(
@@ -269,7 +399,7 @@ def train_batches(
   augmentation: Augmentation | None = None,
   hosts: tuple[int, int] | None = None,
 ) -> Batches:
-  """Returns this host's batches.
+  """Returns this host's batches, made on the host.
 
   Args:
     config: of the run.
@@ -280,18 +410,26 @@ def train_batches(
     augmentation: instead of the config's.
     hosts: index and number of hosts, instead of this process's.
   """
+  host_index, host_count = hosts or (jax.process_index(), jax.process_count())
+  augmentation = augmentation or make_augmentation(config)
+  options = {
+    'start_step': start_step,
+    'stop_step': stop_step,
+    'host_index': host_index,
+    'host_count': host_count,
+  }
+  if config.input == 'device':
+    return array_batches.train_batches(
+      source, multiplicity, augmentation=augmentation.crop, **options
+    )
   from nfnets_augmult.data import pipeline
 
-  host_index, host_count = hosts or (jax.process_index(), jax.process_count())
   return pipeline.train_batches(
     source,
     multiplicity,
-    augmentation=augmentation or make_augmentation(config),
-    start_step=start_step,
-    stop_step=stop_step,
+    augmentation=augmentation,
     read_options=read_options(config),
-    host_index=host_index,
-    host_count=host_count,
+    **options,
   )
 
 
@@ -299,17 +437,22 @@ def evaluation_batches(
   config: ml_collections.ConfigDict, source: sources.Source, num_images: int | None = None
 ) -> Batches:
   """Returns this host's batches of `source`, un-augmented, of its first images or all."""
+  batch_size_per_device = -(-config.evaluation.batch_size // jax.device_count())
+  options = {
+    'batch_size': batch_size_per_device * jax.local_device_count(),
+    'num_images': num_images,
+    'host_index': jax.process_index(),
+    'host_count': jax.process_count(),
+  }
+  if config.input == 'device' and isinstance(source, sources.ArraySource):
+    return array_batches.evaluation_batches(source, **options)
   from nfnets_augmult.data import pipeline
 
-  batch_size_per_device = -(-config.evaluation.batch_size // jax.device_count())
   return pipeline.evaluation_batches(
     source,
-    batch_size=batch_size_per_device * jax.local_device_count(),
     crop=_evaluation_crop(config),
     read_options=read_options(config, is_training=False),
-    num_images=num_images,
-    host_index=jax.process_index(),
-    host_count=jax.process_count(),
+    **options,
   )
 
 
@@ -325,6 +468,27 @@ def evaluated_splits(
   return splits
 
 
+def are_runs_together(config: ml_collections.ConfigDict) -> bool:
+  """Whether `config` describes several runs that train in one program."""
+  return bool(config.runs.seeds or config.runs.learning_rates)
+
+
+def split_runs(config: ml_collections.ConfigDict) -> dict[str, ml_collections.ConfigDict]:
+  """Returns the configs of the single runs of `config`, by a name for each.
+
+  They are what one would write to train them one by one: `runs` is empty and `seed` and
+  `optimizer.learning_rate` are set.
+  """
+  split = {}
+  for seed in config.runs.seeds or (config.seed,):
+    for learning_rate in config.runs.learning_rates or (config.optimizer.learning_rate,):
+      single = config.copy_and_resolve_references()
+      single.runs.seeds = single.runs.learning_rates = ()
+      single.seed, single.optimizer.learning_rate = int(seed), float(learning_rate)
+      split[f'run_{single.seed}_{single.optimizer.learning_rate:g}'] = single
+  return split
+
+
 def check(config: ml_collections.ConfigDict) -> None:
   """Checks all that can be checked at once, before any data is read.
 
@@ -336,6 +500,18 @@ def check(config: ml_collections.ConfigDict) -> None:
   _, unique_images_per_batch, _ = _solve_batch(config)
   make_augmentation(config).mixing.check_unique_images(unique_images_per_batch)
   _evaluation_crop(config)
+  if config.input not in INPUTS:
+    raise ValueError(f'input={config.input!r} must be one of {", ".join(INPUTS)}')
+  if config.input == 'device':
+    _device_crop(config)
+  if config.steps_per_dispatch < 1:
+    raise ValueError(f'steps_per_dispatch={config.steps_per_dispatch} must be at least 1')
+  if config.steps_per_dispatch > 1 and config.input != 'device':
+    raise ValueError(
+      f"steps_per_dispatch={config.steps_per_dispatch} needs input='device': its batches are "
+      'made in the program of the step'
+    )
+  _check_runs(config)
   sources.check_bad_image_policy(config.dataset.on_bad_image)
   _make_model(config, num_classes=2)
   _make_optimizer(config)
@@ -362,6 +538,28 @@ def check(config: ml_collections.ConfigDict) -> None:
     )
   if config.log_every_steps < 1:
     raise ValueError(f'log_every_steps={config.log_every_steps} must be at least 1')
+
+
+def _check_runs(config: ml_collections.ConfigDict) -> None:
+  """Checks the runs that are to train together, if there are any."""
+  asked = {'runs.seeds': config.runs.seeds, 'runs.learning_rates': config.runs.learning_rates}
+  for key, values in asked.items():
+    if len(set(values)) < len(values):
+      raise ValueError(f'{key}={values} names a value twice')
+  if not are_runs_together(config):
+    return
+  if config.input != 'device':
+    raise ValueError(
+      f'runs.seeds={config.runs.seeds} and runs.learning_rates={config.runs.learning_rates} train '
+      "together only with input='device', whose batches are made in the program of the step"
+    )
+  for single in split_runs(config).values():
+    check(single)
+
+
+def parameters_key(config: ml_collections.ConfigDict) -> jax.Array:
+  """Returns the key of the initial parameters."""
+  return _key(config, 'parameters')
 
 
 def _key(config: ml_collections.ConfigDict, purpose: str) -> jax.Array:
@@ -393,6 +591,22 @@ def _solve_batch(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
     augmult=config.augmult,
     placement=config.placement,
   )
+
+
+def _device_crop(config: ml_collections.ConfigDict) -> CropFlip:
+  """The only augmentation that is made on the device."""
+  augmentation = make_augmentation(config)
+  if (
+    augmentation.mixing.is_on
+    or augmentation.randaugment.layers
+    or config.augmentation.crop != 'pad'
+  ):
+    raise ValueError(
+      "input='device' makes pad, crop and flip only: set augmentation.crop='pad', "
+      'augmentation.randaugment.layers=0, augmentation.mixup.share=0 and '
+      "augmentation.cutmix.share=0, or input='tf.data'"
+    )
+  return augmentation.crop
 
 
 def _make_model(config: ml_collections.ConfigDict, *, num_classes: int) -> Any:

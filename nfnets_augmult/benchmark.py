@@ -5,6 +5,8 @@
     python -m nfnets_augmult.benchmark step [--model=nfnet_f0] [--image_size=128] [--batch=8]
         [--bfloat16] [--sam=RHO] [--ascent_fraction=0.2] [--remat] [--scan_blocks]
         [--conv_algorithm=auto] [--num_classes=1000] [--steps=10] [--breakdown]
+    python -m nfnets_augmult.benchmark device_input [--model=wrn_16_4] [--image_size=32]
+        [--batch=1024] [--copies=4] [--steps_per_dispatch=10] [--bfloat16] [--steps=10]
 
 `input` prints augmented images per second and CPU time for several n, beside a plain per-image
 pipeline that repeats each record n times and beside this one without sharing anything between
@@ -13,6 +15,9 @@ Without a config it takes random images of CIFAR's size.
 
 `step` compiles a training step of a model and prints how long that takes, how long the step takes,
 and how much memory, on random images; it needs no data.
+
+`device_input` measures the same step with batches that are made on the device from 50,000 random
+images there, as `config.input = 'device'` does, and on one batch that lies there ready, in turn.
 """
 
 import os
@@ -36,7 +41,7 @@ from nfnets_augmult.models import model_spec
 def benchmark_input() -> None:
   """Measures the input pipeline and prints a table."""
   args = flags.FLAGS
-  _refuse_flags_of('step')
+  _refuse_other_flags('input')
   augmults = [int(n) for n in args.augmult]
   try:
     for n in augmults:
@@ -82,7 +87,7 @@ def benchmark_input() -> None:
 def benchmark_step() -> None:
   """Measures a training step and prints what it found."""
   args = flags.FLAGS
-  _refuse_flags_of('input')
+  _refuse_other_flags('step')
   # Only what was asked for: not every model has every option.
   options = {
     name: args[name].value
@@ -159,14 +164,52 @@ def _step_lines(result: dict[str, Any], *, steps: int) -> Iterator[tuple[str, st
     )
 
 
-def _refuse_flags_of(command: str) -> None:
-  """Fails if a flag was given that only the other `command` reads."""
-  for name in _FLAGS_OF[command]:
+def benchmark_device_input() -> None:
+  """Measures what batches that are made on the device cost a step, and prints it."""
+  args = flags.FLAGS
+  _refuse_other_flags('device_input')
+  from nfnets_augmult.analysis.device_input_benchmark import compare
+
+  image_size = args.image_size or 32
+  try:
+    result = compare(
+      args.model,
+      image_size=image_size,
+      batch_size=args.batch,
+      augmult=args.copies,
+      compute_dtype='bfloat16' if args.bfloat16 else 'float32',
+      steps=args.steps,
+      steps_per_dispatch=args.steps_per_dispatch,
+    )
+  except ValueError as error:
+    front_door.fail(str(error))
+  device = jax.local_devices()[0]
+  print(
+    f'{args.model}, {image_size} pixels, batch {args.batch}, n = {args.copies}, '
+    f'{result["steps_per_dispatch"]} step(s) a dispatch; '
+    f'{jax.local_device_count()} x {device.device_kind}'
+  )
+  print(f'made on the device  {result["images_per_second"]:,.4g} images/s')
+  print(f'lying there         {result["resident_images_per_second"]:,.4g} images/s')
+  print(
+    f'ratio               {result["ratio"]:.1%} '
+    f'({result["ratio_min"]:.1%} to {result["ratio_max"]:.1%})'
+  )
+
+
+def _refuse_other_flags(command: str) -> None:
+  """Fails if a flag was given that only other commands than `command` read."""
+  for name in sorted({*sum(_FLAGS_OF.values(), ())} - {*_FLAGS_OF[command]}):
     if flags.FLAGS[name].present:
-      front_door.fail(f'--{name} is a flag of the command {command}')
+      owners = [other for other, names in _FLAGS_OF.items() if name in names]
+      front_door.fail(f'--{name} is a flag of the command {" and ".join(owners)}')
 
 
-COMMANDS = {'input': benchmark_input, 'step': benchmark_step}
+COMMANDS = {
+  'input': benchmark_input,
+  'step': benchmark_step,
+  'device_input': benchmark_device_input,
+}
 _FLAGS_OF = {
   'input': ('augmult', 'batch_size', 'seconds', 'config'),
   'step': (
@@ -182,6 +225,15 @@ _FLAGS_OF = {
     'conv_algorithm',
     'steps',
     'breakdown',
+  ),
+  'device_input': (
+    'model',
+    'image_size',
+    'batch',
+    'copies',
+    'steps_per_dispatch',
+    'bfloat16',
+    'steps',
   ),
 }
 
@@ -206,6 +258,8 @@ if __name__ == '__main__':
   flags.DEFINE_list('augmult', '1,4,16', 'input: values of n.')
   flags.DEFINE_integer('batch_size', 1024, 'input: augmented images per batch.', lower_bound=1)
   flags.DEFINE_float('seconds', 1.0, 'input: length of each of the measurements.', lower_bound=0)
+  flags.DEFINE_integer('copies', 4, 'device_input: n, copies of each unique image.', 1)
+  flags.DEFINE_integer('steps_per_dispatch', 10, 'device_input: steps in one dispatch.', 1)
   front_door.define_config_flag(required=False)
   _define_step_flags()
   front_door.run_command(COMMANDS)

@@ -29,7 +29,7 @@ def default_config() -> ml_collections.ConfigDict:
   config.total_steps = 0
 
   config.dataset = ml_collections.ConfigDict()
-  config.dataset.name = 'digits'  # 'digits', 'folder', or a name of TensorFlow Datasets
+  config.dataset.name = 'digits'  # 'digits', 'folder', 'arrays', or one of TensorFlow Datasets
   config.dataset.data_dir = ''  # where it lies
   config.dataset.train_split = 'train'  # or a part, as in 'train[:5000]', if held in memory
   config.dataset.test_split = 'test'
@@ -41,6 +41,17 @@ def default_config() -> ml_collections.ConfigDict:
   config.dataset.jpeg_scaling = True
   config.dataset.antialias = False  # widen the bicubic kernel where images shrink
   config.dataset.allow_download = False  # of data sets that are not prepared yet
+
+  # Where batches are made. 'tf.data': on the host. 'device': on the accelerator, which then holds
+  # all training images; the same batches, see docs/device_input.md.
+  config.input = 'tf.data'
+  config.steps_per_dispatch = 1  # how many the host asks for at once; above 1 with 'device' alone
+
+  # Runs that train together in one program: every seed with every learning rate. Empty: the one
+  # run of the keys `seed` and `optimizer.learning_rate`. See docs/many_runs.md.
+  config.runs = ml_collections.ConfigDict()
+  config.runs.seeds = ()
+  config.runs.learning_rates = ()
 
   config.augmentation = ml_collections.ConfigDict()
   # 'pad': pad, then crop the original size; of images that differ in size, after scaling the

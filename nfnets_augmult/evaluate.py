@@ -52,7 +52,8 @@ def evaluate(
   config.dataset.data_dir = data_dir or config.dataset.data_dir
   config.evaluation.batch_size = batch_size or config.evaluation.batch_size
   assembly.check(config)
-  front_door.import_tensorflow_quietly()
+  if assembly.needs_tensorflow(config):
+    front_door.import_tensorflow_quietly()
   data = assembly.load_data(config)
   source = assembly.load_split(config, split or config.dataset.test_split)
   network = assembly.make_network(config, data)

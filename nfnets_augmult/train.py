@@ -50,16 +50,25 @@ class Run:
   loaded_params: Any | None
 
 
-def prepare(config: ml_collections.ConfigDict, workdir: str) -> Run:
+def prepare(
+  config: ml_collections.ConfigDict, workdir: str, *, data: assembly.Data | None = None
+) -> Run:
   """Returns the run that `config` describes; compiles and writes nothing.
+
+  Args:
+    config: of one run.
+    workdir: of the run.
+    data: what `assembly.load_data` returned for this data set, if it is at hand.
 
   Raises:
     ValueError: config, data and work directory do not go together; the message names the key.
   """
   assembly.check(config)
-  _check_workdir(config, workdir)
-  front_door.import_tensorflow_quietly()
-  data = assembly.load_data(config)
+  check_workdir(config, workdir)
+  if assembly.needs_tensorflow(config):
+    front_door.import_tensorflow_quietly()
+  data = data or assembly.load_data(config)
+  assembly.check_input(config, data)
   plan = assembly.make_plan(config, data.train.num_images)
   assembly.make_augmentation(config).check(
     unique_images_per_batch=plan.multiplicity.unique_images_per_batch,
@@ -80,7 +89,7 @@ def finished_result(config: ml_collections.ConfigDict, workdir: str) -> dict[str
   Raises:
     ValueError: `workdir` holds a run with another config.
   """
-  _check_workdir(config, workdir)
+  check_workdir(config, workdir)
   return records.read_json(os.path.join(workdir, 'result.json'))
 
 
@@ -91,7 +100,7 @@ def train(
 
   Args:
     run: see `prepare`.
-    stop_requested: looked at between steps; when it is true the state is saved and the run ends.
+    stop_requested: looked at between dispatches; when true, the state is saved and the run ends.
 
   Returns:
     The last state, and what `result.json` holds: the last evaluation with its step and epoch.
@@ -106,28 +115,31 @@ def train(
   is_first_host = jax.process_index() == 0
   if is_first_host:
     os.makedirs(workdir, exist_ok=True)
-    _print_plan(run)
-    _describe_run(run)
+    print_plan(run)
+    describe_run(run)
   with Checkpoints(workdir, keep=config.checkpoint.keep) as checkpoints:
     recorder = None
     if is_first_host:
       recorder = records.Recorder(workdir, resume_step=checkpoints.latest_step or 0)
-      _draw_contact_sheet(run)
+      draw_contact_sheet(run)
     try:
       state = loop.fit(
         lambda: _first_state(run, checkpoints),
         plan=plan,
         cadence=run.cadence,
-        train_step=run.train_step,
-        evaluation_step=run.network.evaluation_step,
-        key=run.key,
-        train_batches=lambda step: assembly.train_batches(
-          config, run.data.train, plan.multiplicity, start_step=step, stop_step=plan.total_steps
+        make_advance=lambda step: assembly.make_advance(
+          config, run.data, plan, run.train_step, run.key, start_step=step
         ),
-        evaluation_batches=assembly.evaluated_splits(config, run.data),
-        checkpoints=checkpoints,
-        recorder=recorder,
-        stop_requested=stop_requested,
+        steps_per_dispatch=assembly.steps_per_dispatch(config),
+        watch=loop.Watch(
+          plan,
+          run.cadence,
+          evaluation_step=run.network.evaluation_step,
+          evaluation_batches=assembly.evaluated_splits(config, run.data),
+          checkpoints=checkpoints,
+          recorder=recorder,
+          stop_requested=stop_requested,
+        ),
       )
     except loop.DivergedError as error:
       if is_first_host:
@@ -136,7 +148,7 @@ def train(
     finally:
       if recorder:
         recorder.close()
-        _draw_curves(run)
+        draw_curves(run)
   result = recorder.last(loop.BEST_BY) if recorder else None
   if is_first_host:
     records.write_json(os.path.join(workdir, 'result.json'), result)
@@ -162,7 +174,7 @@ def _first_state(run: Run, checkpoints: Checkpoints) -> TrainState:
   return state
 
 
-def _check_workdir(config: ml_collections.ConfigDict, workdir: str) -> None:
+def check_workdir(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Raises ValueError if `workdir` holds a run with another config."""
   if '://' in workdir:
     raise ValueError(f'workdir={workdir!r} must be a path of the file system, mounted if need be')
@@ -178,7 +190,8 @@ def _check_workdir(config: ml_collections.ConfigDict, workdir: str) -> None:
     )
 
 
-def _print_plan(run: Run) -> None:
+def print_plan(run: Run) -> None:
+  """Prints what a user should read before the run."""
   data, plan = run.data, run.plan
   params = jax.eval_shape(run.network.initial_state).params
   kind = jax.devices()[0].device_kind
@@ -205,14 +218,14 @@ def _rows_of_dropout(masks: int) -> list[tuple[str, str]]:
   return [('dropout masks', f'{masks} per sample, loss averaged over them')] if masks > 1 else []
 
 
-def _describe_run(run: Run) -> None:
+def describe_run(run: Run) -> None:
   """Writes what this run is: the config as resolved, what follows from it, and the versions."""
   records.write_json(os.path.join(run.workdir, 'config.json'), configs.flatten(run.config))
   facts = {'plan': dict(run.plan.rows()), 'versions': records.versions()}
   records.write_json(os.path.join(run.workdir, 'run.json'), facts)
 
 
-def _draw_contact_sheet(run: Run) -> None:
+def draw_contact_sheet(run: Run) -> None:
   """Draws the first images of the run beside their copies, once."""
   from nfnets_augmult.analysis import contact_sheet
 
@@ -250,7 +263,8 @@ def _draw_contact_sheet(run: Run) -> None:
   logging.info('what the network is shown: %s', path)
 
 
-def _draw_curves(run: Run) -> None:
+def draw_curves(run: Run) -> None:
+  """Draws what the run has recorded so far."""
   from nfnets_augmult.analysis import curves
 
   plan = run.plan
@@ -265,7 +279,8 @@ def _draw_curves(run: Run) -> None:
   os.replace(f'{path}.tmp', path)
 
 
-def _report(result: dict[str, Any], workdir: str, what: str) -> None:
+def report(result: dict[str, Any], workdir: str, what: str) -> None:
+  """Prints the result of a finished run; `what` begins the first line."""
   print(f'{what} after {result["step"]:,} steps, {result["epoch"]:.2f} epochs.')
   for name, label in (('raw', 'last parameters'), ('ema', 'averaged parameters')):
     print(
@@ -280,18 +295,28 @@ def _report(result: dict[str, Any], workdir: str, what: str) -> None:
 
 def main() -> None:
   """Reads the flags, trains, and turns what can go wrong into one message."""
+  from nfnets_augmult import many_runs  # it builds on this module
+
   config = flags.FLAGS.config
   workdir = flags.FLAGS.workdir or default_workdir(front_door.config_path())
   try:
+    is_together = assembly.are_runs_together(config)
     if result := finished_result(config, workdir):
-      _report(result, workdir, 'This run is finished')
+      if is_together:
+        many_runs.report(result, workdir)
+      else:
+        report(result, workdir, 'This run is finished')
       return
     front_door.join_hosts()
-    run = prepare(config, workdir)
+    run = many_runs.prepare(config, workdir) if is_together else prepare(config, workdir)
   except ValueError as error:
     front_door.fail(str(error))
   try:
-    _, result = train(run, stop_requested=front_door.StopSignals())
+    stop_requested = front_door.StopSignals()
+    if is_together:
+      many_runs.report(many_runs.train_together(run, stop_requested=stop_requested), workdir)
+      return
+    _, result = train(run, stop_requested=stop_requested)
   except loop.StopRequested:
     logging.info('stopped and saved in %s; the same command goes on from there', workdir)
   except loop.DivergedError as error:
@@ -305,7 +330,7 @@ def main() -> None:
     front_door.fail(f'cannot write to {workdir}: {error}; the checkpoints there are kept')
   else:
     if result:
-      _report(result, workdir, 'Finished')
+      report(result, workdir, 'Finished')
 
 
 if __name__ == '__main__':

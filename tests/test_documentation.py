@@ -20,6 +20,7 @@ FLAGS = {
   'sweep': {'config', 'workdir', 'shard', 'list'},
   'report': {'workdir', 'output', 'metric'},
   'export': {'workdir', 'params', 'output'},
+  'convert': {'config', 'output'},
   'models.table': set(),
   'analysis.variance': {
     *('config', 'workdir', 'checkpoint', 'data_dir', 'draw_only'),
@@ -29,6 +30,7 @@ FLAGS = {
     *('config', 'augmult', 'batch_size', 'seconds'),
     *('model', 'image_size', 'batch', 'num_classes', 'bfloat16', 'sam', 'ascent_fraction'),
     *('remat', 'scan_blocks', 'conv_algorithm', 'steps', 'breakdown'),
+    *('copies', 'steps_per_dispatch'),
   },
 }
 

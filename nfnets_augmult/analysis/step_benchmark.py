@@ -110,6 +110,55 @@ class PreparedStep:
     return seconds[1:]
 
 
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """A training step of one device, for images of C = 3.
+
+  Attributes:
+    train_step: see `step.make_train_step`.
+    updating: the arguments of `step.make_update`.
+    initial_state: from a key to the first state; jit it.
+  """
+
+  train_step: Callable[..., Any]
+  updating: dict[str, Any]
+  initial_state: Callable[[jax.Array], state_lib.TrainState]
+
+
+def make_step(
+  model_name: str,
+  *,
+  image_size: int,
+  num_classes: int,
+  compute_dtype: str = 'float32',
+  sharpness: Callable[..., Any] | None = None,
+  **model_options: Any,
+) -> Step:
+  """Returns the step that is measured; arguments as of `prepare_step` and `make_train_step`."""
+  model = make_model(model_name, num_classes=num_classes, **model_options)
+  optimizer = sgd.sgd(
+    momentum=_MOMENTUM, nesterov=True, weight_decay=_WEIGHT_DECAY, clipping=_CLIPPING
+  )
+  updating = {
+    'optimizer': optimizer,
+    'schedule': schedules.make_schedule('constant', _LEARNING_RATE, total_steps=1),
+    'ema_decay': _EMA_DECAY,
+  }
+  train_step = step_lib.make_train_step(
+    classifier=step_lib.make_classifier(
+      model.apply, normalization=_NORMALIZATION, compute_dtype=compute_dtype
+    ),
+    sharpness=sharpness,
+    **updating,
+  )
+
+  def initial_state(key: jax.Array) -> state_lib.TrainState:
+    images = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
+    return state_lib.initial_state(model.init(key, images, is_training=True), optimizer)
+
+  return Step(train_step, updating, initial_state)
+
+
 def prepare_step(
   model_name: str,
   *,
@@ -149,31 +198,18 @@ def prepare_step(
     ascent_fraction=ascent_fraction,
   )
   sharpness = functools.partial(sam.sharpness_aware, rho=rho, select_ascent=sam.first_slots(slots))
-  model = make_model(model_name, num_classes=num_classes, **model_options)
-  optimizer = sgd.sgd(
-    momentum=_MOMENTUM, nesterov=True, weight_decay=_WEIGHT_DECAY, clipping=_CLIPPING
-  )
-  updating = {
-    'optimizer': optimizer,
-    'schedule': schedules.make_schedule('constant', _LEARNING_RATE, total_steps=1),
-    'ema_decay': _EMA_DECAY,
-  }
-  train_step = step_lib.make_train_step(
-    classifier=step_lib.make_classifier(
-      model.apply, normalization=_NORMALIZATION, compute_dtype=compute_dtype
-    ),
+  step = make_step(
+    model_name,
+    image_size=image_size,
+    num_classes=num_classes,
+    compute_dtype=compute_dtype,
     sharpness=sharpness if rho else None,
-    **updating,
+    **model_options,
   )
-
-  def initial_state(key: jax.Array) -> state_lib.TrainState:
-    images = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
-    return state_lib.initial_state(model.init(key, images, is_training=True), optimizer)
-
-  state = devices.replicate(jax.jit(initial_state)(jax.random.PRNGKey(0)))
+  state = devices.replicate(jax.jit(step.initial_state)(jax.random.PRNGKey(0)))
   key = devices.replicate(jax.random.PRNGKey(1))
-  batch = devices.place_batch(_random_batch(batch_size, image_size, num_classes))
-  mapped = jax.pmap(train_step, axis_name=step_lib.AXIS_NAME, donate_argnums=0)
+  batch = devices.place_batch(random_batch(batch_size, image_size, num_classes))
+  mapped = jax.pmap(step.train_step, axis_name=step_lib.AXIS_NAME, donate_argnums=0)
   start = time.perf_counter()
   lowered = mapped.lower(state, batch, key)
   after_lowering = time.perf_counter()
@@ -183,7 +219,7 @@ def prepare_step(
     batch=batch,
     key=key,
     compiled=compiled,
-    update=step_lib.make_update(**updating),
+    update=step_lib.make_update(**step.updating),
     lower_seconds=after_lowering - start,
     compile_seconds=time.perf_counter() - after_lowering,
   )
@@ -272,7 +308,7 @@ def program_memory(compiled: Any) -> dict[str, int]:
   return {**sizes, 'program_bytes': sum(sizes.values()) - memory.alias_size_in_bytes}
 
 
-def _random_batch(batch_size: int, image_size: int, num_classes: int) -> dict[str, np.ndarray]:
+def random_batch(batch_size: int, image_size: int, num_classes: int) -> dict[str, np.ndarray]:
   """A batch of noise."""
   generator = np.random.default_rng(0)
   shape = (batch_size, image_size, image_size, 3)

@@ -32,7 +32,7 @@ from absl import flags, logging
 from nfnets_augmult import assembly, configs
 from nfnets_augmult.analysis import gradient_variance, variance_report
 from nfnets_augmult.data.multiplicity import Multiplicity
-from nfnets_augmult.data.sources import BadImageError, Source
+from nfnets_augmult.data.sources import BadDataError, Source
 from nfnets_augmult.ops import addressed_random
 from nfnets_augmult.training import records
 from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
@@ -68,7 +68,7 @@ def measure(
   Raises:
     ValueError: config, data and numbers do not go together; the message says which.
     CheckpointError: no such checkpoint, or of another model.
-    BadImageError: an image does not decode.
+    BadDataError: an image does not decode.
   """
   assembly.check(config)
   _check_numbers(blocks, images_per_block, copies, augmults, minibatches)
@@ -168,7 +168,7 @@ class _Subject:
       )
     ):
       if not batch['mask'].all():
-        raise BadImageError('every image must decode here: remove those that do not')
+        raise BadDataError('every image must decode here: remove those that do not')
       yield batch
       if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS or number + 1 == count:
         reported = time.monotonic()

@@ -51,17 +51,16 @@ class Draws(NamedTuple):
 
 
 def draw(seeds: np.ndarray, augmentation: CropFlip) -> Draws:
-  """Returns the draws of copies with these `seeds`, uint32 `[B, 2]`.
+  """Returns the draws of copies with these `seeds`, uint32 `[B, 2]`, NumPy or JAX.
 
   The corner is uniform in `[0, 2 pad]` squared, the flip fair, all independent. Draws 0, 1 and 2
   of each seed are used, whether or not an augmentation is on, so switching one leaves the others.
   """
   positions = 2 * augmentation.pad + 1
-  flip = addressed_random.random_integers(seeds, 2, 2).astype(bool)
   return Draws(
     top=addressed_random.random_integers(seeds, 0, positions),
     left=addressed_random.random_integers(seeds, 1, positions),
-    flip=flip if augmentation.flip else np.zeros_like(flip),
+    flip=addressed_random.random_integers(seeds, 2, 2).astype(bool) & augmentation.flip,
   )
 
 

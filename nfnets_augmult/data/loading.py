@@ -2,9 +2,15 @@
 
 from collections.abc import Callable
 
+from nfnets_augmult.data.array_files import array_source
 from nfnets_augmult.data.sources import Source, digits_source, folder_source
 
-_SOURCES: dict[str, Callable[..., Source]] = {'digits': digits_source, 'folder': folder_source}
+# All others are of TensorFlow Datasets.
+OWN_SOURCES: dict[str, Callable[..., Source]] = {
+  'digits': digits_source,
+  'folder': folder_source,
+  'arrays': array_source,
+}
 
 
 def load_source(
@@ -14,8 +20,8 @@ def load_source(
 
   Args:
     name: `'digits'` (scikit-learn's 1,797 handwritten digits, 8x8 grey, bundled: no download),
-      `'folder'` (images in `data_dir`, see `folder_source`), or a data set of TensorFlow Datasets
-      as `name`, `name/config` or `name:version`.
+      `'folder'` (images in `data_dir`, see `folder_source`), `'arrays'` (see `array_files`), or a
+      data set of TensorFlow Datasets as `name`, `name/config` or `name:version`.
     split: `'train'`, `'test'`, or another split of the data set; of TensorFlow Datasets also a
       part of one, as `'train[:90%]'`.
     data_dir: where the data lie; not used for `digits`.
@@ -25,8 +31,8 @@ def load_source(
     ValueError: unknown data set or split, no `data_dir`, or nothing prepared there. The message
       names the config key and says what to do.
   """
-  if name in _SOURCES:
-    return _SOURCES[name](split=split, data_dir=data_dir)
+  if name in OWN_SOURCES:
+    return OWN_SOURCES[name](split=split, data_dir=data_dir)
   # Only here, because importing TensorFlow Datasets takes seconds.
   from nfnets_augmult.data import tfds_source
 

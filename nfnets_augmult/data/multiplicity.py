@@ -30,6 +30,7 @@ that the copies of one image are spread as evenly as can be.
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -58,6 +59,25 @@ class Slots(NamedTuple):
   copy_index: np.ndarray
   epoch: np.ndarray
   seed: np.ndarray
+
+
+class Images(NamedTuple):
+  """The unique images of a batch, from which `fill_slots` derives its slots.
+
+  All that depends on the step and on the seed of the run is in here, so a compiled program that
+  gets it as an argument serves all steps and seeds.
+
+  Attributes:
+    image_index: integers `[U]`, which training images, in the order of their slots.
+    epoch: int32 `[U]`, which pass over the training images each belongs to.
+    turn: int32 scalar, copy index of each image's first slot; above 0 for `neighbouring` alone.
+    key: uint32 `[2]`, of the augmentation seeds.
+  """
+
+  image_index: np.ndarray
+  epoch: np.ndarray
+  turn: np.ndarray
+  key: np.ndarray
 
 
 def solve_batch(
@@ -190,28 +210,45 @@ class Multiplicity:
     groups = math.ceil(round(epochs * self.num_images, 6) / self.unique_images_per_batch)
     return groups * (self.augmult // self.copies_per_batch)
 
+  def host_slots(self, host_index: int, host_count: int) -> tuple[int, int]:
+    """Returns the range of slots that host `host_index` fills.
+
+    Raises:
+      ValueError: the number of hosts does not divide the batch size.
+    """
+    per_host, rest = divmod(self.batch_size, host_count)
+    if rest:
+      raise ValueError(f'{host_count} hosts do not divide batch_size={self.batch_size}')
+    return host_index * per_host, (host_index + 1) * per_host
+
   def slots(self, step: int, start: int = 0, stop: int | None = None) -> Slots:
     """Returns what fills slots `start` to `stop` (default: all) of the batch of `step`."""
-    slot = np.arange(start, self.batch_size if stop is None else stop)
+    copies = self.copies_per_batch
+    stop = self.batch_size if stop is None else stop
+    first_image = start // copies
+    images = self.images(step, first_image, -(-stop // copies))
+    slot = np.arange(start, stop) - first_image * copies
+    return fill_slots(images, slot, copies_per_batch=copies)
+
+  def images(self, step: int, start: int = 0, stop: int | None = None) -> Images:
+    """Returns unique images `start` to `stop` (default: all) of the batch of `step`."""
     group, turn = divmod(int(step), self.augmult // self.copies_per_batch)
-    position = group * self.unique_images_per_batch + slot // self.copies_per_batch
-    copy_index = (turn + slot % self.copies_per_batch).astype(np.int32)
+    unique = self.unique_images_per_batch
+    position = group * unique + np.arange(start, unique if stop is None else stop)
     epoch, place = np.divmod(position, self.num_images)
+    _check_epochs(epoch)
     image_index = np.empty_like(place)
     for e in np.unique(epoch):
       image_index[epoch == e] = self.epoch_order(int(e))[place[epoch == e]]
-    return Slots(
-      image_index, copy_index, epoch.astype(np.int32), self.seeds(image_index, epoch, copy_index)
-    )
+    return Images(image_index, epoch.astype(np.int32), np.int32(turn), self._augmentation_key())
 
   def seeds(self, image_index: np.ndarray, epoch: np.ndarray, copy_index: np.ndarray) -> np.ndarray:
     """Returns the augmentation seeds, uint32 `[..., 2]`, one to one in the three addresses."""
-    if np.any(np.asarray(epoch) >= MAX_EPOCHS):
-      raise ValueError(f'a run has at most {MAX_EPOCHS} epochs')
-    when = np.left_shift(np.asarray(epoch, np.uint32), np.uint32(_COPY_BITS))
-    counter = np.asarray(image_index, np.uint32), when | np.asarray(copy_index, np.uint32)
-    key = addressed_random.key_for(self.seed, 'augmentation')
-    return np.stack(addressed_random.threefry2x32(key, counter), axis=-1)
+    _check_epochs(epoch)
+    return _seeds(self._augmentation_key(), *map(np.asarray, (image_index, epoch, copy_index)))
+
+  def _augmentation_key(self) -> np.ndarray:
+    return np.concatenate(addressed_random.key_for(self.seed, 'augmentation'))
 
   def epoch_order(self, epoch: int) -> np.ndarray:
     """Returns the order of the images in `epoch`, a permutation of `range(num_images)`.
@@ -219,10 +256,46 @@ class Multiplicity:
     A shuffle, but where a batch spans two epochs the images that open the later one are taken
     from those that did not close the earlier one.
     """
-    return _epoch_order(self.seed, self.num_images, self.unique_images_per_batch, epoch)
+    return self._epoch_orders(epoch)
+
+  @functools.cached_property
+  def _epoch_orders(self) -> Callable[[int], np.ndarray]:
+    """The last few orders are kept, for each object by itself: many may be in use in turn."""
+    order = functools.partial(
+      _epoch_order, self.seed, self.num_images, self.unique_images_per_batch
+    )
+    return functools.lru_cache(maxsize=4)(order)
 
 
-@functools.lru_cache(maxsize=4)
+def fill_slots(images: Images, slot: np.ndarray, *, copies_per_batch: int) -> Slots:
+  """Returns what fills some slots of a batch; the one place that says so, on hosts and on devices.
+
+  Args:
+    images: of the batch. NumPy or JAX arrays, and so is the result.
+    slot: integers `[slots]`, numbered from the first slot of the first of `images`.
+    copies_per_batch: slots of each image.
+  """
+  owner = slot // copies_per_batch
+  image_index, epoch = images.image_index[owner], images.epoch[owner]
+  copy_index = (images.turn + slot % copies_per_batch).astype(np.int32)
+  return Slots(image_index, copy_index, epoch, _seeds(images.key, image_index, epoch, copy_index))
+
+
+def _seeds(
+  key: np.ndarray, image_index: np.ndarray, epoch: np.ndarray, copy_index: np.ndarray
+) -> np.ndarray:
+  """See `Multiplicity.seeds`; `key` is uint32 `[2]`. NumPy or JAX."""
+  when = epoch.astype(np.uint32) << np.uint32(_COPY_BITS)
+  counter = image_index.astype(np.uint32), when | copy_index.astype(np.uint32)
+  words = addressed_random.threefry2x32((key[:1], key[1:]), counter)
+  return key.__array_namespace__().stack(words, axis=-1)
+
+
+def _check_epochs(epoch: np.ndarray) -> None:
+  if np.any(np.asarray(epoch) >= MAX_EPOCHS):
+    raise ValueError(f'a run has at most {MAX_EPOCHS} epochs')
+
+
 def _epoch_order(seed: int, num_images: int, unique: int, epoch: int) -> np.ndarray:
   """See `Multiplicity.epoch_order`; read-only, because it is shared."""
   shuffled = _shuffle(seed, num_images, epoch)

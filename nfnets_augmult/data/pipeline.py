@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from nfnets_augmult.data import crop_flip, mixing, randaugment
+from nfnets_augmult.data import array_batches, mixing, randaugment
 from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.copies import CopyMaker, read_centre
 from nfnets_augmult.data.crop_flip import CropFlip
@@ -63,18 +63,6 @@ _MIX_TYPES = {
 _RANDAUGMENT_TYPES = {'operation': tf.int32, 'negate': tf.bool, 'centre': tf.float32}
 
 
-def host_slots(multiplicity: Multiplicity, host_index: int, host_count: int) -> tuple[int, int]:
-  """Returns the range of slots that host `host_index` fills.
-
-  Raises:
-    ValueError: the number of hosts does not divide the batch size.
-  """
-  per_host, rest = divmod(multiplicity.batch_size, host_count)
-  if rest:
-    raise ValueError(f'{host_count} hosts do not divide batch_size={multiplicity.batch_size}')
-  return host_index * per_host, (host_index + 1) * per_host
-
-
 def train_batches(
   source: Source,
   multiplicity: Multiplicity,
@@ -102,13 +90,13 @@ def train_batches(
     read_options: how images are read.
 
   Yields:
-    A `Batch` of slots `host_slots(...)`, in their order.
+    A `Batch` of slots `multiplicity.host_slots(...)`, in their order.
 
   Raises:
     BadDataError: an image does not decode and the policy is to fail.
     ValueError: the augmentation does not fit the batch or the images.
   """
-  own = host_slots(multiplicity, host_index, host_count)
+  own = multiplicity.host_slots(host_index, host_count)
   reader = ImageReader(source, read_options)
   shape = reader.image_shape
   augmentation.check(
@@ -152,29 +140,26 @@ def evaluation_batches(
     num_images: only the first so many images; None for all.
   """
   total = source.num_images if num_images is None else min(num_images, source.num_images)
-  num_batches = -(-total // (batch_size * host_count))
-
-  def indices(batch: int) -> tuple[np.ndarray, np.ndarray]:
-    place = np.arange(batch * batch_size, (batch + 1) * batch_size)
-    index = place * host_count + host_index
-    return np.where(index < total, index, 0), (index < total).astype(np.float32)
+  addresses = list(
+    array_batches.evaluation_indices(
+      total, batch_size=batch_size, host_index=host_index, host_count=host_count
+    )
+  )
 
   reader = ImageReader(source, read_options)
   if isinstance(source, ArraySource):
 
     def fill_from_memory(batch: np.ndarray) -> Batch:
-      index, mask = indices(int(batch))
-      image, label = source.images[index], source.labels[index]
-      return dict(image=image, label=label, mask=mask, image_index=index)
+      return array_batches.evaluation_batch(source, *addresses[int(batch)])
 
     fill = functools.partial(numpy_call, fill_from_memory, _EVALUATION_TYPES)
-    return _iterate(tf.data.Dataset.range(num_batches).map(fill, num_parallel_calls=2), reader)
+    batches = tf.data.Dataset.range(len(addresses)).map(fill, num_parallel_calls=2)
+    return _iterate(batches, reader)
 
   def read(index: tf.Tensor, in_use: tf.Tensor) -> dict[str, tf.Tensor]:
     made = read_centre(reader, index, crop, reader.image_shape[0])
     return dict(made, mask=made['mask'] * in_use, image_index=index)
 
-  addresses = [indices(batch) for batch in range(num_batches)]
   flat = tuple(np.concatenate(column) for column in zip(*addresses, strict=True))
   images = tf.data.Dataset.from_tensor_slices(flat)
   images = images.map(read, num_parallel_calls=tf.data.AUTOTUNE)
@@ -187,12 +172,9 @@ def _crops_of_arrays(
   """Returns the function from a step to the crops of slots `cropped`, all in one operation."""
 
   def make_crops(step: np.ndarray) -> Batch:
-    slots = multiplicity.slots(int(step), *cropped)
-    unique, owner = np.unique(slots.image_index, return_inverse=True)
-    draws = crop_flip.draw(slots.seed, crop)
-    image = crop_flip.crop_and_flip(source.images[unique], owner, draws, crop)
-    label = source.labels[slots.image_index]
-    return dict(image=image, label=label, mask=np.ones(len(label), np.float32))
+    return array_batches.train_batch(
+      source, multiplicity, int(step), augmentation=crop, start=cropped[0], stop=cropped[1]
+    )
 
   types = {'image': tf.uint8, 'label': tf.int32, 'mask': tf.float32}
   return functools.partial(numpy_call, make_crops, types)

@@ -14,7 +14,7 @@ import numpy as np
 
 from nfnets_augmult.ops import addressed_random
 
-# What to do about an image that does not decode; see `decoding.ImageDecoder`.
+# What to do about an image that does not decode; see `decoding.ReadOptions`.
 BAD_IMAGE_POLICIES = ('fail', 'skip')
 
 
@@ -174,8 +174,8 @@ def require_data_dir(name: str, data_dir: str) -> None:
   if not data_dir:
     raise ValueError(
       f'dataset.data_dir is missing: say where the data set {name!r} lies, with '
-      "--config.dataset.data_dir=DIR (only 'digits' needs none; every name but 'digits' and "
-      "'folder' is taken as one of TensorFlow Datasets)"
+      "--config.dataset.data_dir=DIR (only 'digits' needs none; every name but 'digits', "
+      "'folder' and 'arrays' is taken as one of TensorFlow Datasets)"
     )
 
 

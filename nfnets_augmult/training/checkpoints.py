@@ -149,7 +149,7 @@ class Checkpoints:
       raise CheckpointError(f'no checkpoint {which!r} in {self._workdir}; it has steps {have}')
     with self._explain('read'):
       restored = manager.restore(step, args=ocp.args.StandardRestore(template._asdict()))
-    return TrainState(**restored)
+    return type(template)(**restored)
 
   def read_averaged_params(self) -> Any:
     """Returns the averaged parameters of the newest checkpoint, whatever model they are of.

@@ -31,6 +31,11 @@ def replicate(tree: Any) -> Any:
   return jax.tree.map(put, tree)
 
 
+def place(array: np.ndarray) -> jax.Array:
+  """Returns `array`, whose leading axis is that of the local devices, a piece on each of them."""
+  return jax.device_put(array, _sharding())
+
+
 def first_replica(tree: Any) -> Any:
   """Returns the copy of the first local device as NumPy arrays; waits until it is computed.
 
@@ -51,7 +56,7 @@ def place_batch(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
   """
   count = jax.local_device_count()
   return {
-    key: jax.device_put(multiplicity.deal_to_devices(batch[key], count), _sharding())
+    key: place(multiplicity.deal_to_devices(batch[key], count))
     for key in _DEVICE_KEYS
     if key in batch
   }

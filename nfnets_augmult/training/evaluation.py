@@ -27,7 +27,8 @@ def evaluate(
     check_stop: called between batches; may raise to give up.
 
   Returns:
-    For each name: `cross_entropy` in nats, `top_1` and `top_5` in `[0, 1]`, and `count`.
+    For each name: `cross_entropy` in nats, `top_1` and `top_5` in `[0, 1]`, and `count`; float64
+    scalars, or arrays of the shape that `evaluation_step` returns.
 
   Raises:
     ValueError: not a single example.
@@ -38,7 +39,7 @@ def evaluate(
   def add_up() -> None:
     for name, result in pending.pop(0).items():
       for key, value in devices.first_replica(result).items():
-        sums[name][key] += float(value)
+        sums[name][key] = sums[name][key] + value.astype(np.float64)
 
   for batch in devices.prefetch(batches):
     check_stop()
@@ -51,7 +52,7 @@ def evaluate(
     add_up()
   means = {}
   for name, total in sums.items():
-    if not total['count']:
+    if not np.all(total['count']):
       raise ValueError('there is no example to evaluate')
     means[name] = {key: value / total['count'] for key, value in total.items()}
     means[name]['count'] = total['count']

@@ -11,6 +11,7 @@ import numpy as np
 
 from nfnets_augmult.training import devices, evaluation
 from nfnets_augmult.training.checkpoints import Checkpoints
+from nfnets_augmult.training.feeding import Advance
 from nfnets_augmult.training.plan import Plan
 from nfnets_augmult.training.progress import Progress
 from nfnets_augmult.training.records import Recorder
@@ -48,20 +49,19 @@ class Cadence:
       if steps < 1:
         raise ValueError(f'the run would {name} every {steps} steps; it must be at least 1')
 
+  def next_stop(self, step: int) -> int:
+    """Returns the first step after `step` at which something happens."""
+    return min((step // every + 1) * every for every in (self.log, self.save, self.evaluate))
+
 
 def fit(
   first_state: Callable[[], TrainState],
   *,
   plan: Plan,
   cadence: Cadence,
-  train_step: Callable[..., Any],
-  evaluation_step: Callable[..., Any],
-  key: jax.Array,
-  train_batches: Callable[[int], Iterator[dict[str, np.ndarray]]],
-  evaluation_batches: dict[str, Callable[[], Iterator[dict[str, np.ndarray]]]],
-  checkpoints: Checkpoints,
-  recorder: Recorder | None,
-  stop_requested: Callable[[], bool],
+  make_advance: Callable[[int], Advance],
+  steps_per_dispatch: int,
+  watch: 'Watch',
 ) -> TrainState:
   """Trains to the last step of the plan and returns the last state.
 
@@ -73,53 +73,44 @@ def fit(
       on to them while the devices train: they can be most of the memory of the host.
     plan: of the run.
     cadence: how often to log, save and evaluate.
-    train_step: see `step.make_train_step`; pmapped here, with the state donated.
-    evaluation_step: see `step.make_evaluation_step`; pmapped here.
-    key: of everything random in the steps.
-    train_batches: from a step to the batches of this host from there on.
-    evaluation_batches: for each split, by the name under which it is recorded, its batches.
-    checkpoints: where states go.
-    recorder: where metrics go; None on all hosts but the first.
-    stop_requested: looked at between steps, and between the batches of an evaluation.
+    make_advance: from a step to the function that trains from there on, see `feeding.Advance`.
+    steps_per_dispatch: the most steps that it takes at once; fewer where something is due.
+    watch: what looks at the run, evaluates it and saves it.
 
   Raises:
     StopRequested: the run was asked to stop, and its state is saved.
     DivergedError: the loss or the gradient is not finite; the last checkpoint is from before.
     CheckpointError: a checkpoint could not be written.
   """
-  run = _Run(
-    plan, cadence, evaluation_step, evaluation_batches, checkpoints, recorder, stop_requested
-  )
   state = first_state()
   step = int(state.step)
-  train_step = jax.pmap(train_step, axis_name=AXIS_NAME, donate_argnums=0)
-  key = devices.replicate(key)
   state = devices.replicate(state)
-  batches = devices.prefetch(train_batches(step))
-  run.start(step)
+  advance = make_advance(step)
+  watch.start(step)
   try:
     while True:
-      if run.is_evaluation_due(step) and not run.is_evaluated(step):
-        run.save(state)
-        run.evaluate(step, state)
+      if watch.is_evaluation_due(step) and not watch.is_evaluated(step):
+        watch.save(state)
+        watch.evaluate(step, state)
       if step == plan.total_steps:
-        run.save(state)
-        checkpoints.wait()
+        watch.save(state)
+        watch.wait()
         return devices.first_replica(state)
-      if run.is_stopping(step):
-        run.save(state)
-        checkpoints.wait()
+      if watch.is_stopping(step):
+        watch.save(state)
+        watch.wait()
         raise StopRequested
-      state, metrics = train_step(state, next(batches), key)
-      step += 1
-      run.look_at(step, metrics)
+      stop = min(step + steps_per_dispatch, cadence.next_stop(step), plan.total_steps)
+      state, metrics = advance(state, step, stop)
+      watch.look_at(step, stop, metrics)
+      step = stop
       if step % cadence.save == 0:
-        run.save(state)
+        watch.save(state)
   finally:
-    run.progress.close()
+    watch.close()
 
 
-class _Run:
+class Watch:
   """The side of a run that only watches: metrics, evaluations, checkpoints."""
 
   def __init__(
@@ -131,7 +122,20 @@ class _Run:
     checkpoints: Checkpoints,
     recorder: Recorder | None,
     stop_requested: Callable[[], bool],
+    show_progress: bool = True,
   ):
+    """Takes what it works with.
+
+    Args:
+      plan: of the run.
+      cadence: how often to log, save and evaluate.
+      evaluation_step: see `step.make_evaluation_step`; pmapped here.
+      evaluation_batches: for each split, by the name under which it is recorded, its batches.
+      checkpoints: where states go.
+      recorder: where metrics go; None on all hosts but the first.
+      stop_requested: looked at between dispatches, and between the batches of an evaluation.
+      show_progress: whether people see how it goes, where there is a recorder.
+    """
     self._plan = plan
     self._cadence = cadence
     self._evaluation_step = jax.pmap(evaluation_step, axis_name=AXIS_NAME)
@@ -139,16 +143,18 @@ class _Run:
     self._checkpoints = checkpoints
     self._recorder = recorder
     self._stop_requested = stop_requested
+    self._show_progress = show_progress
     self._in_flight = collections.deque()
     self._since_log = []
 
   def start(self, step: int) -> None:
+    """Begins at `step`."""
     self._first_step = step
     self.progress = Progress(
       start_step=step,
       total_steps=self._plan.total_steps,
       batch_size=self._plan.multiplicity.batch_size,
-      enabled=self._recorder is not None,
+      enabled=self._recorder is not None and self._show_progress,
     )
 
   def is_evaluation_due(self, step: int) -> bool:
@@ -168,12 +174,12 @@ class _Run:
       return self._stop_requested()
     return step % self._cadence.log == 0 and _any_host(self._stop_requested())
 
-  def look_at(self, step: int, metrics: dict[str, jax.Array]) -> None:
-    """Takes the metrics of a step that was just dispatched, and looks at those that are done."""
-    self._in_flight.append((step, metrics))
-    if step == self._first_step + 1:  # has waited for compilation
+  def look_at(self, step: int, stop: int, metrics: dict[str, jax.Array]) -> None:
+    """Takes the metrics of steps that were just dispatched, and looks at those that are done."""
+    self._in_flight.append((step, stop, metrics))
+    if step == self._first_step:  # has waited for compilation
       self._look_at_all()
-      self.progress.reset_clock(step)
+      self.progress.reset_clock(stop)
     while len(self._in_flight) > devices.max_steps_in_flight():
       self._look_at_oldest()
 
@@ -182,8 +188,15 @@ class _Run:
       self._look_at_oldest()
 
   def _look_at_oldest(self) -> None:
-    step, metrics = self._in_flight.popleft()
-    metrics = {key: float(value) for key, value in devices.first_replica(metrics).items()}
+    step, stop, metrics = self._in_flight.popleft()
+    metrics = {key: np.ravel(value) for key, value in devices.first_replica(metrics).items()}
+    for index in range(stop - step):
+      self.look_at_step(
+        step + 1 + index, {key: float(values[index]) for key, values in metrics.items()}
+      )
+
+  def look_at_step(self, step: int, metrics: dict[str, float]) -> None:
+    """Takes the metrics of one step, by name; raises DivergedError if they are not finite."""
     for name in ('loss', 'gradient_norm'):
       if not math.isfinite(metrics[name]):
         raise DivergedError(f'the {name.replace("_", " ")} of step {step} is {metrics[name]}')
@@ -215,33 +228,51 @@ class _Run:
     if self._recorder is not None:
       self._recorder.write(step, {'epoch': self._plan.epoch(step), **values})
 
+  def close(self) -> None:
+    """Ends the display of progress."""
+    self.progress.close()
+
+  def wait(self) -> None:
+    """Waits until what was saved is written."""
+    self._checkpoints.wait()
+
   def save(self, state: TrainState) -> None:
     """Saves a state, after a look at all metrics up to it: a bad state is never saved."""
     self._look_at_all()
     self._checkpoints.save(devices.first_replica(state))
 
   def evaluate(self, step: int, state: TrainState) -> None:
+    """Evaluates the state on all splits, records what comes out, and keeps the best."""
+
     def check_stop() -> None:
       if jax.process_count() == 1 and self._stop_requested():
         self._checkpoints.wait()
         raise StopRequested
 
-    values = {}
-    for split, batches in self._evaluation_batches.items():
-      results = evaluation.evaluate(
+    results = {
+      split: evaluation.evaluate(
         self._evaluation_step,
         {'raw': state.params, 'ema': state.ema_params},
         batches(),
         check_stop=check_stop,
       )
-      for name, means in results.items():
+      for split, batches in self._evaluation_batches.items()
+    }
+    split, name, key = BEST_BY.split('/')
+    self._checkpoints.save_if_best(devices.first_replica(state), results[split][name][key])
+    self.record_evaluation(step, results)
+
+  def record_evaluation(self, step: int, results: dict[str, dict[str, dict[str, float]]]) -> None:
+    """Records means by split, name of the parameters and name of the mean."""
+    values = {}
+    for split, by_name in results.items():
+      for name, means in by_name.items():
         self.progress.say(
           f'step {step}, epoch {self._plan.epoch(step):.2f}, {split}, {name} parameters: '
           f'top-1 {100 * means["top_1"]:.2f} %, top-5 {100 * means["top_5"]:.2f} %, '
           f'cross entropy {means["cross_entropy"]:.4f} ({means["count"]:,.0f} images)'
         )
         values |= {f'{split}/{name}/{key}': value for key, value in means.items()}
-    self._checkpoints.save_if_best(devices.first_replica(state), values[BEST_BY])
     self._record(step, values)
     self.progress.reset_clock(step)
 

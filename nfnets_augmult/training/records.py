@@ -6,7 +6,9 @@ import json
 import math
 import os
 import platform
+import sys
 import time
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -135,6 +137,8 @@ class TensorBoard:
 
   def __init__(self, directory: str, *, resume_step: int = 0):
     """Opens a new event file that hides earlier ones' values after `resume_step`."""
+    # TensorBoard's own switch to do without TensorFlow, which it would import where it finds it.
+    sys.modules.setdefault('tensorboard.compat.notf', types.ModuleType('notf'))
     from tensorboard.compat.proto import event_pb2, summary_pb2
     from tensorboard.summary.writer import event_file_writer
 

@@ -1,0 +1,82 @@
+"""Writes a data set as plain arrays, once, so that training from it needs no TensorFlow.
+
+    python -m nfnets_augmult.convert --config=experiments/cifar100_wrn16_4.py
+        --config.dataset.data_dir=data --output=data/cifar100_arrays
+
+The arrays are the config's train and test split. Encoded images are decoded to
+`dataset.image_size` (`dataset.test_image_size`), as training and evaluation would.
+`--config.dataset.name=arrays --config.dataset.data_dir=data/cifar100_arrays` reads them.
+"""
+
+from nfnets_augmult import front_door  # first: it quietens libraries before they are imported
+
+# isort: split
+import ml_collections
+import numpy as np
+from absl import flags
+
+from nfnets_augmult import assembly
+from nfnets_augmult.data import array_files
+from nfnets_augmult.data.sources import ArraySource
+
+
+def convert(config: ml_collections.ConfigDict, output: str) -> tuple[ArraySource, ArraySource]:
+  """Writes both splits of the config's data set into the folder `output`, and returns them.
+
+  Raises:
+    ValueError: the data cannot be read, an image does not decode and the policy is to fail, or
+      `output` holds a data set already.
+  """
+  if assembly.needs_tensorflow(config):
+    front_door.import_tensorflow_quietly()
+  data = assembly.load_data(config)
+  sizes = (config.dataset.image_size, config.dataset.test_image_size or config.dataset.image_size)
+  train, test = (
+    _decoded(source, image_size=size, on_bad_image=config.dataset.on_bad_image)
+    for source, size in zip((data.train, data.test), sizes, strict=True)
+  )
+  name = config.dataset.name.replace('/', '_')
+  array_files.write_data_set(output, name=name, train=train, test=test)
+  return train, test
+
+
+def _decoded(source: assembly.sources.Source, *, image_size: int, on_bad_image: str) -> ArraySource:
+  """The largest centred squares as an array, without what does not decode, if that is allowed."""
+  if isinstance(source, ArraySource):
+    return source
+  from nfnets_augmult.data import pipeline
+  from nfnets_augmult.data.decoding import ReadOptions
+  from nfnets_augmult.data.evaluation_crop import EvaluationCrop
+
+  batches = list(
+    pipeline.evaluation_batches(
+      source,
+      batch_size=64,
+      crop=EvaluationCrop(padding=0),
+      read_options=ReadOptions(image_size=image_size, on_bad_image=on_bad_image),
+    )
+  )
+  images, labels, mask = (
+    np.concatenate([batch[key] for batch in batches]) for key in ('image', 'label', 'mask')
+  )
+  return ArraySource(images[mask > 0], labels[mask > 0], source.class_names, source.description)
+
+
+def main() -> None:
+  """Reads the flags, converts, says so."""
+  args = flags.FLAGS
+  try:
+    train, test = convert(args.config, args.output)
+  except (ValueError, OSError) as error:
+    front_door.fail(str(error))
+  print(
+    f'wrote {train.num_images:,} training images and {test.num_images:,} test images of '
+    f'{" x ".join(map(str, train.images.shape[1:]))} in {len(train.class_names)} classes to '
+    f'{args.output}'
+  )
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('output', None, 'Folder to write.', required=True)
+  front_door.define_config_flag()
+  front_door.run(main)

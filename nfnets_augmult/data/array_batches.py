@@ -1,0 +1,99 @@
+"""Batches of a data set that is held in memory, made on the host with NumPy alone.
+
+The batches are those of `pipeline.py`, without threads that make the next ones in the background.
+They serve runs whose training batches are made on the device: evaluation, pictures.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from nfnets_augmult.data import crop_flip
+from nfnets_augmult.data.multiplicity import Multiplicity
+from nfnets_augmult.data.sources import ArraySource
+
+# See `pipeline.Batch`.
+Batch = dict[str, np.ndarray]
+
+
+def train_batch(
+  source: ArraySource,
+  multiplicity: Multiplicity,
+  step: int,
+  *,
+  augmentation: crop_flip.CropFlip,
+  start: int = 0,
+  stop: int | None = None,
+) -> Batch:
+  """Returns slots `start` to `stop` (default: all) of the training batch of `step`."""
+  slots = multiplicity.slots(step, start, stop)
+  unique, owner = np.unique(slots.image_index, return_inverse=True)
+  draws = crop_flip.draw(slots.seed, augmentation)
+  return dict(
+    slots._asdict(),
+    image=crop_flip.crop_and_flip(source.images[unique], owner, draws, augmentation),
+    label=source.labels[slots.image_index],
+    mask=np.ones(len(owner), np.float32),
+  )
+
+
+def train_batches(
+  source: ArraySource,
+  multiplicity: Multiplicity,
+  *,
+  augmentation: crop_flip.CropFlip,
+  start_step: int,
+  stop_step: int,
+  host_index: int = 0,
+  host_count: int = 1,
+) -> Iterator[Batch]:
+  """Yields what `pipeline.train_batches` does."""
+  augmentation.check_image_size(*source.images.shape[1:3])
+  start, stop = multiplicity.host_slots(host_index, host_count)
+  for step in range(start_step, stop_step):
+    yield train_batch(source, multiplicity, step, augmentation=augmentation, start=start, stop=stop)
+
+
+def evaluation_indices(
+  num_images: int, *, batch_size: int, host_index: int = 0, host_count: int = 1
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Yields which images are in each batch of this host, so that all hosts together have each once.
+
+  Args:
+    num_images: of the split.
+    batch_size: images per batch of this host.
+    host_index: which host this is; it gets images `host_index, host_index + host_count, ...`
+    host_count: number of hosts, all of which get the same number of batches.
+
+  Yields:
+    Indices int64 `[batch_size]`, and a mask float32 that is 0 where an index only fills up.
+  """
+  for batch in range(-(-num_images // (batch_size * host_count))):
+    place = np.arange(batch * batch_size, (batch + 1) * batch_size)
+    index = place * host_count + host_index
+    yield np.where(index < num_images, index, 0), (index < num_images).astype(np.float32)
+
+
+def evaluation_batches(
+  source: ArraySource,
+  *,
+  batch_size: int,
+  num_images: int | None = None,
+  host_index: int = 0,
+  host_count: int = 1,
+) -> Iterator[Batch]:
+  """Yields what `pipeline.evaluation_batches` does."""
+  total = source.num_images if num_images is None else min(num_images, source.num_images)
+  hosts = {'host_index': host_index, 'host_count': host_count}
+  for index, mask in evaluation_indices(total, batch_size=batch_size, **hosts):
+    yield evaluation_batch(source, index, mask)
+
+
+def evaluation_batch(source: ArraySource, index: np.ndarray, mask: np.ndarray) -> Batch:
+  """Returns images `index` of `source`, un-augmented, with their `mask`."""
+  return {
+    'image': source.images[index],
+    'label': source.labels[index],
+    'mask': mask,
+    'image_index': index,
+  }

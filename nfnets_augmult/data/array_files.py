@@ -1,0 +1,82 @@
+"""Data sets as plain arrays in a folder: read with NumPy alone, mapped into memory, no pickle.
+
+train_images.npy  uint8 [N, H, W, C]    train_labels.npy  int32 [N]
+test_images.npy   likewise              test_labels.npy
+data_set.json     {"name": ..., "class_names": [...]}, written last: with it the folder is whole
+"""
+
+import json
+import os
+import pathlib
+
+import numpy as np
+
+from nfnets_augmult.data.sources import ArraySource, check_split, require_data_dir
+from nfnets_augmult.ops.atomic_file import write_atomically
+
+SPLITS = ('train', 'test')
+_DESCRIPTION = 'data_set.json'
+
+
+def write_data_set(folder: str, *, name: str, train: ArraySource, test: ArraySource) -> None:
+  """Writes both splits of a data set into `folder`, which is made if need be.
+
+  Raises:
+    ValueError: the folder holds a data set already, or the splits differ in their classes.
+  """
+  root = pathlib.Path(folder)
+  if (root / _DESCRIPTION).exists():
+    raise ValueError(f'{folder} holds a data set already; choose another folder or remove it')
+  if train.class_names != test.class_names:
+    raise ValueError(f'{train.description} and {test.description} have different classes')
+  root.mkdir(parents=True, exist_ok=True)
+  for split, source in zip(SPLITS, (train, test), strict=True):
+    _write_array(root / f'{split}_images.npy', source.images, np.uint8)
+    _write_array(root / f'{split}_labels.npy', source.labels, np.int32)
+  text = json.dumps({'name': name, 'class_names': train.class_names}, indent=2) + '\n'
+  write_atomically(root / _DESCRIPTION, lambda file: file.write(text.encode()))
+
+
+def array_source(*, split: str, data_dir: str) -> ArraySource:
+  """Returns a split of the data set in `data_dir`; its images are read when they are used.
+
+  Raises:
+    ValueError: there is no data set, or no such split, or the arrays do not go together.
+  """
+  require_data_dir('arrays', data_dir)
+  check_split('arrays', split, SPLITS)
+  root = pathlib.Path(data_dir)
+  if not (root / _DESCRIPTION).exists():
+    raise ValueError(
+      f'dataset.data_dir={data_dir!r} holds no arrays: there is no {_DESCRIPTION}. '
+      'python -m nfnets_augmult.convert writes them'
+    )
+  description = json.loads((root / _DESCRIPTION).read_text())
+  images, labels = (_map_array(root / f'{split}_{what}.npy') for what in ('images', 'labels'))
+  class_names = tuple(description['class_names'])
+  problem = _problem(images, labels, len(class_names))
+  if problem:
+    raise ValueError(f'the {split} arrays in {data_dir} are not a data set: {problem}')
+  return ArraySource(images, np.array(labels), class_names, f'{description["name"]}/{split}')
+
+
+def _write_array(path: os.PathLike[str], array: np.ndarray, dtype: type) -> None:
+  write_atomically(path, lambda file: np.save(file, np.asarray(array, dtype), allow_pickle=False))
+
+
+def _map_array(path: pathlib.Path) -> np.ndarray:
+  try:
+    return np.load(path, mmap_mode='r', allow_pickle=False)
+  except (OSError, ValueError) as error:
+    raise ValueError(f'{path} cannot be read: {error}') from error
+
+
+def _problem(images: np.ndarray, labels: np.ndarray, num_classes: int) -> str:
+  """What is wrong with the arrays of a split; '' if nothing."""
+  if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
+    return f'images must be uint8 [N, H, W, C], not {images.dtype} {list(images.shape)}'
+  if labels.dtype != np.int32 or labels.shape != images.shape[:1]:
+    return f'labels must be int32 [{len(images)}], not {labels.dtype} {list(labels.shape)}'
+  if labels.min() < 0 or labels.max() >= num_classes:
+    return f'labels must be in [0, {num_classes}), not {labels.min()} to {labels.max()}'
+  return ''

@@ -1,0 +1,142 @@
+"""Training batches made on the device, inside the compiled step, from a data set that lies there.
+
+The host says which unique images are in a batch (`Multiplicity.images`: U integers, whatever n is);
+the device derives slots, seeds and draws from that, and gathers the pixels. Slots and draws are
+computed by the very functions that the tf.data input uses, so batches are equal bit for bit. Pure
+functions of one device.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nfnets_augmult.data import crop_flip
+from nfnets_augmult.data.multiplicity import (
+  Images,
+  Multiplicity,
+  deal_to_devices,
+  fill_slots,
+)
+from nfnets_augmult.data.sources import ArraySource, Source
+
+
+class DeviceData(NamedTuple):
+  """What lies in the memory of one device during the whole run.
+
+  Attributes:
+    image: uint8 `[N, H, W, C]`, all training images.
+    label: int32 `[N]`.
+    slot: int32 `[B / D]`, the slots of the global batch that this device fills.
+  """
+
+  image: jax.Array
+  label: jax.Array
+  slot: jax.Array
+
+
+def make_batch(
+  data: DeviceData,
+  images: Images,
+  *,
+  copies_per_batch: int,
+  augmentation: crop_flip.CropFlip,
+) -> dict[str, jax.Array]:
+  """Returns this device's part of a batch, with the keys of a `pipeline.Batch`.
+
+  What the step does not use (the identities of the slots) is not computed in a compiled step.
+
+  Args:
+    data: in the memory of this device.
+    images: all unique images of the global batch.
+    copies_per_batch: of each unique image.
+    augmentation: pad, crop and flip.
+  """
+  slots = fill_slots(images, data.slot, copies_per_batch=copies_per_batch)
+  draws = crop_flip.draw(slots.seed, augmentation)
+  return dict(
+    slots._asdict(),
+    image=crop_and_flip(data.image, slots.image_index, draws, augmentation),
+    label=data.label[slots.image_index],
+    mask=jnp.ones(len(data.slot), jnp.float32),
+  )
+
+
+def crop_and_flip(
+  images: jax.Array,
+  image_index: jax.Array,
+  draws: crop_flip.Draws,
+  augmentation: crop_flip.CropFlip,
+) -> jax.Array:
+  """Returns what `crop_flip.crop_and_flip` does, as one gather without any padded image.
+
+  Args:
+    images: uint8 `[N, H, W, C]`.
+    image_index: int32 `[B]`, the image of each copy.
+    draws: of each copy.
+    augmentation: the padding.
+
+  Returns:
+    uint8 `[B, H, W, C]`.
+  """
+  _, height, width, _ = images.shape
+  row, column = jnp.arange(height), jnp.arange(width)
+  flipped_column = jnp.where(draws.flip[:, np.newaxis], column[::-1], column)  # [B, W]
+  from_row = _unpadded(draws.top[:, np.newaxis] + row, height, augmentation)
+  from_column = _unpadded(draws.left[:, np.newaxis] + flipped_column, width, augmentation)
+  address = (
+    image_index[:, np.newaxis, np.newaxis],
+    from_row[:, :, np.newaxis],
+    from_column[:, np.newaxis, :],
+  )
+  return images.at[address].get(mode='fill', fill_value=0)
+
+
+def _unpadded(place: jax.Array, size: int, augmentation: crop_flip.CropFlip) -> jax.Array:
+  """The row or column of the image behind a `place` in the padded image; `size` for a black one."""
+  place = place - augmentation.pad
+  if augmentation.pad_mode == 'mirror':
+    return (size - 1) - jnp.abs((size - 1) - jnp.abs(place))
+  return jnp.where(place < 0, size, place)  # a negative index would count from the end
+
+
+def device_slots(
+  multiplicity: Multiplicity, *, device_count: int, host_index: int = 0, host_count: int = 1
+) -> np.ndarray:
+  """Returns the slots that each device of a host fills, int32 `[D, slots]`.
+
+  Args:
+    multiplicity: of the run.
+    device_count: D, devices of this host.
+    host_index: which host this is.
+    host_count: number of hosts.
+  """
+  start, stop = multiplicity.host_slots(host_index, host_count)
+  return deal_to_devices(np.arange(start, stop, dtype=np.int32), device_count)
+
+
+def check_source(source: Source, *, device_bytes: int | None) -> None:
+  """Checks that the images of `source` can lie in the memory of a device.
+
+  Args:
+    source: training images.
+    device_bytes: memory of the smallest device, None where it is not known.
+
+  Raises:
+    ValueError: they are not held in memory as arrays, or they are too many.
+  """
+  if not isinstance(source, ArraySource):
+    raise ValueError(
+      f"input='device' needs images of one size, decoded: those of {source.description} are "
+      'encoded files. Write them as arrays once, with python -m nfnets_augmult.convert, or leave '
+      "input at 'tf.data'"
+    )
+  needed = source.images.nbytes + source.labels.nbytes
+  # The rest is for the network, its state and its activations.
+  if device_bytes is not None and needed > device_bytes // 2:
+    raise ValueError(
+      f"input='device': {source.description} takes {needed / 2**30:.1f} GiB on every device, more "
+      f"than half of its {device_bytes / 2**30:.1f} GiB; leave input at 'tf.data', or train on a "
+      'part of it, see dataset.train_split'
+    )

@@ -1,0 +1,131 @@
+"""Batches made on devices, slot by slot and pixel by pixel those of the tf.data input."""
+
+import jax
+import numpy as np
+import pytest
+
+from nfnets_augmult.data import array_batches, device_input, pipeline, sources
+from nfnets_augmult.data.augmentation import Augmentation
+from nfnets_augmult.data.crop_flip import CropFlip
+from nfnets_augmult.data.multiplicity import PLACEMENTS, Multiplicity, deal_to_devices
+from tests import real_images
+
+_NUM_IMAGES = 13
+
+
+def _source(height=12, width=10):
+  labels = np.arange(_NUM_IMAGES, dtype=np.int32)[::-1].copy()
+  photos = real_images.photos(_NUM_IMAGES, height, width)
+  return sources.ArraySource(photos, labels, tuple(map(str, range(_NUM_IMAGES))), 'photos')
+
+
+def _device_batch(source, multiplicity, step, augmentation, *, device_count=1, **hosts):
+  """The batch of all devices of one host, `[D, B / D / hosts, ...]`, compiled."""
+  slots = device_input.device_slots(multiplicity, device_count=device_count, **hosts)
+  images = jax.tree.map(np.int32, multiplicity.images(step)._replace(key=None))
+  images = images._replace(key=multiplicity.images(step).key)
+
+  @jax.jit
+  def make(slot):
+    data = device_input.DeviceData(source.images, source.labels, slot)
+    return device_input.make_batch(
+      jax.tree.map(jax.numpy.asarray, data),
+      jax.tree.map(jax.numpy.asarray, images),
+      copies_per_batch=multiplicity.copies_per_batch,
+      augmentation=augmentation,
+    )
+
+  return jax.device_get(jax.vmap(make)(slots))
+
+
+@pytest.mark.parametrize('placement', PLACEMENTS)
+@pytest.mark.parametrize(
+  'augmentation',
+  [
+    CropFlip(pad=3),
+    CropFlip(pad=9),  # as far as 10 pixels can be mirrored
+    CropFlip(pad=12, pad_mode='constant'),  # crops that are black throughout
+    CropFlip(pad=2, flip=False),
+    CropFlip(pad=0),
+    CropFlip(pad=0, flip=False),
+  ],
+  ids=str,
+)
+def test_batches_are_those_of_tf_data(augmentation, placement):
+  """Every field of every batch over two epochs, across their border, on four devices."""
+  source, multiplicity = _source(), Multiplicity(_NUM_IMAGES, 4, 3, 5, placement)
+  expected = pipeline.train_batches(
+    source,
+    multiplicity,
+    augmentation=Augmentation(crop=augmentation),
+    start_step=0,
+    stop_step=multiplicity.steps_for_epochs(2),
+  )
+  epochs = set()
+  for step, batch in enumerate(expected):
+    epochs.add(tuple(np.unique(batch['epoch'])))
+    made = _device_batch(source, multiplicity, step, augmentation, device_count=4)
+    assert made.keys() == batch.keys()
+    for key, array in batch.items():
+      np.testing.assert_array_equal(made[key], deal_to_devices(array, 4), err_msg=key)
+  assert (0, 1) in epochs
+
+
+def test_two_hosts_fill_the_global_batch():
+  """Three devices of each of two hosts; the border of the hosts lies inside an image's copies."""
+  source, multiplicity = _source(), Multiplicity(_NUM_IMAGES, 6, 3, 5)
+  augmentation = CropFlip(pad=2)
+  for host_index in range(2):
+    hosts = {'host_index': host_index, 'host_count': 2}
+    batch = next(
+      pipeline.train_batches(
+        source,
+        multiplicity,
+        augmentation=Augmentation(crop=augmentation),
+        start_step=4,
+        stop_step=5,
+        **hosts,
+      )
+    )
+    made = _device_batch(source, multiplicity, 4, augmentation, device_count=3, **hosts)
+    for key, array in batch.items():
+      np.testing.assert_array_equal(made[key], deal_to_devices(array, 3), err_msg=key)
+
+
+def test_host_batches_without_tensorflow_are_those_of_tf_data():
+  """Training and evaluation batches of NumPy, of each of two hosts."""
+  source, multiplicity = _source(), Multiplicity(_NUM_IMAGES, 4, 3, 5)
+  for host_index in range(2):
+    hosts = {'host_index': host_index, 'host_count': 2}
+    training = {'start_step': 2, 'stop_step': 6, **hosts}
+    crop = CropFlip(pad=2)
+    evaluation = {'batch_size': 4, 'num_images': 11, **hosts}
+    for ours, theirs in (
+      (
+        array_batches.train_batches(source, multiplicity, augmentation=crop, **training),
+        pipeline.train_batches(
+          source, multiplicity, augmentation=Augmentation(crop=crop), **training
+        ),
+      ),
+      (
+        array_batches.evaluation_batches(source, **evaluation),
+        pipeline.evaluation_batches(source, **evaluation),
+      ),
+    ):
+      for mine, other in zip(ours, theirs, strict=True):
+        assert mine.keys() == other.keys()
+        for key, array in other.items():
+          assert mine[key].dtype == array.dtype
+          np.testing.assert_array_equal(mine[key], array, err_msg=key)
+
+
+def test_what_does_not_fit_is_refused():
+  """Encoded images, and more than half of the memory of a device."""
+  source = _source()
+  folder = sources.FolderSource(('a.png',), np.zeros(1, np.int32), ('a',), 'folder/train')
+  with pytest.raises(ValueError, match=r"input='device' needs .* nfnets_augmult.convert"):
+    device_input.check_source(folder, device_bytes=None)
+  bytes_needed = source.images.nbytes + source.labels.nbytes
+  device_input.check_source(source, device_bytes=2 * bytes_needed)
+  with pytest.raises(ValueError, match=r"input='device': photos takes .* on every device"):
+    device_input.check_source(source, device_bytes=2 * bytes_needed - 2)

@@ -1,0 +1,158 @@
+"""Training with batches made on the devices: the curves of tf.data, resuming, no TensorFlow."""
+
+import functools
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import quickstart_digits
+from nfnets_augmult import assembly, train
+from nfnets_augmult.training import feeding, loop, records
+from nfnets_augmult.training.checkpoints import Checkpoints
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def _config(**changes):
+  """The quickstart, small: 12 steps of 16 samples, batches made on the devices."""
+  config = quickstart_digits.get_config()
+  config.model.name = 'wrn_10_1'
+  config.model.dropout_rate = 0.0  # masks differ with the number of devices
+  config.augmentation.pad = 2
+  config.input = 'device'
+  config.unique_images_per_batch = 4
+  config.total_epochs = 0.0
+  config.total_steps = 12
+  config.evaluation.every_epochs = 8 * 16 / (4 * 1437)
+  config.evaluation.train_images = 100
+  config.checkpoint.every_steps = 5
+  config.log_every_steps = 3
+  config.update(changes)
+  return config
+
+
+@pytest.fixture(scope='module', name='run')
+def _run(tmp_path_factory):
+  """Runs a config once: (state, records by step)."""
+
+  @functools.cache
+  def run(**changes):
+    workdir = str(tmp_path_factory.mktemp('run'))
+    state, _ = train.train(train.prepare(_config(**changes), workdir))
+    return state, records.read_metrics(os.path.join(workdir, 'metrics.jsonl'))
+
+  return run
+
+
+@pytest.fixture(name='loops')
+def _loops(monkeypatch):
+  """Several steps in one program, though that is slow on a CPU."""
+  monkeypatch.setattr(feeding, 'loops_are_slow', lambda: False)
+
+
+def _assert_same(records_a, records_b, *, rtol):
+  """Everything but the speed is the same."""
+  assert len(records_a) == len(records_b)
+  for a, b in zip(records_a, records_b, strict=True):
+    assert a.keys() == b.keys()
+    for key in a.keys() - {'images_per_second'}:
+      np.testing.assert_allclose(a[key], b[key], rtol=rtol, atol=1e-6, err_msg=key)
+
+
+def test_trains_as_with_tf_data(run):
+  """On eight devices: the same batches dealt to the same devices give the same curves."""
+  _, ours = run()
+  _, theirs = run(input='tf.data')
+  _assert_same(ours, theirs, rtol=1e-4)
+  assert [r['step'] for r in ours if 'train/loss' in r] == [3, 6, 9, 12]
+  assert [r['step'] for r in ours if 'test/ema/top_1' in r] == [8, 12]
+
+
+def test_steps_per_dispatch_change_nothing(run, loops):
+  """What is due after 3, 5, 6, 8 ... steps cuts dispatches of four; bit for bit as those of two."""
+  state, ours = run(steps_per_dispatch=4)
+  others, theirs = run(steps_per_dispatch=2)
+  _assert_same(ours, theirs, rtol=0)
+  for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(others), strict=True):
+    np.testing.assert_array_equal(a, b)
+  _assert_same(ours, run()[1], rtol=1e-4)  # of a program without a loop
+
+
+@pytest.mark.parametrize('calls', [1, 4])
+def test_a_stopped_run_goes_on_bit_for_bit(run, loops, tmp_path, calls):
+  """Stopped between dispatches of four, in the first or just before an evaluation."""
+  config = _config(steps_per_dispatch=4)
+  count = iter(range(10**9))
+  with pytest.raises(loop.StopRequested):
+    train.train(train.prepare(config, str(tmp_path)), stop_requested=lambda: next(count) >= calls)
+  with Checkpoints(str(tmp_path), read_only=True) as checkpoints:
+    assert 0 < checkpoints.latest_step < 12
+  resumed, _ = train.train(train.prepare(config, str(tmp_path)))
+  state, _ = run(steps_per_dispatch=4)
+  for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(resumed), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_divergence_inside_a_dispatch_names_its_step(loops, tmp_path):
+  """The same step as with one step at a time, and nothing after the last good state is saved."""
+  messages = []
+  for steps in (1, 6):
+    config = _config(steps_per_dispatch=steps, log_every_steps=100)
+    config.optimizer.learning_rate = 1e9
+    workdir = str(tmp_path / str(steps))
+    with pytest.raises(loop.DivergedError) as error:
+      train.train(train.prepare(config, workdir))
+    messages.append(str(error.value))
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+      assert checkpoints.latest_step is None
+  assert messages[0] == messages[1]
+
+
+@pytest.mark.parametrize(
+  ('changes', 'words'),
+  [
+    ({'input': 'gpu'}, "input='gpu' must be one of tf.data, device"),
+    ({'steps_per_dispatch': 0}, 'steps_per_dispatch=0 must be at least 1'),
+    ({'steps_per_dispatch': 2, 'input': 'tf.data'}, "steps_per_dispatch=2 needs input='device'"),
+  ],
+)
+def test_bad_configs_are_refused(changes, words):
+  with pytest.raises(ValueError, match=words):
+    assembly.check(_config(**changes))
+
+
+_WITHOUT_TENSORFLOW = """
+import sys
+sys.modules['tensorflow'] = sys.modules['tensorflow_datasets'] = None  # importing them fails
+from nfnets_augmult import evaluate, train
+from tests import test_device_input
+workdir, data_dir = sys.argv[1:]
+config = test_device_input._config(steps_per_dispatch=4)
+config.dataset.name, config.dataset.data_dir = 'arrays', data_dir
+_, result = train.train(train.prepare(config, workdir))
+means = evaluate.evaluate(workdir)
+assert means['raw']['top_1'] == result['test/raw/top_1']
+"""
+
+
+def test_arrays_train_without_tensorflow(run, tmp_path):
+  """Convert the digits; train and evaluate on one device where TensorFlow cannot be imported."""
+  environment = {**os.environ, 'XLA_FLAGS': ''}
+  data_dir, workdir = str(tmp_path / 'arrays'), str(tmp_path / 'run')
+  config = ['-m', 'nfnets_augmult.convert', '--config=experiments/quickstart_digits.py']
+  for command in (
+    [*config, f'--output={data_dir}'],
+    ['-c', _WITHOUT_TENSORFLOW, workdir, data_dir],
+  ):
+    done = subprocess.run(
+      [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+  ours = records.read_metrics(os.path.join(workdir, 'metrics.jsonl'))
+  _assert_same(ours, run()[1], rtol=1e-3)  # eight devices add in another order
+  assert os.path.exists(os.path.join(workdir, 'contact_sheet.png'))

@@ -1,0 +1,118 @@
+"""Runs that train together are the runs one by one: records, results, divergence, resuming."""
+
+import os
+
+import jax
+import numpy as np
+import pytest
+
+from nfnets_augmult import assembly, evaluate, many_runs, train
+from nfnets_augmult.training import feeding, loop, records
+from nfnets_augmult.training.checkpoints import Checkpoints
+from tests.test_device_input import _config
+
+_NAMES = ('run_0_0.05', 'run_0_0.1', 'run_3_0.05', 'run_3_0.1')
+
+
+def _together(**changes):
+  config = _config(steps_per_dispatch=4)
+  config.runs.seeds = (0, 3)
+  config.runs.learning_rates = (0.05, 0.1)
+  config.update(changes)
+  return config
+
+
+@pytest.fixture(scope='module', name='finished')
+def _finished(tmp_path_factory):
+  """Two seeds with two learning rates that nothing interrupted: (work directory, results)."""
+  workdir = str(tmp_path_factory.mktemp('together'))
+  return workdir, many_runs.train_together(many_runs.prepare(_together(), workdir))
+
+
+def _metrics(workdir, name):
+  return records.read_metrics(os.path.join(workdir, name, 'metrics.jsonl'))
+
+
+def _assert_close(records_a, records_b, *, rtol):
+  assert len(records_a) == len(records_b)
+  for a, b in zip(records_a, records_b, strict=True):
+    assert a.keys() == b.keys()
+    for key in a.keys() - {'images_per_second'}:
+      np.testing.assert_allclose(a[key], b[key], rtol=rtol, atol=1e-6, err_msg=key)
+
+
+@pytest.mark.parametrize('name', [_NAMES[0], _NAMES[3]])
+def test_each_run_is_the_run_by_itself(finished, name, tmp_path):
+  """Records, config, result and final parameters of a run of its own seed and learning rate."""
+  workdir, results = finished
+  assert tuple(results) == _NAMES
+  single = assembly.split_runs(_together())[name]
+  state, result = train.train(train.prepare(single, str(tmp_path)))
+  _assert_close(_metrics(workdir, name), _metrics(str(tmp_path), ''), rtol=2e-3)
+  assert result['step'] == results[name]['step'] == 12
+  for file in ('config.json', 'run.json'):
+    ours, theirs = (
+      records.read_json(os.path.join(p, file)) for p in (f'{workdir}/{name}', tmp_path)
+    )
+    assert ours == theirs
+  with Checkpoints(os.path.join(workdir, name), read_only=True) as checkpoints:
+    ours = checkpoints.restore(jax.tree.map(np.asarray, state))
+  for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(state), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+  means = evaluate.evaluate(os.path.join(workdir, name))
+  assert means['raw']['top_1'] == pytest.approx(results[name]['test/raw/top_1'])
+
+
+def test_runs_differ(finished):
+  """No two of them have the same loss: neither seed nor learning rate is lost on the way."""
+  losses = {result['test/raw/cross_entropy'] for result in finished[1].values()}
+  assert len(losses) == 4
+
+
+def test_stopped_runs_go_on_bit_for_bit(finished, tmp_path):
+  count = iter(range(10**9))
+  with pytest.raises(loop.StopRequested):
+    many_runs.train_together(
+      many_runs.prepare(_together(), str(tmp_path)), stop_requested=lambda: next(count) >= 3
+    )
+  results = many_runs.train_together(many_runs.prepare(_together(), str(tmp_path)))
+  assert results == finished[1]
+
+
+def test_a_run_that_diverges_leaves_the_others_alone(finished, tmp_path, monkeypatch):
+  """Recorded as diverged, also over a restart; the other does not notice. Dispatches of four."""
+  monkeypatch.setattr(feeding, 'loops_are_slow', lambda: False)
+  config = _together()
+  config.runs.seeds = (0,)
+  config.runs.learning_rates = (0.05, 1e9)
+  count = iter(range(10**9))
+  with pytest.raises(loop.StopRequested):
+    many_runs.train_together(
+      many_runs.prepare(config, str(tmp_path)), stop_requested=lambda: next(count) >= 3
+    )
+  results = many_runs.train_together(many_runs.prepare(config, str(tmp_path)))
+  assert results['run_0_1e+09'] is None
+  status = records.read_json(str(tmp_path / 'run_0_1e+09' / 'status.json'))
+  assert status['status'] == 'diverged'
+  assert 'of step' in status['message']
+  assert not (tmp_path / 'run_0_1e+09' / 'result.json').exists()
+  _assert_close(_metrics(str(tmp_path), _NAMES[0]), _metrics(finished[0], _NAMES[0]), rtol=2e-3)
+
+
+def test_that_all_diverge_is_an_error(tmp_path):
+  config = _together()
+  config.runs.seeds, config.runs.learning_rates = (0, 1), (1e9,)
+  with pytest.raises(loop.DivergedError, match=r'all runs diverged: the .* of step'):
+    many_runs.train_together(many_runs.prepare(config, str(tmp_path)))
+
+
+def test_what_cannot_train_together_is_refused():
+  with pytest.raises(ValueError, match=r"runs.seeds=\(0, 3\) .* only with input='device'"):
+    assembly.check(_together(input='tf.data', steps_per_dispatch=1))
+  config = _together()
+  config.runs.seeds = (1, 1)
+  with pytest.raises(ValueError, match=r'runs.seeds=\(1, 1\) names a value twice'):
+    assembly.check(config)
+  config.runs.seeds, config.runs.learning_rates = (1,), (0.1, -1.0)
+  with pytest.raises(ValueError, match=r'optimizer.learning_rate=-1.0 must be positive'):
+    assembly.check(config)
