@@ -139,14 +139,14 @@ def make_augmentation(config: ml_collections.ConfigDict) -> Augmentation:
     ValueError: the message names the key.
   """
   keys = config.augmentation
-  if keys.crop == 'pad':
-    crop = CropFlip(pad=keys.pad, pad_mode=keys.pad_mode, flip=keys.flip)
-  elif keys.crop == 'inception':
-    crop = InceptionCrop(flip=keys.flip, **keys.inception)
-  else:
-    raise ValueError(f"augmentation.crop={keys.crop!r} must be one of 'pad', 'inception'")
+  crops = {
+    'pad': CropFlip(pad=keys.pad, pad_mode=keys.pad_mode, flip=keys.flip),
+    'inception': InceptionCrop(flip=keys.flip, **keys.inception),
+  }
+  if keys.crop not in crops:
+    raise ValueError(f'augmentation.crop={keys.crop!r} must be one of {", ".join(crops)}')
   return Augmentation(
-    crop=crop,
+    crop=crops[keys.crop],
     mixing=Mixing(mixup=keys.mixup.share, cutmix=keys.cutmix.share, mixup_alpha=keys.mixup.alpha),
     randaugment=RandAugment(**keys.randaugment),
     mix_first=keys.mix_first,
