@@ -166,11 +166,10 @@ def prepare_step(
     **updating,
   )
 
-  def initial_state(key: jax.Array) -> state_lib.TrainState:
-    images = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
-    return state_lib.initial_state(model.init(key, images, is_training=True), optimizer)
-
-  state = devices.replicate(jax.jit(initial_state)(jax.random.PRNGKey(0)))
+  # Not jitted: see `assembly.Network.initial_state`.
+  images = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
+  params = model.init(jax.random.PRNGKey(0), images, is_training=True)
+  state = devices.replicate(state_lib.initial_state(params, optimizer))
   key = devices.replicate(jax.random.PRNGKey(1))
   batch = devices.place_batch(_random_batch(batch_size, image_size, num_classes))
   mapped = jax.pmap(train_step, axis_name=step_lib.AXIS_NAME, donate_argnums=0)
