@@ -180,7 +180,9 @@ class Network:
   """The functions of a run that JAX transforms.
 
   Attributes:
-    initial_state: to the first state, from a key or, without one, from the config's seed; jit it.
+    initial_state: to the first state, from a key or, without one, from the config's seed. Call it
+      as it is: then equal shapes share one small compiled draw, while jitted, every draw of every
+      block is compiled anew, minutes for a deep network. `jax.eval_shape` gives its shapes.
     classifier: see `step.make_classifier`.
     optimizer: see `sgd.sgd`.
     evaluation_step: of one device.
@@ -293,7 +295,7 @@ def first_state(
   key: jax.Array | None = None,
 ) -> tuple[state_lib.TrainState, pretrained.LoadReport | None]:
   """Returns the state before the first step, of NumPy arrays, and what was loaded into it."""
-  state = jax.device_get(jax.jit(network.initial_state)(key))
+  state = jax.device_get(network.initial_state(key))
   if loaded_params is None:
     return state, None
   params, report = pretrained.load_pretrained(state.params, loaded_params)

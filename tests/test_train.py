@@ -299,6 +299,18 @@ def test_init_from_a_run_and_from_its_export(finished, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+def test_the_first_state_is_the_same_jitted(tmp_path):
+  """Drawing shape by shape gives what one program would, and `eval_shape` its shapes."""
+  network = train.prepare(_config(), str(tmp_path)).network
+  first, _ = assembly.first_state(network, None)
+  jitted = jax.jit(network.initial_state)()
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), first, jitted)
+  shapes = jax.eval_shape(network.initial_state)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_equal((a.shape, a.dtype), (b.shape, b.dtype)), first, shapes
+  )
+
+
 def test_init_from_refuses_what_does_not_fit(finished, tmp_path):
   workdir, _, _ = finished
   with pytest.raises(ValueError, match=r"(?s)init_from='.*missing in the file: wide_res_net"):

@@ -85,7 +85,7 @@ def compare(
     del step, stop
     return update(state, batch, keys)
 
-  first_state = jax.device_get(jax.jit(step.initial_state)(key))
+  first_state = jax.device_get(step.initial_state(key))
   ways = {'made': (made, steps_per_dispatch), 'resident': (resident, 1)}
   states = {name: devices.replicate(first_state) for name in ways}
   seconds = {name: [] for name in ways}

@@ -206,7 +206,8 @@ def prepare_step(
     sharpness=sharpness if rho else None,
     **model_options,
   )
-  state = devices.replicate(jax.jit(step.initial_state)(jax.random.PRNGKey(0)))
+  # Not jitted: see `assembly.Network.initial_state`.
+  state = devices.replicate(step.initial_state(jax.random.PRNGKey(0)))
   key = devices.replicate(jax.random.PRNGKey(1))
   batch = devices.place_batch(random_batch(batch_size, image_size, num_classes))
   mapped = jax.pmap(step.train_step, axis_name=step_lib.AXIS_NAME, donate_argnums=0)

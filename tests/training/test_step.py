@@ -189,3 +189,17 @@ def test_clipping_bounds_what_a_step_changes():
   after, _ = _train(1, steps=1, clipping=0.01, learning_rate=1.0)
   change = np.linalg.norm(after.params['linear']['b'][0] - before['b'])
   np.testing.assert_allclose(change, 0.01 * 1e-3, rtol=1e-5)  # clipping * eps
+
+
+def test_keeping_the_descent_apart_on_cpu_changes_no_number(monkeypatch):
+  """The condition around the descent is there on CPU alone; both programs take the same steps."""
+  apart, _ = _train(1, clipping=0.01)
+  train_step, _, state = toy.make(clipping=0.01)
+  arguments = toy.replicate((state, toy.batch(), jax.random.PRNGKey(7)), 1)
+  program = str(jax.make_jaxpr(jax.pmap(train_step, axis_name='devices'))(*arguments))
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  plain, _ = _train(1, clipping=0.01)
+  train_step, _, _ = toy.make(clipping=0.01)
+  plain_program = str(jax.make_jaxpr(jax.pmap(train_step, axis_name='devices'))(*arguments))
+  assert program.count('cond[') == plain_program.count('cond[') + 1
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), apart, plain)
