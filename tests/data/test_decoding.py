@@ -60,6 +60,19 @@ def test_only_the_window_is_decoded():
     assert difference[:, 2:-2].max() == 0 and difference.max() < 40
 
 
+def test_jpeg_size():
+  """The size in the header is that of the decoded image; what is no JPEG has none."""
+  source = loading.load_source('imagenet2012', split='train', data_dir=shared_data.tfds_dir())
+  for index in range(source.num_images):
+    encoded, _ = source.read(index)
+    assert decoding.jpeg_size(encoded) == tuple(tf.io.extract_jpeg_shape(encoded).numpy()[:2])
+  for cut in (0, 2, 10, 100):
+    assert decoding.jpeg_size(encoded[:cut]) is None
+  progressive = OneImage(real_images.photos(1, 30, 50)[0], format='JPEG', progressive=True)
+  assert decoding.jpeg_size(progressive.encoded) == (30, 50)
+  assert decoding.jpeg_size(OneImage(real_images.photos(1, 9, 9)[0], format='PNG').encoded) is None
+
+
 @pytest.mark.parametrize(
   ('side', 'size', 'denominator'), [(399, 100, 1), (400, 100, 2), (799, 100, 2), (1600, 100, 8)]
 )
