@@ -2,7 +2,6 @@
 
     python -m nfnets_augmult.train --config=experiments/nfnet_f3.py --config.dataset.data_dir=DIR
 
-The augmentation here is pad, crop and flip, not yet the strong one of that number, so expect less.
 Cost: a TPU pod; nobody has run this file to the end yet.
 """
 

