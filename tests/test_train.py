@@ -196,7 +196,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path):
     ({'augmentation__randaugment__behaviour': 'timm'}, "randaugment.behaviour='timm'"),
     ({'augmentation__randaugment__layers': 2, 'input': 'device'}, "input='tf.data'"),
     (
-      {'augmentation__cutmix__share': 0.5, 'augmult': 16, 'batch_size': 16},
+      {
+        'augmentation__cutmix__share': 0.5,
+        'augmult': 16,
+        'batch_size': 16,
+        'unique_images_per_batch': 0,
+      },
       'unique_images_per_batch=1: Mixup and CutMix need',
     ),
     ({'evaluation__crop': 'middle'}, "evaluation.crop='middle'"),
