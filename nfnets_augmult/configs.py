@@ -143,12 +143,20 @@ FREE_KEYS = (
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-  """Says for each key that two flat configs do not share, `FREE_KEYS` aside, how they differ."""
+  """Says for each key that two flat configs do not share, `FREE_KEYS` aside, how they differ.
+
+  Keys that came into being after a config was written have their defaults.
+  """
+  ours, theirs = _with_defaults(ours), _with_defaults(theirs)
   return [
     f'{key} ({theirs.get(key, "absent")!r} there, {ours.get(key, "absent")!r} now)'
     for key in sorted({*ours, *theirs})
     if key not in FREE_KEYS and ours.get(key) != theirs.get(key)
   ]
+
+
+def _with_defaults(flat: Mapping[str, Any]) -> dict[str, Any]:
+  return {**flatten(default_config()), **flat}
 
 
 def from_flat(flat: Mapping[str, Any]) -> ml_collections.ConfigDict:
@@ -157,7 +165,7 @@ def from_flat(flat: Mapping[str, Any]) -> ml_collections.ConfigDict:
   Keys that came into being after the run was started have their defaults.
   """
   nested: dict[str, Any] = {}
-  for dotted, value in {**flatten(default_config()), **flat}.items():
+  for dotted, value in _with_defaults(flat).items():
     *groups, key = dotted.split('.')
     node = nested
     for group in groups:

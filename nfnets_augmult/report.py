@@ -100,8 +100,8 @@ def summary_rows(
   panels = runs_lib.by(runs, 'panel')
   titles = figures.panel_titles(list(panels))
   rows = []
-  for (panel, augmult, placement, budget), group in runs_lib.by(
-    runs, 'panel', 'augmult', 'placement', 'budget'
+  for (panel, augmult, masks, placement, budget), group in runs_lib.by(
+    runs, 'panel', 'augmult', 'dropout_masks', 'placement', 'budget'
   ).items():
     cell = runs_lib.best_cell(group, metric)
     loss = runs_lib.best_cell(group, runs_lib.TRAINING_LOSS, smallest=True)
@@ -112,6 +112,7 @@ def summary_rows(
       {
         'setting': titles[panel].replace('\n', ', '),
         'n': augmult,
+        'dropout masks': masks,
         'placement': placement,
         'epochs': '' if epochs is None else f'{epochs:.4g}',
         'updates': runs_lib.updates(group) or '',
@@ -140,6 +141,7 @@ def run_rows(runs: Sequence[Run], workdir: str) -> list[Row]:
         'model': run.config['model.name'],
         'data set': run.config['dataset.name'],
         'n': run.augmult,
+        'dropout masks': run.dropout_masks,
         'placement': run.placement,
         'unique images per batch': run.unique_images_per_batch,
         'batch size': run.batch_size,

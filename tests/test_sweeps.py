@@ -116,6 +116,24 @@ def test_the_cifar_runs_have_the_papers_hyperparameters(name):
   assert (base.batch_size, base.unique_images_per_batch) == sizes[name]
 
 
+@pytest.mark.parametrize('argument', ['', ':small'])
+def test_figure_12_varies_masks_alone(argument):
+  """Appendix D: drop rate 0.4, one copy of as many images whatever n is; small as Figure 2 is."""
+  folder = ROOT / 'experiments' / 'figures'
+  loaded, growing = (
+    sweeps.load_sweep(f'{folder}/{name}.py{argument}')
+    for name in ('fig12_dropout_masks', 'fig2_growing_batch')
+  )
+  found = [loaded.config(point) for point in loaded.points]
+  assert {(config.augmult, config.model.dropout_rate) for config in found} == {(1, 0.4)}
+  masks = {config.dropout_masks for config in found}
+  assert masks == {growing.config(point).augmult for point in growing.points}
+  base = configs.flatten(growing.base)
+  differing = {key for key, value in configs.flatten(loaded.base).items() if value != base[key]}
+  # Figure 2's n = 1 is then the same without dropout.
+  assert differing == {'model.dropout_rate'}
+
+
 def test_a_grid_is_every_combination_in_order():
   points = sweeps.grid({'augmult': (1, 2), 'seed': range(2)})
   assert points == [

@@ -122,6 +122,16 @@ def test_finished_run_says_so_and_another_config_is_refused(finished):
     train.finished_result(_config(augmult=2, seed=3), workdir)
 
 
+def test_a_run_from_before_a_key_existed_goes_on(finished, tmp_path):
+  """What its config lacks has its default; another value of such a key is still another run."""
+  whole = records.read_json(os.path.join(finished[0], 'config.json'))
+  older = {key: value for key, value in whole.items() if not key.startswith(('sam.', 'runs.'))}
+  records.write_json(str(tmp_path / 'config.json'), older)
+  train.check_workdir(_config(), str(tmp_path))
+  with pytest.raises(ValueError, match=r'it differs in sam\.rho \(0\.0 there, 0\.05 now\)'):
+    train.check_workdir(_config(sam__rho=0.05), str(tmp_path))
+
+
 def test_evaluate_agrees_with_the_run(finished):
   """On the test split, whatever the batch size; the best checkpoint; and the training split."""
   workdir, _, result = finished

@@ -3,9 +3,10 @@
     from nfnets_augmult.analysis import figures, runs
     figures.accuracy_against_length(runs.read_runs('runs/fig4'), unit='updates')
 
-Lines are augmentation multiplicities, with error bars of the standard error; a dashed line is the
-neighbouring placement. A cross at the lower edge is a point that diverged, a question mark one
-that has not been run to its end.
+Lines are augmentation multiplicities, or numbers of dropout masks where the runs differ in them
+(Figure 12), with error bars of the standard error; a dashed line is the neighbouring placement. A
+cross at the lower edge is a point that diverged, a question mark one that has not been run to its
+end.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -200,11 +201,13 @@ def _draw_legend(figure: Figure) -> None:
     found |= dict(zip(labels, handles, strict=True))
   found = dict(sorted(found.items(), key=lambda item: item[0] in _MARK_LABELS.values()))
   if found:
+    # At 8 points a column is about so many inches wide.
+    column_inches = 0.55 + 0.062 * max(map(len, found))
     figure.legend(
       found.values(),
       found.keys(),
       loc='outside lower center',
-      ncols=3 if len(figure.axes) == 1 else 6,
+      ncols=max(1, min(6, int(figure.get_figwidth() / column_inches))),
       fontsize=8,
     )
 
@@ -216,13 +219,13 @@ def _draw_lines(
   *,
   factor: float,
 ) -> None:
-  """One line for each n and placement, and marks for points without a number."""
-  lines = runs_lib.by(runs, 'augmult', 'placement')
-  multiplicities = sorted({augmult for augmult, _ in lines})
+  """One line for each n, number of dropout masks and placement, and marks where there is none."""
+  lines = runs_lib.by(runs, 'augmult', 'dropout_masks', 'placement')
+  colors = sorted({key[:2] for key in lines})
   marks = set()
-  for row, ((augmult, placement), line) in enumerate(lines.items()):
-    order = multiplicities.index(augmult)
-    color = colormaps['viridis'](0.85 * order / max(1, len(multiplicities) - 1))
+  for row, ((augmult, masks, placement), line) in enumerate(lines.items()):
+    order = colors.index((augmult, masks))
+    color = colormaps['viridis'](0.85 * order / max(1, len(colors) - 1))
     is_within = placement == 'within'
     cells = [(x, cell) for x, cell in points(line) if x is not None]
     measured = [(x, cell) for x, cell in cells if cell.status == 'measured']
@@ -237,7 +240,7 @@ def _draw_lines(
       ls='-' if is_within else '--',
       lw=1.4,
       capsize=2,
-      label=f'n = {augmult}' + ('' if is_within else ', neighbouring'),
+      label=_line_label(augmult, masks, placement, all_runs=runs),
     )
     for x, cell in cells:
       if cell.status != 'measured':
@@ -256,6 +259,16 @@ def _draw_lines(
   for status in sorted(marks):
     label = _MARK_LABELS[status]
     axes.add_line(Line2D([], [], color='0.3', marker=_MARKS[status], ls='', label=label))
+
+
+def _line_label(augmult: int, masks: int, placement: str, *, all_runs: Sequence[Run]) -> str:
+  """What n counts, which is copies unless the runs differ in the number of dropout masks."""
+  parts = [f'n = {augmult}']
+  if len({run.dropout_masks for run in all_runs}) > 1:
+    is_figure_12 = len({run.augmult for run in all_runs}) == 1
+    masks_text = f'{masks} dropout mask' + 's' * (masks > 1)
+    parts = [f'n = {masks_text}'] if is_figure_12 else [*parts, masks_text]
+  return ', '.join(parts + [placement] * (placement != 'within'))
 
 
 def _label_the_x_axis(axes: Axes) -> None:

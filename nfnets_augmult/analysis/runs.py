@@ -19,7 +19,8 @@ _BEST, _OF = 5, 7
 # What may differ between points of one picture; anything else makes another panel. The last six
 # change what is watched, not what is computed.
 _VARIED = (
-  *('seed', 'augmult', 'placement', 'total_epochs', 'total_steps', LEARNING_RATE),
+  *('seed', 'augmult', 'placement', 'dropout_masks'),
+  *('total_epochs', 'total_steps', LEARNING_RATE),
   *('dataset.data_dir', 'dataset.allow_download', 'evaluation.batch_size'),
   *('checkpoint.every_steps', 'checkpoint.keep', 'log_every_steps'),
 )
@@ -62,6 +63,11 @@ class Run:
   def placement(self) -> str:
     """`'within'` or `'neighbouring'`."""
     return self.config['placement']
+
+  @property
+  def dropout_masks(self) -> int:
+    """Dropout masks per sample, n of Figure 12; 1 also for runs from before this was a key."""
+    return self.config.get('dropout_masks', 1)
 
   @property
   def learning_rate(self) -> float:

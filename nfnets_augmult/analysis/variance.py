@@ -71,6 +71,7 @@ def measure(
     BadDataError: an image does not decode.
   """
   assembly.check(config)
+  _check_augmentation(config)
   _check_numbers(blocks, images_per_block, copies, augmults, minibatches)
   front_door.import_tensorflow_quietly()
   data = assembly.load_data(config)
@@ -112,6 +113,17 @@ def measure(
   if minibatches:
     raw['minibatches'] = _measure_minibatches(subject, variance_report.compared(raw), minibatches)
   return {**raw, 'seconds': time.monotonic() - start}
+
+
+def _check_augmentation(config: ml_collections.ConfigDict) -> None:
+  """Raises ValueError if samples are mixtures: they belong to no image alone."""
+  mixing = assembly.make_augmentation(config).mixing
+  if mixing.is_on:
+    raise ValueError(
+      f'augmentation.mixup.share={mixing.mixup:g} and augmentation.cutmix.share={mixing.cutmix:g}: '
+      'a mixed sample depends on two images, so the variance does not split into that over images '
+      'and that over augmentations; give a --config and set both keys to 0'
+    )
 
 
 def _check_numbers(

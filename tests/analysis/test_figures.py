@@ -93,6 +93,38 @@ def test_lines_go_through_the_means_at_the_best_learning_rate():
     figures.accuracy_against_length(found, unit='steps')
 
 
+def test_n_counts_dropout_masks_where_the_runs_differ_in_them():
+  """Figure 12: one panel, a line and a row of the table for each number of masks."""
+  found = [
+    _run(accuracy, dropout_masks=masks, optimizer__learning_rate=rate, model__dropout_rate=0.4)
+    for masks, rate, accuracy in (
+      *((1, 0.1, 0.5), (1, 0.2, 0.4), (4, 0.1, 0.7), (4, 0.2, 0.8)),
+      (16, 0.1, 0.6),
+    )
+  ]
+  figure = figures.accuracy_against_learning_rate(found)
+  (axes,) = figure.axes
+  assert _curve(axes, 'n = 1 dropout mask') == [(0.1, 50.0), (0.2, 40.0)]
+  assert _curve(axes, 'n = 4 dropout masks') == [(0.1, 70.0), (0.2, 80.0)]
+  assert len({c.lines[0].get_color() for c in axes.containers}) == 3
+  figure.draw_without_rendering()
+  legend = figure.legends[0].get_window_extent()
+  assert legend.x0 >= 0 and legend.x1 <= figure.bbox.x1
+  rows = report.summary_rows(found, METRIC)
+  assert [(row['dropout masks'], row['test accuracy (%)']) for row in rows] == [
+    (1, '50.00'),
+    (4, '80.00'),
+    (16, '60.00'),
+  ]
+  more = [*found, _run(0.6, augmult=2, dropout_masks=4, model__dropout_rate=0.4)]
+  (axes,) = figures.accuracy_against_length(more).axes
+  assert _curve(axes, 'n = 1, 4 dropout masks') == [(8.0, 80.0)]
+  assert _curve(axes, 'n = 2, 4 dropout masks') == [(8.0, 60.0)]
+  older = dict(found[0].config)
+  del older['dropout_masks']
+  assert dataclasses.replace(found[0], config=older).dropout_masks == 1
+
+
 def test_the_training_loss_is_taken_where_it_is_least():
   """Which is at another learning rate than the best test accuracy."""
   found = [

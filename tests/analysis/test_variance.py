@@ -13,6 +13,7 @@ from nfnets_augmult import assembly, configs
 from nfnets_augmult.analysis import variance, variance_report
 from nfnets_augmult.training import records
 from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
+from tests import real_images
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -74,6 +75,34 @@ def test_without_augmentation_its_part_is_zero():
   assert variance_report.components(dropout, 'total').augmentation_share().value > 0.01
 
 
+def test_strong_augmentation_counts_as_augmentation(tmp_path):
+  """Inception crops and RandAugment of photographs, each more of the variance than the last."""
+  for number, photo in enumerate(real_images.photos(8, 40, 48)):
+    for split in ('train', 'test'):
+      real_images.save(photo, tmp_path / split / f'class_{number % 2}' / f'{number}.jpg')
+  config = _config(pad=0)
+  config.dataset.update(name='folder', data_dir=str(tmp_path), image_size=16)
+  shares = []
+  for crop, layers in (('pad', 0), ('inception', 0), ('inception', 2)):
+    config.augmentation.crop = crop
+    config.augmentation.randaugment.layers = layers
+    found = variance.measure(
+      config, '', checkpoint='initialization', blocks=2, images_per_block=4, copies=2
+    )
+    assert np.isfinite(found['augmentation']).all()
+    shares.append(variance_report.components(found, 'total').augmentation_share().value)
+  assert shares[0] < 1e-9
+  assert shares[0] < shares[1] < shares[2]
+
+
+@pytest.mark.parametrize('kind', ['mixup', 'cutmix'])
+def test_mixed_samples_are_refused(kind):
+  """They belong to two images; the message has both keys."""
+  config = _config(**{kind: {'share': 0.5}})
+  with pytest.raises(ValueError, match=rf'augmentation\.{kind}\.share=0\.5.*set both keys to 0'):
+    variance.measure(config, '', checkpoint='initialization')
+
+
 def test_of_a_run_with_its_own_config_and_drawn_again(tmp_path):
   """From the command line, at a checkpoint; the same tables follow from the raw numbers alone."""
   config = _config()
@@ -127,16 +156,3 @@ def test_the_configs_of_figure_9(arguments):
   assert (config.batch_size, config.augmult, config.optimizer.weight_decay) == (16, 1, 0)
   with pytest.raises(ValueError, match='large'):
     get_config('large')
-
-
-def test_the_config_of_figure_12():
-  """64 images once each under n masks, whatever n is; in full and small."""
-  file = str(ROOT / 'experiments/figures/fig12_dropout_masks.py')
-  get_config = runpy.run_path(file)['get_config']
-  for arguments in ('n=4', 'small,n=4'):
-    config = get_config(arguments)
-    assembly.check(config)
-    assert (config.dropout_masks, config.model.dropout_rate) == (4, 0.4)
-    assert (config.augmult, config.unique_images_per_batch) == (1, 64)
-  with pytest.raises(ValueError, match='m=3'):
-    get_config('m=3')
