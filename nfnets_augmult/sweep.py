@@ -9,7 +9,6 @@ has diverged, goes on with what was interrupted, and tries again what failed.
 
 import contextlib
 import dataclasses
-import fcntl
 import logging as std_logging
 import os
 import shlex
@@ -127,7 +126,7 @@ def run_sweep(
   costs = [assembly.relative_cost(config) for config in run_configs]
   tally = Tally()
   for number, folder in enumerate(folders):
-    with _only_process_in(folder) as is_ours:
+    with records.only_process_in(folder) as is_ours:
       status = records.read_status(folder)[0] if is_ours else 'elsewhere'
       is_to_run = is_ours and status not in _DONE
       if is_to_run and stop_requested():
@@ -173,19 +172,6 @@ def _run_point(
     # Hundreds of runs in one process: their programs and arrays go with them.
     jax.clear_caches()
   return 'finished', f'({metric} {100 * result[metric]:.2f} %)'
-
-
-@contextlib.contextmanager
-def _only_process_in(folder: str) -> Iterator[bool]:
-  """Gives whether no other process runs this point; the kernel ends the claim with the process."""
-  os.makedirs(folder, exist_ok=True)
-  with open(os.path.join(folder, '.lock'), 'w', encoding='utf-8') as lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      yield False
-    else:
-      yield True
 
 
 @contextlib.contextmanager

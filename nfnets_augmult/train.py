@@ -8,6 +8,7 @@ metrics, the config and the pictures. The same command again resumes the run, or
 is finished.
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -312,11 +313,17 @@ def main() -> None:
   except ValueError as error:
     front_door.fail(str(error))
   try:
-    stop_requested = front_door.StopSignals()
-    if is_together:
-      many_runs.report(many_runs.train_together(run, stop_requested=stop_requested), workdir)
-      return
-    _, result = train(run, stop_requested=stop_requested)
+    with contextlib.ExitStack() as claims:
+      if jax.process_index() == 0 and not claims.enter_context(records.only_process_in(workdir)):
+        front_door.fail(
+          f'another process is training in {workdir}: wait for it, stop it, or choose another '
+          '--workdir'
+        )
+      stop_requested = front_door.StopSignals()
+      if is_together:
+        many_runs.report(many_runs.train_together(run, stop_requested=stop_requested), workdir)
+        return
+      _, result = train(run, stop_requested=stop_requested)
   except loop.StopRequested:
     logging.info('stopped and saved in %s; the same command goes on from there', workdir)
   except loop.DivergedError as error:

@@ -1,6 +1,7 @@
 """What a run leaves in its work directory for people and tools: metrics, config, versions."""
 
 import contextlib
+import fcntl
 import importlib.metadata
 import json
 import math
@@ -9,7 +10,7 @@ import platform
 import sys
 import time
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nfnets_augmult.ops.atomic_file import write_atomically
@@ -81,6 +82,25 @@ def clear_status(workdir: str) -> None:
   """Removes `status.json`: the run goes on, or has gone on to its end."""
   with contextlib.suppress(FileNotFoundError):
     os.unlink(os.path.join(workdir, 'status.json'))
+
+
+@contextlib.contextmanager
+def only_process_in(workdir: str) -> Iterator[bool]:
+  """Gives whether no other process writes to a work directory, and claims it meanwhile.
+
+  The kernel ends the claim with the process, however that ends. A file system without such claims
+  never refuses one.
+  """
+  os.makedirs(workdir, exist_ok=True)
+  with open(os.path.join(workdir, '.lock'), 'w', encoding='utf-8') as lock:
+    is_alone = True
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      is_alone = False
+    except OSError:
+      pass
+    yield is_alone
 
 
 def versions() -> dict[str, str]:
