@@ -51,7 +51,7 @@ def test_commands_name_things_that_exist(words):
     assert os.access(ROOT / words[0], os.X_OK)
     return
   if words[:2] != ['python', '-m']:
-    assert words[0] in {'tfds', 'tensorboard'}
+    assert words[0] in {'tensorboard'}
     return
   package, _, program = words[2].partition('.')
   assert package == 'nfnets_augmult'
