@@ -73,8 +73,7 @@ def prepare(
   plan = assembly.make_plan(config, data.train.num_images)
   assembly.make_augmentation(config).check(
     unique_images_per_batch=plan.multiplicity.unique_images_per_batch,
-    height=data.image_shape[0],
-    width=data.image_shape[1],
+    image_shape=data.image_shape,
   )
   network = assembly.make_network(config, data)
   assembly.check_images_fit(config, data, network)

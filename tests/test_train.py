@@ -194,6 +194,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path):
     ({'augmentation__inception__area': (0.5, 2.0)}, 'augmentation.inception.area'),
     ({'augmentation__mixup__share': 1.5}, 'augmentation.mixup.share=1.5'),
     ({'augmentation__randaugment__behaviour': 'timm'}, "randaugment.behaviour='timm'"),
+    ({'augmentation__randaugment__layers': 2}, 'RandAugment is for colour images, not for 1'),
     ({'augmentation__randaugment__layers': 2, 'input': 'device'}, "input='tf.data'"),
     (
       {'augmentation__cutmix__share': 0.5, 'augmult': 4, 'unique_images_per_batch': 1},

@@ -25,17 +25,17 @@ class Augmentation:
   randaugment: RandAugment = dataclasses.field(default_factory=RandAugment)
   mix_first: bool = True
 
-  def check(self, *, unique_images_per_batch: int, height: int, width: int) -> None:
+  def check(self, *, unique_images_per_batch: int, image_shape: tuple[int, int, int]) -> None:
     """Raises ValueError where it does not fit batches of such images; the message names the key.
 
     Args:
       unique_images_per_batch: U.
-      height: of the images that the network gets, in pixels.
-      width: likewise.
+      image_shape: height, width and channels of the images that the network gets.
     """
     self.mixing.check_unique_images(unique_images_per_batch)
+    self.randaugment.check_channels(image_shape[2])
     if isinstance(self.crop, CropFlip):
-      self.crop.check_image_size(height, width)
+      self.crop.check_image_size(*image_shape[:2])
 
 
 # The image as it is: its centre where sizes differ.

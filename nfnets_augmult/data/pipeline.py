@@ -100,7 +100,7 @@ def train_batches(
   reader = ImageReader(source, read_options)
   shape = reader.image_shape
   augmentation.check(
-    unique_images_per_batch=multiplicity.unique_images_per_batch, height=shape[0], width=shape[1]
+    unique_images_per_batch=multiplicity.unique_images_per_batch, image_shape=shape
   )
   # A partner may be a slot of another host; this one then crops it, too.
   cropped = mixing.covering_slots(multiplicity, *own) if augmentation.mixing.is_on else own

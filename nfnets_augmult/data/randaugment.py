@@ -98,6 +98,14 @@ class RandAugment:
         f'{", ".join(BEHAVIOURS)}'
       )
 
+  def check_channels(self, channels: int) -> None:
+    """Raises ValueError if it is on and the images are not in colour."""
+    if self.layers and channels != 3:
+      raise ValueError(
+        f'RandAugment is for colour images, not for {channels} channel(s); switch it off with '
+        'augmentation.randaugment.layers=0'
+      )
+
 
 class Draws(NamedTuple):
   """What was drawn for the L layers of each of B images.

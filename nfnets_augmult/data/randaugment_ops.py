@@ -88,11 +88,7 @@ def _make_operation(
   operation: str, image: tf.Tensor, magnitude: float, behaviour: str
 ) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
   """The operation as a function of image, negate and centre, for images of the size of `image`."""
-  if image.shape[-1] != 3:
-    raise ValueError(
-      f'RandAugment is for colour images [H, W, 3], not {image.shape}; switch it off with '
-      'augmentation.randaugment.layers=0'
-    )
+  RandAugment(1).check_channels(image.shape[-1])
   pil = behaviour == 'pil'
   if operation in _GEOMETRIC:
     sources = _source_pixels(operation, image, magnitude, pil)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nfnets_augmult.training import devices, evaluation, loop
+from nfnets_augmult.training import devices, loop
 from nfnets_augmult.training.checkpoints import Checkpoints
 from nfnets_augmult.training.state import TrainState
 from nfnets_augmult.training.step import AXIS_NAME, Metrics
@@ -174,21 +174,13 @@ class BundleWatch:
 
   def evaluate(self, step: int, state: BundleState) -> None:
     """Evaluates all runs together and records what comes out for those that go on."""
-
-    def check_stop() -> None:
-      if jax.process_count() == 1 and self._stop_requested():
-        self._checkpoints.wait()
-        raise loop.StopRequested
-
-    results = {
-      split: evaluation.evaluate(
-        self._evaluation_step,
-        {'raw': state.runs.params, 'ema': state.runs.ema_params},
-        batches(),
-        check_stop=check_stop,
-      )
-      for split, batches in self._evaluation_batches.items()
-    }
+    results = loop.evaluate_splits(
+      self._evaluation_step,
+      state.runs,
+      self._evaluation_batches,
+      checkpoints=self._checkpoints,
+      stop_requested=self._stop_requested,
+    )
     for r, watch in self._going_on():
       if not watch.is_evaluated(step):
         watch.record_evaluation(step, jax.tree.map(lambda values, r=r: float(values[r]), results))

@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -243,21 +243,13 @@ class Watch:
 
   def evaluate(self, step: int, state: TrainState) -> None:
     """Evaluates the state on all splits, records what comes out, and keeps the best."""
-
-    def check_stop() -> None:
-      if jax.process_count() == 1 and self._stop_requested():
-        self._checkpoints.wait()
-        raise StopRequested
-
-    results = {
-      split: evaluation.evaluate(
-        self._evaluation_step,
-        {'raw': state.params, 'ema': state.ema_params},
-        batches(),
-        check_stop=check_stop,
-      )
-      for split, batches in self._evaluation_batches.items()
-    }
+    results = evaluate_splits(
+      self._evaluation_step,
+      state,
+      self._evaluation_batches,
+      checkpoints=self._checkpoints,
+      stop_requested=self._stop_requested,
+    )
     split, name, key = BEST_BY.split('/')
     self._checkpoints.save_if_best(devices.first_replica(state), results[split][name][key])
     self.record_evaluation(step, results)
@@ -275,6 +267,39 @@ class Watch:
         values |= {f'{split}/{name}/{key}': value for key, value in means.items()}
     self._record(step, values)
     self.progress.reset_clock(step)
+
+
+def evaluate_splits(
+  evaluation_step: Callable[..., Any],
+  state: Any,
+  batches: Mapping[str, Callable[[], Iterator[dict[str, np.ndarray]]]],
+  *,
+  checkpoints: Checkpoints,
+  stop_requested: Callable[[], bool],
+) -> dict[str, dict[str, dict[str, Any]]]:
+  """Returns the means of each split, for the last parameters, `raw`, and the averaged ones, `ema`.
+
+  Args:
+    evaluation_step: pmapped, see `step.make_evaluation_step`.
+    state: with `params` and `ema_params`, replicated.
+    batches: of each split.
+    checkpoints: to wait for before stopping.
+    stop_requested: looked at between batches, where there is one process.
+
+  Raises:
+    StopRequested: the run was asked to stop.
+  """
+
+  def check_stop() -> None:
+    if jax.process_count() == 1 and stop_requested():
+      checkpoints.wait()
+      raise StopRequested
+
+  params_by_name = {'raw': state.params, 'ema': state.ema_params}
+  return {
+    split: evaluation.evaluate(evaluation_step, params_by_name, make(), check_stop=check_stop)
+    for split, make in batches.items()
+  }
 
 
 def _any_host(flag: bool) -> bool:

@@ -416,7 +416,9 @@ def test_refuses(arguments, message):
 
 def test_refuses_grey_images_and_unknown_operations():
   """What cannot be done says so."""
-  with pytest.raises(ValueError, match=r'colour images .*augmentation.randaugment.layers=0'):
+  with pytest.raises(
+    ValueError, match=r'colour images, not for 1 channel.*augmentation.randaugment.layers=0'
+  ):
     _apply(_PHOTOS[0, ..., :1], 'Invert', 10)
   with pytest.raises(ValueError, match="'Blur' is not one of AutoContrast"):
     _apply(_PHOTOS[0], 'Blur', 10)

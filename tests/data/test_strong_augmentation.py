@@ -181,8 +181,11 @@ def test_bad_image_is_no_partner(tmp_path):
   (tmp_path / 'test').mkdir()
   (tmp_path / 'train' / 'a' / '3.jpg').write_bytes(b'\xff\xd8\xff garbage')
   source = loading.load_source('folder', split='train', data_dir=str(tmp_path))
-  (batch,) = _batches(source, Multiplicity(8, 8, 8, 0), _MIXED, 0, 1)
+  multiplicity = Multiplicity(8, 8, 8, 0)
+  (batch,) = _batches(source, multiplicity, _MIXED, 0, 1)
+  (unmixed,) = _batches(source, multiplicity, _CROP, 0, 1)
   met = batch['partner_index'] == 3
+  np.testing.assert_array_equal(batch['image'][met], unmixed['image'][met])
   assert met.any()
   np.testing.assert_array_equal(batch['mix_weight'][met], 1)
   np.testing.assert_array_equal(batch['mask'] == 0, batch['image_index'] == 3)

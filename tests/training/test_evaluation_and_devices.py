@@ -90,6 +90,13 @@ def test_copies_of_an_image_are_spread_over_the_devices():
   assert sorted(np.asarray(placed['label']).ravel()) == image_index.tolist()
 
 
+def test_what_mixing_needs_is_placed():
+  """Of a mixed batch, the partner's label and the weight go to the devices, its index does not."""
+  keys = ('image', 'label', 'mask', 'partner_label', 'mix_weight', 'partner_index')
+  placed = devices.place_batch({key: np.arange(16, dtype=np.int32) for key in keys})
+  assert set(placed) == set(keys) - {'partner_index'}
+
+
 def test_prefetch_keeps_order_and_runs_ahead():
   made = []
 

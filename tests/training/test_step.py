@@ -67,6 +67,31 @@ def test_one_step_by_hand():
   assert int(new.step[0]) == 1
 
 
+@pytest.mark.parametrize('num_devices', [1, 2])
+def test_mixed_labels_reach_the_loss(num_devices):
+  """A mixed batch costs and counts as by hand."""
+  train_step, _, state = toy.make()
+  batch = toy.batch()
+  generator = np.random.default_rng(1)
+  batch['partner_label'] = ((batch['label'] + 1) % 3).astype(np.int32)
+  batch['mix_weight'] = generator.uniform(0, 1, 16).astype(np.float32)
+  _, metrics = jax.pmap(train_step, axis_name='devices')(
+    toy.replicate(state, num_devices),
+    toy.shard(batch, num_devices),
+    toy.replicate(jax.random.PRNGKey(0), num_devices),
+  )
+  params = jax.device_get(state.params)['linear']
+  x = (batch['image'].reshape(16, 16).astype(np.float64) - 100) / 50
+  logits = x @ params['w'] + params['b']
+  log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+  place, weight = np.arange(16), batch['mix_weight']
+  per_copy = weight * log_p[place, batch['label']]
+  per_copy += (1 - weight) * log_p[place, batch['partner_label']]
+  np.testing.assert_allclose(metrics['loss'][0], -per_copy.mean(), rtol=1e-5)
+  main = np.where(weight >= 0.5, batch['label'], batch['partner_label'])
+  np.testing.assert_allclose(metrics['accuracy'][0], np.mean(logits.argmax(1) == main), rtol=1e-6)
+
+
 def test_masked_slots_do_not_count():
   """A batch with masked slots gives the update of the batch without them."""
   train_step, _, state = toy.make()
