@@ -147,7 +147,7 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
 
   Keys that came into being after a config was written have their defaults.
   """
-  ours, theirs = _with_defaults(ours), _with_defaults(theirs)
+  ours, theirs = with_defaults(ours), with_defaults(theirs)
   return [
     f'{key} ({theirs.get(key, "absent")!r} there, {ours.get(key, "absent")!r} now)'
     for key in sorted({*ours, *theirs})
@@ -155,7 +155,8 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
   ]
 
 
-def _with_defaults(flat: Mapping[str, Any]) -> dict[str, Any]:
+def with_defaults(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a flat config with the defaults of keys that came into being after it was written."""
   return {**flatten(default_config()), **flat}
 
 
@@ -165,7 +166,7 @@ def from_flat(flat: Mapping[str, Any]) -> ml_collections.ConfigDict:
   Keys that came into being after the run was started have their defaults.
   """
   nested: dict[str, Any] = {}
-  for dotted, value in _with_defaults(flat).items():
+  for dotted, value in with_defaults(flat).items():
     *groups, key = dotted.split('.')
     node = nested
     for group in groups:

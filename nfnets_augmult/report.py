@@ -26,6 +26,10 @@ from nfnets_augmult.ops.atomic_file import write_atomically
 
 Row = dict[str, Any]
 _DEFAULT_METRIC = 'test/raw/top_1'
+# What the runs of one row of the summary share; they differ in learning rate and seed.
+_SETTING = ('panel', 'augmult', 'dropout_masks', 'placement', 'budget')
+# A sweep that has just begun misses hundreds.
+_MOST_LISTED = 20
 
 
 def write_report(workdir: str, output: str = '', metric: str = '') -> list[str]:
@@ -50,7 +54,15 @@ def write_report(workdir: str, output: str = '', metric: str = '') -> list[str]:
   if not metric and len(metrics) > 1:
     raise ValueError(f'the sweeps below {workdir} count {" and ".join(metrics)}: say --metric=NAME')
   metric = metric or metrics.pop()
-  published = [number for sweep in sweeps if not sweep['is_small'] for number in sweep['published']]
+  known = runs_lib.recorded_metrics(runs)
+  if known and metric not in known:
+    raise ValueError(f'--metric={metric} is recorded by no run; there is {", ".join(known)}')
+  published = [
+    {**number, 'sweep': sweep['path']}
+    for sweep in sweeps
+    if not sweep['is_small']
+    for number in sweep['published']
+  ]
   output = output or os.path.join(workdir, 'report')
   os.makedirs(output, exist_ok=True)
   rows = summary_rows(runs, metric, published)
@@ -82,48 +94,63 @@ def draw_all(
         runs, metric=metric, unit=unit, published=published
       )
       drawn[f'training_loss_{unit}'] = figures.training_loss_against_length(runs, unit=unit)
-  if len({run.learning_rate for run in runs}) > 1:
+  if len({run.config['model.name'] for run in runs}) > 1:
+    drawn['accuracy_model'] = figures.accuracy_by_model(runs, metric=metric, published=published)
+  if _vary_learning_rate(runs):
     drawn['accuracy_learning_rate'] = figures.accuracy_against_learning_rate(runs, metric=metric)
   # Where the number of unique images is fixed, the learning rate alone is what counts (Section 4).
   fixed = [run for run in runs if run.config['batch_size']]
-  if len({run.temperature for run in fixed}) > 1:
+  if _vary_learning_rate(fixed) and len({run.augmult for run in fixed}) > 1:
     drawn['accuracy_temperature'] = figures.accuracy_against_learning_rate(
       fixed, metric=metric, temperature=True
     )
   return drawn
 
 
+def _vary_learning_rate(runs: Sequence[Run]) -> bool:
+  """Whether some runs differ in their learning rate alone, and perhaps in their seed."""
+  groups = runs_lib.by(runs, *_SETTING).values()
+  return any(len({run.learning_rate for run in group}) > 1 for group in groups)
+
+
 def summary_rows(
   runs: Sequence[Run], metric: str, published: Sequence[Mapping[str, Any]] = ()
 ) -> list[Row]:
-  """Returns a row for each setting and length, at the learning rate that is best for it."""
-  panels = runs_lib.by(runs, 'panel')
-  titles = figures.panel_titles(list(panels))
+  """Returns a row for each setting and length, at the learning rate that is best for it.
+
+  A number that the paper gives for no length in particular stands in the row that is best.
+  """
+  titles = figures.panel_titles(list(runs_lib.by(runs, 'panel')))
+  groups = list(runs_lib.by(runs, *_SETTING).values())
+  cells = [runs_lib.best_cell(group, metric) for group in groups]
+  papers: dict[int, float] = {}
+  for number in published:
+    about = [row for row, group in enumerate(groups) if figures.is_about(number, group[0])]
+    if any(figures.matches(number, groups[row][0]) for row in about):
+      papers |= dict.fromkeys(about, number['top_1'])
+    elif measured := [row for row in about if cells[row].status == 'measured']:
+      papers[max(measured, key=lambda row: cells[row].mean)] = number['top_1']
   rows = []
-  for (panel, augmult, masks, placement, budget), group in runs_lib.by(
-    runs, 'panel', 'augmult', 'dropout_masks', 'placement', 'budget'
-  ).items():
-    cell = runs_lib.best_cell(group, metric)
+  for row, (group, cell) in enumerate(zip(groups, cells, strict=True)):
+    first = group[0]
     loss = runs_lib.best_cell(group, runs_lib.TRAINING_LOSS, smallest=True)
-    epochs = budget[0] or next((run.result['epoch'] for run in group if run.result), None)
-    number = next((n for n in published if figures.matches(n, group[0])), None)
     is_measured = cell.status == 'measured'
     rows.append(
       {
-        'setting': titles[panel].replace('\n', ', '),
-        'n': augmult,
-        'dropout masks': masks,
-        'placement': placement,
-        'epochs': '' if epochs is None else f'{epochs:.4g}',
-        'updates': runs_lib.updates(group) or '',
+        'setting': titles[first.panel].replace('\n', ', '),
+        'n': first.augmult,
+        'dropout masks': first.dropout_masks,
+        'placement': first.placement,
+        'epochs': '' if first.epochs is None else f'{first.epochs:.4g}',
+        'updates': first.updates or '',
         'best learning rate': f'{cell.runs[0].learning_rate:g}' if is_measured else '',
         'at the edge of the grid': _yes(is_measured and runs_lib.is_at_edge(cell, group)),
         'temperature': f'{cell.runs[0].temperature:g}' if is_measured else '',
         'test accuracy (%)': _accuracy(cell),
         'standard error (%)': _percent(cell.standard_error) if is_measured else '',
-        'runs that count': f'{len(cell.values)} of {len(cell.runs)}',
+        'runs that count': _count(cell),
         'training cross entropy': f'{loss.mean:.4g}' if loss.status == 'measured' else loss.status,
-        'paper (%)': number['top_1'] if number else '',
+        'paper (%)': papers.get(row, ''),
       }
     )
   return rows
@@ -170,7 +197,8 @@ def _markdown(
   metric: str,
 ) -> str:
   counts = {status: len(group) for status, group in runs_lib.by(runs, 'status').items()}
-  parts = [f'# {"; ".join(sweep["title"] for sweep in sweeps) or os.path.basename(workdir)}']
+  name = os.path.basename(os.path.abspath(workdir))
+  parts = [f'# {"; ".join(sweep["title"] for sweep in sweeps) or name}']
   parts += [f'The paper: {sweep["expected"]}' for sweep in sweeps]
   counted = ', '.join(f'{count} {status}' for status, count in counts.items())
   parts.append(
@@ -187,17 +215,23 @@ def _markdown(
     parts.append('\n'.join([f'The paper prints{note}:', '', *lines]))
   for status in ('failed', 'diverged', 'unfinished', 'missing'):
     if lines := [
-      f'* {os.path.relpath(run.path, workdir)}' + (f': {run.message}' if run.message else '')
+      f'* {os.path.relpath(run.path, workdir)}' + ''.join(f': {m}' for m in _first_line(run))
       for run in runs
       if run.status == status
     ]:
+      if len(lines) > _MOST_LISTED:
+        more = f'* and {len(lines) - _MOST_LISTED} more, see runs.csv'
+        lines = [*lines[:_MOST_LISTED], more]
       parts.append('\n'.join([f'## {status.capitalize()} runs', '', *lines]))
   parts += [f'![{name.replace("_", " ")}]({name}.png)' for name in pictures]
   return '\n\n'.join(parts) + '\n'
 
 
 def _published_line(number: Mapping[str, Any]) -> str:
-  keys = ', '.join(f'{key} {value:g}' for key, value in number['keys'].items())
+  keys = ', '.join(
+    f'{key} {value:g}' if isinstance(value, int | float) else f'{key} {value}'
+    for key, value in number['keys'].items()
+  )
   error = number['standard_error']
   return (
     f'* {number["top_1"]:g}{f" ± {error:g}" if error else ""} % for {keys} ({number["source"]})'
@@ -224,6 +258,16 @@ def _accuracy(cell: Cell) -> str:
 
 def _percent(share: float | None) -> str:
   return '' if share is None else f'{100 * share:.2f}'
+
+
+def _count(cell: Cell) -> str:
+  """How many runs count of how many, and how many are still to come."""
+  to_come = f', {cell.num_missing} to come' if cell.num_missing else ''
+  return f'{len(cell.values)} of {len(cell.runs)}{to_come}'
+
+
+def _first_line(run: Run) -> list[str]:
+  return run.message.splitlines()[:1]
 
 
 def _yes(flag: bool) -> str:

@@ -114,6 +114,12 @@ def grid(axes: Mapping[str, Iterable[Any]]) -> list[Point]:
   return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
+def difference(config: ml_collections.ConfigDict, base: ml_collections.ConfigDict) -> Point:
+  """Returns the point that makes `config` of `base`."""
+  theirs = configs.flatten(base)
+  return {key: value for key, value in configs.flatten(config).items() if value != theirs[key]}
+
+
 def powers_of_two(start: float, count: int) -> list[float]:
   """Returns `start`, `2 start`, `4 start` ...: the paper's grid of learning rates (Section 2)."""
   return [start * 2**exponent for exponent in range(count)]

@@ -18,7 +18,8 @@ ALLOWED = {
   'optim': {'ops'},
   'weights': {'ops'},
   'training': {'ops', 'data', 'models', 'optim'},
-  'analysis': {'ops', 'data', 'models', 'optim', 'training'},
+  # `configs`: what the keys of a recorded config are, and their defaults.
+  'analysis': {'configs', 'ops', 'data', 'models', 'optim', 'training'},
 }
 # Programs that lie in a room for their name's sake: they may import everything, as the front doors
 # beside the rooms do, and nothing may import them.

@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
+import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from nfnets_augmult import configs
 from nfnets_augmult.data.multiplicity import solve_batch
 from nfnets_augmult.training import records
 
@@ -16,13 +18,13 @@ TRAINING_LOSS = 'train_raw/raw/cross_entropy'  # of the raw images, without augm
 
 # The paper takes the best 5 of 7 runs (Section 2).
 _BEST, _OF = 5, 7
-# What may differ between points of one picture; anything else makes another panel. The last six
-# change what is watched, not what is computed.
+# What may differ between points of one picture; anything else makes another panel.
 _VARIED = (
   *('seed', 'augmult', 'placement', 'dropout_masks'),
   *('total_epochs', 'total_steps', LEARNING_RATE),
-  *('dataset.data_dir', 'dataset.allow_download', 'evaluation.batch_size'),
-  *('checkpoint.every_steps', 'checkpoint.keep', 'log_every_steps'),
+  # These change where batches are made and what is watched, not what is computed.
+  *('input', 'steps_per_dispatch', 'runs.seeds', 'runs.learning_rates'),
+  *('evaluation.every_epochs', *configs.FREE_KEYS),
 )
 
 
@@ -34,8 +36,9 @@ class Run:
     path: its work directory.
     status: `'finished'`, `'diverged'`, `'failed'`, `'unfinished'` or `'missing'`.
     message: why it diverged or failed.
-    config: by dotted key.
+    config: by dotted key; complete.
     result: the last evaluation, with `step` and `epoch`; empty unless finished.
+    num_images: unique training images N; None if no finished run tells.
   """
 
   path: str
@@ -43,6 +46,7 @@ class Run:
   message: str
   config: Mapping[str, Any]
   result: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  num_images: int | None = None
 
   @property
   def augmult(self) -> int:
@@ -60,14 +64,19 @@ class Run:
     return self._sizes[0]
 
   @property
+  def seed(self) -> int:
+    """Of everything random."""
+    return self.config['seed']
+
+  @property
   def placement(self) -> str:
     """`'within'` or `'neighbouring'`."""
     return self.config['placement']
 
   @property
   def dropout_masks(self) -> int:
-    """Dropout masks per sample, n of Figure 12; 1 also for runs from before this was a key."""
-    return self.config.get('dropout_masks', 1)
+    """Dropout masks per sample, n of Figure 12."""
+    return self.config['dropout_masks']
 
   @property
   def learning_rate(self) -> float:
@@ -83,6 +92,41 @@ class Run:
   def budget(self) -> tuple[float, int]:
     """The length as the config states it: epochs or steps, the other 0."""
     return self.config['total_epochs'], self.config['total_steps']
+
+  @property
+  def updates(self) -> int | None:
+    """Parameter updates; None if the length is in epochs and N is not known."""
+    if self.result:
+      return self.result['step']
+    if self.config['total_steps'] or not self.num_images:
+      return self.config['total_steps'] or None
+    groups = math.ceil(self.config['total_epochs'] * self.num_images / self.unique_images_per_batch)
+    return groups * self._batches_per_group
+
+  @property
+  def epochs(self) -> float | None:
+    """Passes over the unique images; None if the length is in updates and N is not known."""
+    if self.config['total_epochs']:
+      return self.config['total_epochs']
+    if self.result:
+      return self.result['epoch']
+    if not self.num_images:
+      return None
+    groups = self.config['total_steps'] / self._batches_per_group
+    return groups * self.unique_images_per_batch / self.num_images
+
+  @property
+  def told_num_images(self) -> int | None:
+    """Unique training images N, as the result tells it."""
+    if not self.result:
+      return None
+    groups = self.result['step'] / self._batches_per_group
+    return round(groups * self.unique_images_per_batch / self.result['epoch'])
+
+  @property
+  def _batches_per_group(self) -> int:
+    """Batches that share their unique images."""
+    return self.augmult if self.placement == 'neighbouring' else 1
 
   @functools.cached_property
   def panel(self) -> tuple[tuple[str, Any], ...]:
@@ -103,21 +147,14 @@ class Cell:
   Attributes:
     runs: all of them.
     values: the metric of those that count.
-    num_diverged: of `runs`.
+    status: `'measured'`, `'diverged'` or `'missing'`.
     num_missing: of `runs`: neither finished nor diverged.
   """
 
   runs: Sequence[Run]
   values: Sequence[float]
-  num_diverged: int
+  status: str
   num_missing: int
-
-  @property
-  def status(self) -> str:
-    """`'measured'`, `'diverged'` or `'missing'`."""
-    if self.values:
-      return 'measured'
-    return 'diverged' if self.num_diverged else 'missing'
 
   @property
   def mean(self) -> float:
@@ -135,51 +172,85 @@ def make_cell(runs: Sequence[Run], metric: str, *, smallest: bool = False) -> Ce
   """Returns the statistics of runs that differ in their seed alone.
 
   Of 7 runs the best 5 count, as in the paper, and 2 may diverge. Of fewer than 7 all count, and
-  none may diverge: then the cell has diverged.
+  none may diverge: then the cell has diverged. A run that several sweeps share counts once.
 
   Args:
     runs: at least one.
     metric: name in the records.
     smallest: whether small values are the best ones.
   """
-  found = sorted((r.result[metric] for r in runs if r.result.get(metric) is not None), reverse=True)
+  runs = [min(same, key=_openness) for same in by(runs, 'seed').values()]
+  found = [r.result[metric] for r in runs if r.result.get(metric) is not None]
+  best = sorted(found, reverse=not smallest)
   diverged = sum(run.status == 'diverged' for run in runs)
   dropped = len(runs) * (_OF - _BEST) // _OF if len(runs) >= _OF else 0
   missing = len(runs) - len(found) - diverged
-  best = (found[::-1] if smallest else found)[: len(runs) - dropped]
-  return Cell(runs, () if diverged > dropped else best, diverged, missing)
+  if diverged > dropped:
+    return Cell(runs, (), 'diverged', missing)
+  return Cell(runs, best[: len(runs) - dropped], 'measured' if best else 'missing', missing)
+
+
+def _openness(run: Run) -> int:
+  """What says most about a point comes first."""
+  return {'finished': 0, 'diverged': 1}.get(run.status, 2)
 
 
 def by(runs: Iterable[Run], *names: str) -> dict[Any, list[Run]]:
   """Returns the runs in groups that agree in the attributes `names`, in order of their values."""
+  groups = group(runs, lambda run: tuple(getattr(run, name) for name in names))
+  ordered = sorted(groups.items(), key=lambda item: _in_order_of_numbers(item[0]))
+  return {key if len(names) > 1 else key[0]: same for key, same in ordered}
+
+
+def group(runs: Iterable[Run], value: Callable[[Run], Any]) -> dict[Any, list[Run]]:
+  """Returns the runs in groups that agree in `value`, in the order in which these are met."""
   groups: dict[Any, list[Run]] = {}
   for run in runs:
-    key = tuple(getattr(run, name) for name in names)
-    groups.setdefault(key if len(names) > 1 else key[0], []).append(run)
-  return dict(sorted(groups.items()))
+    groups.setdefault(value(run), []).append(run)
+  return groups
+
+
+def _in_order_of_numbers(value: Any) -> Any:
+  """A key for sorting in which 64 comes before 1024 also where both are text."""
+  if isinstance(value, tuple):
+    return tuple(_in_order_of_numbers(part) for part in value)
+  try:
+    return (0, float(value), '')
+  except ValueError:
+    return (1, 0.0, str(value))
 
 
 def best_cell(runs: Sequence[Run], metric: str, *, smallest: bool = False) -> Cell:
-  """Returns the cell at the best learning rate; one that is not measured if there is no other."""
+  """Returns the cell at the best learning rate; one that is not measured if there is no other.
+
+  Learning rates of which runs are still to come are set aside if others are complete: one lucky
+  run would beat the mean of seven.
+  """
   cells = [
     make_cell(group, metric, smallest=smallest) for group in by(runs, 'learning_rate').values()
   ]
   measured = [cell for cell in cells if cell.status == 'measured']
   if measured:
-    return (min if smallest else max)(measured, key=lambda cell: cell.mean)
+    least_missing = min(cell.num_missing for cell in measured)
+    compared = [cell for cell in measured if cell.num_missing == least_missing]
+    return (min if smallest else max)(compared, key=lambda cell: cell.mean)
   return min(cells, key=lambda cell: cell.status)  # 'diverged' before 'missing'
 
 
 def is_at_edge(cell: Cell, runs: Sequence[Run]) -> bool:
-  """Whether the learning rate of `cell` is the least or the largest of `runs`."""
-  rates = [run.learning_rate for run in runs]
-  return len(set(rates)) > 1 and cell.runs[0].learning_rate in (min(rates), max(rates))
+  """Whether the learning rate of `cell` is the least or the largest that `runs` have tried."""
+  rates = {run.learning_rate for run in runs if run.status in ('finished', 'diverged')}
+  return len(rates) > 1 and cell.runs[0].learning_rate in (min(rates), max(rates))
 
 
-def updates(runs: Sequence[Run]) -> int | None:
-  """Returns the number of updates of runs of one length; None if none is finished or says so."""
-  known = [run.result['step'] for run in runs if run.result]
-  return known[0] if known else runs[0].config['total_steps'] or None
+def recorded_metrics(runs: Iterable[Run]) -> list[str]:
+  """Returns the names of the accuracies that finished runs have recorded."""
+  return sorted({name for run in runs for name in run.result if name.endswith('/top_1')})
+
+
+def inside(run: Run, folder: str) -> bool:
+  """Whether the work directory of `run` lies below `folder`."""
+  return os.path.abspath(run.path).startswith(os.path.join(os.path.abspath(folder), ''))
 
 
 def read_sweeps(workdir: str) -> list[dict[str, Any]]:
@@ -192,16 +263,30 @@ def read_sweeps(workdir: str) -> list[dict[str, Any]]:
 
 
 def read_runs(workdir: str) -> list[Run]:
-  """Returns the runs in and below `workdir`, also those that a sweep there is still to start."""
-  configs: dict[str, Mapping[str, Any]] = {}
+  """Returns the runs in and below `workdir`, also those that a sweep there is still to start.
+
+  Raises:
+    ValueError: `workdir` is not a folder, or a record in it is damaged.
+  """
+  found: dict[str, Mapping[str, Any]] = {}
   for sweep in read_sweeps(workdir):
     for name, point in sweep['points'].items():
-      configs[os.path.join(sweep['path'], name)] = {**sweep['base'], **point}
+      found[os.path.join(sweep['path'], name)] = {**sweep['base'], **point}
   for folder, folders, files in _walk(workdir):
-    if 'config.json' in files:
-      configs[folder] = records.read_json(os.path.join(folder, 'config.json'))
+    config = records.read_json(os.path.join(folder, 'config.json'))
+    if 'config.json' in files and isinstance(config, dict) and LEARNING_RATE in config:
+      if config.get('runs.seeds') or config.get('runs.learning_rates'):
+        continue  # its runs are in folders below it, see many_runs.py
+      found[folder] = config
       folders.clear()  # checkpoints and events
-  return [_read_run(path, config) for path, config in sorted(configs.items())]
+  runs = [_read_run(path, configs.with_defaults(config)) for path, config in sorted(found.items())]
+  # What one run tells of its data set holds for the others, which may not have begun.
+  told = {_data_set(run): number for run in runs if (number := run.told_num_images)}
+  return [dataclasses.replace(run, num_images=told.get(_data_set(run))) for run in runs]
+
+
+def _data_set(run: Run) -> tuple[str, ...]:
+  return tuple(run.config[f'dataset.{key}'] for key in ('name', 'data_dir', 'train_split'))
 
 
 def _walk(workdir: str) -> Iterable[tuple[str, list[str], list[str]]]:

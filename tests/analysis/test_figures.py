@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from nfnets_augmult import configs, report
+from nfnets_augmult import configs, report, sweeps
 from nfnets_augmult.analysis import figures, runs
 from nfnets_augmult.recipes import small_digits_recipe
 from nfnets_augmult.training import records
@@ -42,18 +42,34 @@ def test_of_seven_runs_the_best_five_count():
   assert cell.mean == pytest.approx(sum(best) / 5)
   assert cell.standard_error == pytest.approx(np.std(best, ddof=1) / 5**0.5)
   for diverged, status in ((2, 'measured'), (3, 'diverged')):
-    mixed = [_run(value) for value in values[diverged:]] + [_run(status='diverged')] * diverged
+    mixed = [
+      _run(status='diverged', seed=s) if s < diverged else _run(value, seed=s)
+      for s, value in enumerate(values)
+    ]
     assert runs.make_cell(mixed, METRIC).status == status
-  losses = [_run(0.5, loss=loss) for loss in range(7)]
+  losses = [_run(0.5, loss=loss, seed=loss) for loss in range(7)]
   assert runs.make_cell(losses, runs.TRAINING_LOSS, smallest=True).values == [0, 1, 2, 3, 4]
 
 
 def test_of_fewer_runs_all_count_and_the_count_is_told():
-  cell = runs.make_cell([_run(0.5), _run(0.7), _run(status='unfinished')], METRIC)
+  three = [_run(0.5), _run(0.7, seed=1), _run(status='unfinished', seed=2)]
+  cell = runs.make_cell(three, METRIC)
   assert (cell.mean, len(cell.values), len(cell.runs), cell.num_missing) == (0.6, 2, 3, 1)
+  assert report.summary_rows(three, METRIC)[0]['runs that count'] == '2 of 3, 1 to come'
   assert runs.make_cell([_run(0.5)], METRIC).standard_error is None
-  assert runs.make_cell([_run(0.5), _run(status='diverged')], METRIC).status == 'diverged'
+  diverged = _run(status='diverged', seed=1)
+  assert runs.make_cell([_run(0.5), diverged], METRIC).status == 'diverged'
   assert runs.make_cell([_run(status='failed')], METRIC).status == 'missing'
+  # Two of seven may diverge, so that one has says nothing yet.
+  begun = [diverged, *(_run(status='missing', seed=s) for s in range(2, 8))]
+  assert runs.make_cell(begun, METRIC).status == 'missing'
+
+
+def test_a_run_that_two_sweeps_share_counts_once():
+  """Whichever of the two has finished it."""
+  same = [_run(status='missing'), _run(0.5), _run(0.7, seed=1), _run(0.7, seed=1)]
+  cell = runs.make_cell(same, METRIC)
+  assert (cell.mean, len(cell.runs), cell.num_missing) == (0.6, 2, 0)
 
 
 def test_the_best_learning_rate_is_found_over_means_and_its_place_in_the_grid():
@@ -68,6 +84,17 @@ def test_the_best_learning_rate_is_found_over_means_and_its_place_in_the_grid():
   assert best.runs[0].learning_rate == 0.05
   assert not runs.is_at_edge(best, found)
   assert runs.is_at_edge(best, found[:4])
+  to_come = _run(status='missing', optimizer__learning_rate=0.2)
+  assert runs.is_at_edge(best, [*found[:4], to_come])
+
+
+def test_a_learning_rate_with_runs_to_come_is_set_aside_where_others_are_complete():
+  """One lucky run of seven is not compared with the mean of seven."""
+  complete = [_run(0.7, seed=s, optimizer__learning_rate=0.05) for s in range(7)]
+  begun = [_run(status='missing', seed=s, optimizer__learning_rate=0.1) for s in range(1, 7)]
+  begun.append(_run(0.75, optimizer__learning_rate=0.1))
+  assert runs.best_cell([*complete, *begun], METRIC).mean == pytest.approx(0.7)
+  assert runs.best_cell(begun, METRIC).mean == 0.75
 
 
 def test_lines_go_through_the_means_at_the_best_learning_rate():
@@ -120,9 +147,6 @@ def test_n_counts_dropout_masks_where_the_runs_differ_in_them():
   (axes,) = figures.accuracy_against_length(more).axes
   assert _curve(axes, 'n = 1, 4 dropout masks') == [(8.0, 80.0)]
   assert _curve(axes, 'n = 2, 4 dropout masks') == [(8.0, 60.0)]
-  older = dict(found[0].config)
-  del older['dropout_masks']
-  assert dataclasses.replace(found[0], config=older).dropout_masks == 1
 
 
 def test_the_training_loss_is_taken_where_it_is_least():
@@ -191,9 +215,140 @@ def test_the_papers_number_stands_beside_the_runs_that_it_is_about():
   rows = report.summary_rows(found, METRIC, [number])
   assert [row['paper (%)'] for row in rows] == ['', 74.1]
   (axes,) = figures.accuracy_against_length(found, published=[number]).axes
-  (star,) = [line for line in axes.lines if line.get_label() == 'paper']
+  (star,) = [line for line in axes.lines if line.get_marker() == '*' and len(line.get_xdata())]
   assert [tuple(map(float, point)) for point in star.get_xydata()] == [(16.0, 74.1)]
   assert not figures.matches({**number, 'keys': {'augmult': 1}}, found[0])
+  # For no length in particular: beside the best.
+  rows = report.summary_rows(found, METRIC, [{**number, 'keys': {'augmult': 1}}])
+  assert [row['paper (%)'] for row in rows] == ['', 74.1]
+
+
+def test_a_number_of_the_paper_is_about_its_own_sweep():
+  """That of another one in the same folder has the same keys."""
+  number = {'top_1': 74.1, 'keys': {'augmult': 1, 'total_epochs': 8.0}, 'sweep': 'all/fig2'}
+  own, other = (dataclasses.replace(_run(0.5), path=path) for path in ('all/fig2/a', 'all/fig22/a'))
+  assert figures.matches(number, own)
+  assert not figures.matches(number, other)
+
+
+def test_a_line_looks_the_same_in_all_panels():
+  """Although a panel lacks the lines before it."""
+  found = [_run(0.5, augmult=n) for n in (1, 2, 4)] + [_run(0.5, augmult=4, batch_size=16)]
+  small, large = figures.accuracy_against_length(found).axes
+  colors = [
+    next(c.lines[0].get_color() for c in axes.containers if c.get_label() == 'n = 4')
+    for axes in (small, large)
+  ]
+  assert colors[0] == colors[1]
+
+
+def test_a_panel_with_one_point_has_an_extent():
+  (axes,) = figures.accuracy_against_learning_rate([_run(0.5)]).axes
+  low, high = axes.get_xlim()
+  assert low < 0.06 and high > 0.09
+
+
+def test_marks_lie_below_the_data():
+  """Also on the logarithmic axis of losses, and where stars are lower than the data."""
+  found = [_run(0.5), *(_run(status='diverged', total_epochs=e) for e in (16.0, 32.0))]
+  number = {'top_1': 20.0, 'keys': {'augmult': 1, 'total_epochs': 8.0}}
+  for figure, lowest in (
+    (figures.accuracy_against_length(found, published=[number]), 20.0),
+    (figures.training_loss_against_length(found), 1.0),
+  ):
+    (axes,) = figure.axes
+    (place,) = {
+      float(line.get_ydata()[0])
+      for line in axes.lines
+      if line.get_marker() == 'x' and len(line.get_xdata())
+    }
+    below = axes.transAxes.transform((0, place))[1]
+    assert below < axes.transData.transform((8, lowest))[1]
+
+
+def test_lengths_of_runs_to_come_are_derived_from_a_finished_one():
+  """Epochs and updates, which tell the number of images: 6,400 in `_run`."""
+  finished = _run(0.5)
+  assert finished.told_num_images == 6400
+  to_come = [
+    dataclasses.replace(run, num_images=6400)
+    for run in (
+      _run(status='missing', augmult=4, total_epochs=16.0),
+      _run(status='missing', augmult=4, placement='neighbouring', total_epochs=16.0),
+      _run(status='missing', augmult=4, total_epochs=0.0, total_steps=6400),
+    )
+  ]
+  assert [(run.epochs, run.updates) for run in to_come] == [(16.0, 6400)] * 3
+  assert _run(status='missing').updates is None
+
+
+def test_networks_beside_each_other_with_and_without_sam():
+  """Figure 8b: the best length of each; published points of networks that were not run, too."""
+  found = [
+    _run(0.5, **{'model__name': 'nfnet_f2', 'augmult': 16}),
+    _run(0.6, **{'model__name': 'nfnet_f2', 'augmult': 16, 'total_epochs': 16.0}),
+    _run(0.7, **{'model__name': 'nfnet_f3', 'augmult': 16, 'sam__rho': 0.05}),
+  ]
+  keys = {'model.name': 'nfnet_f6', 'sam.rho': 0.05, 'augmult': 1, 'total_steps': 5}
+  number = {'top_1': 86.5, 'keys': keys}
+  (axes,) = figures.accuracy_by_model(found, metric=METRIC, published=[number]).axes
+  shown = {
+    line.get_label(): (line.get_marker(), float(line.get_xdata()[0]), float(line.get_ydata()[0]))
+    for line in axes.lines
+  }
+  assert shown == {
+    'n = 16': ('^', 0, 60.0),
+    'n = 16, SAM': ('o', 1, 70.0),
+    'published, n = 1, SAM': ('o', 2, 86.5),
+  }
+  assert [text.get_text() for text in axes.get_xticklabels()] == [
+    *('nfnet\nf2', 'nfnet\nf3', 'nfnet\nf6')
+  ]
+
+
+def test_titles_tell_panels_apart_and_leave_out_what_follows():
+  """The resolution follows from the network; SAM does not."""
+  f2 = {'model__name': 'nfnet_f2', 'dataset__image_size': 256}
+  f3 = {'model__name': 'nfnet_f3', 'dataset__image_size': 320}
+  found = [_run(0.5, **f2), _run(0.5, **f3), _run(0.5, **f3, sam__rho=0.05)]
+  titles = figures.panel_titles([run.panel for run in found])
+  assert len(set(titles.values())) == 3
+  assert not any('image_size' in title for title in titles.values())
+  assert titles[found[2].panel].splitlines()[-1] == 'sam.rho=0.05'
+
+
+@pytest.mark.parametrize('name', ['fig6_7_10_cifar', 'table1_nfnet', 'table2_nfnet_sam'])
+def test_a_report_of_a_sweep_that_has_hardly_begun(name, tmp_path):
+  """Before the first run, and after one: nothing is missing from the report but results."""
+  sweep = sweeps.load_sweep(f'experiments/figures/{name}.py')
+  sweeps.describe(sweep, str(tmp_path))
+  report.write_report(str(tmp_path))
+  first, *_ = sweep.named_points()
+  result = {sweep.metric: 0.5, 'step': 100, 'epoch': 2.0, runs.TRAINING_LOSS: None}
+  config = configs.flatten(sweep.config(sweep.points[0]))
+  (tmp_path / first).mkdir()
+  records.write_json(str(tmp_path / first / 'config.json'), config)
+  records.write_json(str(tmp_path / first / 'result.json'), result)
+  files = report.write_report(str(tmp_path))
+  assert all(os.path.getsize(file) for file in files)
+  text = (tmp_path / 'report' / 'report.md').read_text()
+  assert text.startswith(f'# {sweep.title}') and '1 finished' in text
+  with pytest.raises(ValueError, match=r'--metric=top1 .*; there is test/(raw|ema)/top_1'):
+    report.write_report(str(tmp_path), metric='top1')
+
+
+def test_the_runs_of_a_bundle_are_found(tmp_path):
+  """Each in its folder below that of the bundle, which is no run itself."""
+  config = dict(_run(0.5).config)
+  records.write_json(str(tmp_path / 'config.json'), {**config, 'runs.seeds': [0, 1]})
+  records.write_json(str(tmp_path / 'result.json'), {'run_0_0.1': {}})
+  for seed in (0, 1):
+    folder = tmp_path / f'run_{seed}_0.1'
+    folder.mkdir()
+    records.write_json(str(folder / 'config.json'), {**config, 'seed': seed})
+  assert [(run.seed, run.status) for run in runs.read_runs(str(tmp_path))] == [
+    *((0, 'unfinished'), (1, 'unfinished'))
+  ]
 
 
 def test_runs_are_read_whatever_state_they_are_in(tmp_path):
@@ -207,7 +362,11 @@ def test_runs_are_read_whatever_state_they_are_in(tmp_path):
   records.write_json(str(tmp_path / 'sweep' / 'seed=0' / 'config.json'), config)
   (tmp_path / 'sweep' / 'seed=0' / 'metrics.jsonl').write_text('{"step": 5, "tr')
   records.write_json(str(tmp_path / 'single' / 'config.json'), {**config, 'augmult': 4})
-  records.write_json(str(tmp_path / 'single' / 'result.json'), {METRIC: 0.5, 'step': 3})
+  result = {METRIC: 0.5, 'step': 3, 'epoch': 0.24}
+  records.write_json(str(tmp_path / 'single' / 'result.json'), result)
+  # Of other programs.
+  (tmp_path / 'other').mkdir()
+  records.write_json(str(tmp_path / 'other' / 'config.json'), {'theirs': 1})
   found = {os.path.relpath(run.path, tmp_path): run for run in runs.read_runs(str(tmp_path))}
   assert {name: run.status for name, run in found.items()} == {
     'single': 'finished',
@@ -216,6 +375,7 @@ def test_runs_are_read_whatever_state_they_are_in(tmp_path):
   }
   assert found['sweep/seed=5'].config['seed'] == 5
   assert (found['single'].augmult, found['single'].unique_images_per_batch) == (4, 16)
+  assert {run.num_images for run in found.values()} == {200}
   (tmp_path / 'single' / 'result.json').write_text('{"a":')
   with pytest.raises(ValueError, match=r'result\.json is damaged'):
     runs.read_runs(str(tmp_path))
