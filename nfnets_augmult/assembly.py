@@ -499,6 +499,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   """
   if not 0 <= config.seed < 2**32:
     raise ValueError(f'seed={config.seed} must be in [0, 2**32)')
+  plan_lib.check_length(total_epochs=config.total_epochs, total_steps=config.total_steps)
   _, unique_images_per_batch, _ = _solve_batch(config)
   make_augmentation(config).mixing.check_unique_images(unique_images_per_batch)
   _evaluation_crop(config)

@@ -67,15 +67,33 @@ class Sweep:
     names = [point_name(point) for point in self.points]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
       raise ValueError(f'the sweep has points twice: {", ".join(repeated)}')
+    known = configs.flatten(self.base)
+    varied = {key for point in self.points for key in point}
+    if unknown := sorted(varied - set(known)):
+      raise ValueError(
+        f'the sweep varies {", ".join(unknown)}, which its base config does not have'
+      )
+    if known['runs.seeds'] or known['runs.learning_rates']:
+      raise ValueError(
+        'runs.seeds and runs.learning_rates are for a single program; a sweep varies seed and '
+        'optimizer.learning_rate in its grid: leave them empty'
+      )
 
   def named_points(self) -> dict[str, Point]:
     """Returns the points by their names, in order."""
     return {point_name(point): point for point in self.points}
 
   def config(self, point: Point) -> ml_collections.ConfigDict:
-    """Returns the config of one run."""
+    """Returns the config of one run.
+
+    Raises:
+      ValueError: a value is of another type than in the base.
+    """
     config = self.base.copy_and_resolve_references()
-    config.update_from_flattened_dict(point)
+    try:
+      config.update_from_flattened_dict(point)
+    except TypeError as error:
+      raise ValueError(f'{point_name(point)}: {error}') from error
     return config.lock()
 
   def with_base(self, base: ml_collections.ConfigDict) -> 'Sweep':
@@ -104,6 +122,49 @@ class Sweep:
       'points': self.named_points(),
       'published': [dataclasses.asdict(number) for number in self.published],
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+  """What the argument of a sweep file asks for.
+
+  Attributes:
+    is_small: whether it is the small variant, for a CPU.
+    seeds: of the runs of each point.
+  """
+
+  is_small: bool
+  seeds: range
+
+  @property
+  def suffix(self) -> str:
+    """Of the title."""
+    return ' (small)' * self.is_small
+
+
+def read_argument(argument: str, *, seeds: int = 7, small_seeds: int = 3) -> Variant:
+  """Returns what the text after the colon of `--config=FILE.py:ARGUMENT` asks for.
+
+  Args:
+    argument: parts with commas between them: `small`, and `seeds=N` for the number of runs of each
+      point.
+    seeds: of the paper's experiment, if the argument does not say.
+    small_seeds: of the small variant, likewise.
+
+  Raises:
+    ValueError: a part is neither.
+  """
+  parts = argument.split(',') if argument else []
+  count = small_seeds if 'small' in parts else seeds
+  for part in parts:
+    key, _, value = part.partition('=')
+    if key == 'seeds' and value.isdigit() and int(value) > 0:
+      count = int(value)
+    elif part != 'small':
+      raise ValueError(
+        f'{part!r} after the colon of --config is neither small nor seeds=N, as in small,seeds=7'
+      )
+  return Variant('small' in parts, range(count))
 
 
 def grid(axes: Mapping[str, Iterable[Any]]) -> list[Point]:
@@ -154,7 +215,8 @@ def load_sweep(path: str) -> Sweep:
 def describe(sweep: Sweep, workdir: str) -> None:
   """Writes `sweep.json`, which says what is to be done in `workdir`.
 
-  A grid may grow from one start to the next, as by more seeds; nothing else may change.
+  A grid may grow from one start to the next, as by more seeds, and lose points that have not been
+  started; nothing else may change.
 
   Raises:
     ValueError: `workdir` holds another sweep, or a single run.
@@ -167,7 +229,13 @@ def describe(sweep: Sweep, workdir: str) -> None:
     os.makedirs(workdir, exist_ok=True)
   else:
     differ = configs.differences(ours['base'], theirs['base'])
-    if gone := [name for name in theirs['points'] if name not in ours['points']]:
+    gone = [
+      name
+      for name in theirs['points']
+      if name not in ours['points']
+      and records.read_status(os.path.join(workdir, name))[0] != 'missing'
+    ]
+    if gone:
       differ.append(f'{len(gone)} points that are not in this one, such as {gone[0]}')
     if differ:
       raise ValueError(

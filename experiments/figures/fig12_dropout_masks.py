@@ -20,7 +20,7 @@ the lengths and learning rates of Figure 2's small variant.
 """
 
 from nfnets_augmult.recipes import cifar100_recipe, small_digits_recipe
-from nfnets_augmult.sweeps import Sweep, grid, powers_of_two
+from nfnets_augmult.sweeps import Sweep, grid, powers_of_two, read_argument
 
 EXPECTED = (
   'The test accuracy does not depend much on the number n of dropout masks; the training loss '
@@ -29,21 +29,22 @@ EXPECTED = (
 
 
 def get_sweep(argument=''):
-  """Returns the sweep; `small` for the variant on digits."""
-  is_small = argument == 'small'
+  """Returns the sweep; `small` for the variant on digits, `seeds=N` for N runs of each point."""
+  variant = read_argument(argument)
+  is_small = variant.is_small
   base = small_digits_recipe() if is_small else cifar100_recipe()
   base.augmult = 1
   base.unique_images_per_batch = 16 if is_small else 64
   base.model.dropout_rate = 0.4
   return Sweep(
-    title='Figure 12: dropout masks' + ' (small)' * is_small,
+    title='Figure 12: dropout masks' + variant.suffix,
     base=base,
     points=grid(
       {
         'dropout_masks': (1, 4, 16) if is_small else (1, 2, 4, 8, 16),
         'total_epochs': (8.0, 24.0, 96.0) if is_small else (32.0, 64.0, 128.0, 256.0, 512.0),
-        'optimizer.learning_rate': powers_of_two(*((0.025, 3) if is_small else (0.0125, 5))),
-        'seed': range(2 if is_small else 7),
+        'optimizer.learning_rate': powers_of_two(*((0.025, 4) if is_small else (0.0125, 5))),
+        'seed': variant.seeds,
       }
     ),
     expected=EXPECTED,

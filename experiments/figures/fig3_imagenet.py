@@ -14,7 +14,7 @@ regularization of these runs and 16 unique images.
 """
 
 from nfnets_augmult.recipes import nf_resnet_recipe, small_imagenet_recipe
-from nfnets_augmult.sweeps import Published, Sweep, grid, powers_of_two
+from nfnets_augmult.sweeps import Published, Sweep, grid, powers_of_two, read_argument
 
 EXPECTED = 'Large n reaches a higher test accuracy in fewer epochs.'
 PUBLISHED = (
@@ -24,19 +24,21 @@ PUBLISHED = (
 
 
 def get_sweep(argument=''):
-  """Returns the sweep; `small` for the variant on digits."""
-  is_small = argument == 'small'
+  """Returns the sweep; `small` for the variant on digits, `seeds=N` for N runs of each point."""
+  variant = read_argument(argument, seeds=1)
+  is_small = variant.is_small
   base = small_imagenet_recipe() if is_small else nf_resnet_recipe(50)
   base.batch_size = 0
   base.unique_images_per_batch = 16 if is_small else 256
   return Sweep(
-    title='Figure 3: growing batch on ImageNet' + ' (small)' * is_small,
+    title='Figure 3: growing batch on ImageNet' + variant.suffix,
     base=base,
     points=grid(
       {
         'augmult': (1, 4) if is_small else (1, 2, 4, 8),
         'total_epochs': (24.0, 96.0) if is_small else (32.0, 64.0, 128.0, 256.0, 512.0),
-        'optimizer.learning_rate': powers_of_two(0.05, 2 if is_small else 4),
+        'optimizer.learning_rate': powers_of_two(0.05, 3 if is_small else 4),
+        'seed': variant.seeds,
       }
     ),
     expected=EXPECTED,

@@ -15,7 +15,7 @@ regularization of these runs: batch sizes 64 and 16.
 """
 
 from nfnets_augmult.recipes import nf_resnet_recipe, small_imagenet_recipe
-from nfnets_augmult.sweeps import Published, Sweep, grid, powers_of_two
+from nfnets_augmult.sweeps import Published, Sweep, grid, powers_of_two, read_argument
 
 EXPECTED = (
   'Large n reaches a higher test accuracy in fewer epochs. All n are alike at small temperatures, '
@@ -29,11 +29,12 @@ PUBLISHED = (
 
 
 def get_sweep(argument=''):
-  """Returns the sweep; `small` for the variant on digits."""
-  is_small = argument == 'small'
+  """Returns the sweep; `small` for the variant on digits, `seeds=N` for N runs of each point."""
+  variant = read_argument(argument, seeds=1)
+  is_small = variant.is_small
   base = small_imagenet_recipe() if is_small else nf_resnet_recipe(50)
   # Large batches, then small ones: where the learning rates begin.
-  schemes = ((64, 0.05), (16, 0.025)) if is_small else ((4096, 0.4), (256, 0.025))
+  schemes = ((64, 0.025), (16, 0.0125)) if is_small else ((4096, 0.4), (256, 0.025))
   points = []
   for batch_size, least_learning_rate in schemes:
     points += grid(
@@ -41,11 +42,12 @@ def get_sweep(argument=''):
         'batch_size': (batch_size,),
         'augmult': (1, 4) if is_small else (1, 2, 4, 8, 16),
         'total_epochs': (32.0, 96.0) if is_small else (32.0, 64.0, 128.0, 256.0, 512.0),
-        'optimizer.learning_rate': powers_of_two(least_learning_rate, 2 if is_small else 4),
+        'optimizer.learning_rate': powers_of_two(least_learning_rate, 4),
+        'seed': variant.seeds,
       }
     )
   return Sweep(
-    title='Figures 4c/d, 5c/d, 7c/d: fixed batches on ImageNet' + ' (small)' * is_small,
+    title='Figures 4c/d, 5c/d, 7c/d: fixed batches on ImageNet' + variant.suffix,
     base=base,
     points=points,
     expected=EXPECTED,

@@ -11,11 +11,11 @@ WRN-16-4 on one accelerator. Most of it is in the longest budgets: 400,000 updat
 ends of the grid of learning rates are ours.
 
 `:small` asks the same in minutes on a CPU, of 200 digits and a WRN-10-1: batch size 64, a third of
-the images, for two numbers of updates, one run each.
+the images, for two numbers of updates.
 """
 
 from nfnets_augmult.recipes import cifar100_recipe, small_digits_recipe
-from nfnets_augmult.sweeps import Published, Sweep, grid, powers_of_two
+from nfnets_augmult.sweeps import Published, Sweep, grid, powers_of_two, read_argument
 
 EXPECTED = (
   'Large n reaches a higher test accuracy in fewer epochs, and moderate n is ahead of n = 1 for '
@@ -28,16 +28,17 @@ PUBLISHED = (
 
 
 def get_sweep(argument=''):
-  """Returns the sweep; `small` for the variant on digits."""
-  if argument == 'small':
+  """Returns the sweep; `small` for the variant on digits, `seeds=N` for N runs of each point."""
+  variant = read_argument(argument)
+  if variant.is_small:
     base = small_digits_recipe()
     base.batch_size = 64
     points = grid(
       {
         'augmult': (1, 4, 16),
         'total_steps': (400, 1200),
-        'optimizer.learning_rate': powers_of_two(0.025, 3),
-        'seed': range(1),
+        'optimizer.learning_rate': powers_of_two(0.0125, 5),
+        'seed': variant.seeds,
       }
     )
     return Sweep(
@@ -57,7 +58,7 @@ def get_sweep(argument=''):
         'augmult': (augmult,),
         'total_epochs': [2.0**k for k in range(5, 14) if 2**k * augmult <= 8192],
         'optimizer.learning_rate': powers_of_two(0.025, 6),
-        'seed': range(7),
+        'seed': variant.seeds,
       }
     )
   return Sweep(

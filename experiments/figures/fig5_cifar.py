@@ -8,12 +8,11 @@ number of updates; the gain saturates at about n = 4.
 1,050 runs, about 1,060 accelerator hours: an estimate from 17,000 augmented images per second for
 WRN-16-4 on one accelerator. Budgets and the ends of the grid of learning rates are ours.
 
-`:small` asks the same in minutes on a CPU, of 200 digits and a WRN-10-1: batch size 16, one run
-each.
+`:small` asks the same in minutes on a CPU, of 200 digits and a WRN-10-1: batch size 16.
 """
 
 from nfnets_augmult.recipes import cifar100_recipe, small_digits_recipe
-from nfnets_augmult.sweeps import Sweep, grid, powers_of_two
+from nfnets_augmult.sweeps import Sweep, grid, powers_of_two, read_argument
 
 EXPECTED = (
   'n > 1 reaches a higher test accuracy in fewer epochs, for a similar or slightly larger number '
@@ -22,8 +21,9 @@ EXPECTED = (
 
 
 def get_sweep(argument=''):
-  """Returns the sweep; `small` for the variant on digits."""
-  is_small = argument == 'small'
+  """Returns the sweep; `small` for the variant on digits, `seeds=N` for N runs of each point."""
+  variant = read_argument(argument)
+  is_small = variant.is_small
   base = small_digits_recipe() if is_small else cifar100_recipe()
   base.batch_size = 16 if is_small else 64
   length = (
@@ -32,14 +32,14 @@ def get_sweep(argument=''):
     else {'total_epochs': (32.0, 64.0, 128.0, 256.0, 512.0)}
   )
   return Sweep(
-    title='Figure 5a/b: small batches' + ' (small)' * is_small,
+    title='Figure 5a/b: small batches' + variant.suffix,
     base=base,
     points=grid(
       {
         'augmult': (1, 2, 4) if is_small else (1, 2, 4, 8, 16),
         **length,
-        'optimizer.learning_rate': powers_of_two(*((0.0125, 3) if is_small else (0.003125, 6))),
-        'seed': range(1 if is_small else 7),
+        'optimizer.learning_rate': powers_of_two(*((0.00625, 4) if is_small else (0.003125, 6))),
+        'seed': variant.seeds,
       }
     ),
     expected=EXPECTED,

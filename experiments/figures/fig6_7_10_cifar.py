@@ -13,11 +13,11 @@ given temperature.
 WRN-16-4 on one accelerator. The ends of the grids of learning rates are ours.
 
 `:small` asks the same in minutes on a CPU, of 200 digits and a WRN-10-1: batch sizes 64 and 16,
-n = 1 and 4 after 64 epochs, and n = 1 also after as many updates as n = 4, one run each.
+n = 1 and 4 after 64 epochs, and n = 1 also after as many updates as n = 4.
 """
 
 from nfnets_augmult.recipes import cifar100_recipe, small_digits_recipe
-from nfnets_augmult.sweeps import Sweep, grid, powers_of_two
+from nfnets_augmult.sweeps import Sweep, grid, powers_of_two, read_argument
 
 EXPECTED = (
   'Small n has the lower training loss after the same number of updates. All n are alike at small '
@@ -26,20 +26,21 @@ EXPECTED = (
 
 
 def get_sweep(argument=''):
-  """Returns the sweep; `small` for the variant on digits."""
-  is_small = argument == 'small'
+  """Returns the sweep; `small` for the variant on digits, `seeds=N` for N runs of each point."""
+  variant = read_argument(argument)
+  is_small = variant.is_small
   base = small_digits_recipe() if is_small else cifar100_recipe()
   return Sweep(
-    title='Figures 6, 7a/b, 10: learning rate and temperature' + ' (small)' * is_small,
+    title='Figures 6, 7a/b, 10: learning rate and temperature' + variant.suffix,
     base=base,
-    points=_small_points() if is_small else _points(),
+    points=(_small_points if is_small else _points)(variant.seeds),
     expected=EXPECTED,
     accelerator_hours=None if is_small else 1670,
     is_small=is_small,
   )
 
 
-def _points():
+def _points(seeds):
   """Large batches, then small ones with lower learning rates."""
   return [
     point
@@ -50,24 +51,25 @@ def _points():
         'augmult': (1, 2, 4, 8, 16),
         'total_epochs': (32.0, 128.0, 512.0),
         'optimizer.learning_rate': powers_of_two(least_learning_rate, 7),
-        'seed': range(7),
+        'seed': seeds,
       }
     )
   ]
 
 
-def _small_points():
+def _small_points(seeds):
   """As many epochs for n = 1 and 4, and for n = 1 also as many updates as n = 4 has in them."""
   return [
     point
-    for batch_size, least_learning_rate in ((64, 0.025), (16, 0.0125))
+    for batch_size, least_learning_rate in ((64, 0.0125), (16, 0.00625))
     for augmult, total_epochs in ((1, (64.0, 256.0)), (4, (64.0,)))
     for point in grid(
       {
         'batch_size': (batch_size,),
         'augmult': (augmult,),
         'total_epochs': total_epochs,
-        'optimizer.learning_rate': powers_of_two(least_learning_rate, 3),
+        'optimizer.learning_rate': powers_of_two(least_learning_rate, 5),
+        'seed': seeds,
       }
     )
   ]

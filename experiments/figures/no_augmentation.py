@@ -13,7 +13,7 @@ and with augmentation.
 """
 
 from nfnets_augmult.recipes import cifar100_recipe, small_digits_recipe
-from nfnets_augmult.sweeps import Published, Sweep, grid, powers_of_two
+from nfnets_augmult.sweeps import Published, Sweep, grid, powers_of_two, read_argument
 
 EXPECTED = (
   'Without augmentation the test accuracy is much lower, however long one trains: 61.4 against '
@@ -24,8 +24,9 @@ PUBLISHED = (Published(61.4, {'augmult': 1}, 'Section 2, without augmentation'),
 
 
 def get_sweep(argument=''):
-  """Returns the sweep; `small` for the variant on digits."""
-  is_small = argument == 'small'
+  """Returns the sweep; `small` for the variant on digits, `seeds=N` for N runs of each point."""
+  variant = read_argument(argument)
+  is_small = variant.is_small
   base = small_digits_recipe() if is_small else cifar100_recipe()
   base.batch_size = 16 if is_small else 64
   base.augmentation.pad = 0
@@ -34,12 +35,12 @@ def get_sweep(argument=''):
     {
       **({'augmentation.pad': (0, 1)} if is_small else {}),
       'total_epochs': (24.0, 96.0) if is_small else (16.0, 32.0, 64.0, 128.0, 256.0, 512.0),
-      'optimizer.learning_rate': powers_of_two(*((0.025, 3) if is_small else (0.0125, 5))),
-      'seed': range(1 if is_small else 7),
+      'optimizer.learning_rate': powers_of_two(*((0.0125, 4) if is_small else (0.0125, 5))),
+      'seed': variant.seeds,
     }
   )
   return Sweep(
-    title='No augmentation' + ' (small)' * is_small,
+    title='No augmentation' + variant.suffix,
     base=base,
     points=points,
     expected=EXPECTED,

@@ -15,7 +15,7 @@ momentum and averaged parameters: batch size 64.
 """
 
 from nfnets_augmult.recipes import nfnet_learning_rate, nfnet_recipe, small_imagenet_recipe
-from nfnets_augmult.sweeps import Published, Sweep, difference, grid
+from nfnets_augmult.sweeps import Published, Sweep, difference, grid, read_argument
 
 EXPECTED = (
   'Larger n has the higher test accuracy for the same number of updates, and n = 16 gains most '
@@ -31,24 +31,26 @@ TABLE = (
 
 
 def get_sweep(argument=''):
-  """Returns the sweep; `small` for the variant on digits."""
-  if argument == 'small':
-    return _small_sweep()
+  """Returns the sweep; `small` for the variant on digits, `seeds=N` for N runs of each point."""
+  variant = read_argument(argument, seeds=1)
+  if variant.is_small:
+    return _small_sweep(variant.seeds)
   base = nfnet_recipe('f2')
   points, published = [], []
-  for variant, total_steps, top_1 in TABLE:
+  for name, total_steps, top_1 in TABLE:
     # An F3 differs in its resolutions and in the magnitude of RandAugment, too.
-    of_variant = difference(nfnet_recipe(variant), base)
+    of_variant = difference(nfnet_recipe(name), base)
     for augmult, accuracy in top_1.items():
       keys = {
-        'model.name': f'nfnet_{variant}',
+        'model.name': f'nfnet_{name}',
         'augmult': augmult,
         'total_steps': total_steps,
         'sam.rho': 0.0,
       }
       published.append(Published(accuracy, keys, 'Table 1'))
       learning_rate = nfnet_learning_rate(augmult=augmult)
-      points.append({**keys, 'optimizer.learning_rate': learning_rate, **of_variant})
+      setting = {**keys, 'optimizer.learning_rate': learning_rate, **of_variant}
+      points += [{**setting, 'seed': seed} for seed in variant.seeds]
   return Sweep(
     title='Table 1 and Figure 8a: NFNets without SAM',
     base=base,
@@ -60,7 +62,7 @@ def get_sweep(argument=''):
   )
 
 
-def _small_sweep():
+def _small_sweep(seeds):
   """Two numbers of updates, and half the learning rate for n > 1."""
   base = small_imagenet_recipe()
   base.batch_size = 64
@@ -73,7 +75,7 @@ def _small_sweep():
         'augmult': (augmult,),
         'total_steps': (600, 1200),
         'optimizer.learning_rate': (learning_rate,),
-        'seed': range(2),
+        'seed': seeds,
       }
     )
   return Sweep(

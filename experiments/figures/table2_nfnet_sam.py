@@ -15,7 +15,7 @@ on to help with SAM: batch size 64.
 """
 
 from nfnets_augmult.recipes import nfnet_recipe, small_imagenet_recipe, with_sam
-from nfnets_augmult.sweeps import Published, Sweep, difference, grid
+from nfnets_augmult.sweeps import Published, Sweep, difference, grid, read_argument
 
 EXPECTED = 'With SAM and n = 16 the test accuracy goes on to rise with the number of updates.'
 # Model, and top-1 by updates.
@@ -31,8 +31,9 @@ ORIGINAL = {
 
 
 def get_sweep(argument=''):
-  """Returns the sweep; `small` for the variant on digits."""
-  if argument == 'small':
+  """Returns the sweep; `small` for the variant on digits, `seeds=N` for N runs of each point."""
+  variant = read_argument(argument, seeds=1)
+  if variant.is_small:
     base = with_sam(small_imagenet_recipe())
     base.batch_size = 64
     base.augmult = 16
@@ -40,22 +41,22 @@ def get_sweep(argument=''):
     return Sweep(
       title='Table 2 and Figure 8b: NFNets with SAM (small)',
       base=base,
-      points=grid({'total_steps': (600, 1200), 'seed': range(3)}),
+      points=grid({'total_steps': (600, 1200), 'seed': variant.seeds}),
       expected=EXPECTED,
       metric='test/ema/top_1',
       is_small=True,
     )
   base = with_sam(nfnet_recipe('f3'))
   points, published = [], []
-  for variant, top_1 in TABLE:
-    of_variant = difference(with_sam(nfnet_recipe(variant)), base)
+  for name, top_1 in TABLE:
+    of_variant = difference(with_sam(nfnet_recipe(name)), base)
     for total_steps, accuracy in top_1.items():
-      keys = {'model.name': f'nfnet_{variant}', 'total_steps': total_steps}
-      points.append({**keys, **of_variant})
+      keys = {'model.name': f'nfnet_{name}', 'total_steps': total_steps}
+      points += [{**keys, **of_variant, 'seed': seed} for seed in variant.seeds]
       published.append(Published(accuracy, {**keys, 'augmult': 16, 'sam.rho': 0.05}, 'Table 2'))
   for rho, top_1 in ORIGINAL.items():
-    for variant, accuracy in top_1.items():
-      keys = {'model.name': f'nfnet_{variant}', 'augmult': 1, 'sam.rho': rho}
+    for name, accuracy in top_1.items():
+      keys = {'model.name': f'nfnet_{name}', 'augmult': 1, 'sam.rho': rho}
       keys |= {'total_steps': 112_600}
       published.append(Published(accuracy, keys, 'Brock et al. 2021b'))
   return Sweep(

@@ -78,6 +78,19 @@ class Plan:
     ]
 
 
+def check_length(*, total_epochs: float, total_steps: int) -> None:
+  """Raises ValueError unless exactly one of the two is above 0, and the other is 0."""
+  if total_epochs < 0 or total_steps < 0:
+    raise ValueError(
+      f'total_epochs={total_epochs} and total_steps={total_steps} must not be negative'
+    )
+  if bool(total_epochs) == bool(total_steps):
+    raise ValueError(
+      f'state the length of the run once: total_epochs={total_epochs} and '
+      f'total_steps={total_steps}, and exactly one of them must be above 0'
+    )
+
+
 def make_plan(
   multiplicity: Multiplicity,
   *,
@@ -92,15 +105,7 @@ def make_plan(
   Raises:
     ValueError: no length or two of them, or a batch that hosts or devices do not divide.
   """
-  if total_epochs < 0 or total_steps < 0:
-    raise ValueError(
-      f'total_epochs={total_epochs} and total_steps={total_steps} must not be negative'
-    )
-  if bool(total_epochs) == bool(total_steps):
-    raise ValueError(
-      f'state the length of the run once: total_epochs={total_epochs} and '
-      f'total_steps={total_steps}, and exactly one of them must be above 0'
-    )
+  check_length(total_epochs=total_epochs, total_steps=total_steps)
   size = multiplicity.batch_size
   for key, count in (('hosts', host_count), ('devices', device_count)):
     if size % count:

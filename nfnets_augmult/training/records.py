@@ -30,6 +30,10 @@ _PACKAGES = (
 )
 
 
+class DamagedError(ValueError):
+  """A record is not what was once written there."""
+
+
 def write_json(path: str, value: Any) -> None:
   """Writes `value` as readable JSON, atomically."""
   text = json.dumps(value, indent=2, sort_keys=True) + '\n'
@@ -40,7 +44,7 @@ def read_json(path: str) -> Any:
   """Reads a JSON file; None if there is none.
 
   Raises:
-    ValueError: it is not JSON.
+    DamagedError: it is not JSON.
   """
   if not os.path.exists(path):
     return None
@@ -48,7 +52,7 @@ def read_json(path: str) -> Any:
     try:
       return json.load(file)
     except ValueError as error:
-      raise ValueError(f'{path} is damaged: {error}') from error
+      raise DamagedError(f'{path} is damaged: {error}; remove it, or the folder') from error
 
 
 def write_status(workdir: str, status: str, message: str) -> None:
@@ -71,9 +75,13 @@ def read_status(workdir: str) -> tuple[str, str]:
   """
   if os.path.exists(os.path.join(workdir, 'result.json')):
     return 'finished', ''
-  ended = read_json(os.path.join(workdir, 'status.json'))
-  if ended is not None:
-    return ended['status'], ended['message']
+  path = os.path.join(workdir, 'status.json')
+  try:
+    ended = read_json(path)
+    if ended is not None:
+      return ended['status'], ended['message']
+  except (DamagedError, KeyError, TypeError):
+    return 'failed', f'{path} is damaged'  # to be tried again
   started = os.path.exists(os.path.join(workdir, 'config.json'))
   return 'unfinished' if started else 'missing', ''
 
@@ -149,7 +157,10 @@ def read_metrics(path: str) -> list[dict[str, Any]]:
     return []
   with open(path, encoding='utf-8') as file:
     lines = file.read().split('\n')[:-1]  # what follows the last newline is not whole
-  return [json.loads(line) for line in lines if line]
+  try:
+    return [json.loads(line) for line in lines if line]
+  except ValueError as error:
+    raise DamagedError(f'{path} is damaged: {error}; remove it, or the folder') from error
 
 
 class TensorBoard:
