@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -66,8 +67,8 @@ def test_the_same_command_again_repeats_only_what_failed(done, capsys):
   tested = _sweep()
   again = sweep.run_sweep(tested, tested.points, workdir)
   assert again.counts == {'finished': 2, 'diverged': 1, 'failed': 1}
-  assert len(again.costs_and_seconds) == 1
-  assert '[4/4]' in capsys.readouterr().out
+  assert not again.costs_and_seconds  # a run that fails says nothing of how long others take
+  assert re.findall(r'\[(\d)/4\]', capsys.readouterr().out) == ['4']
 
 
 def test_a_stopped_sweep_goes_on_to_the_results_of_single_runs(done, tmp_path):
@@ -99,12 +100,33 @@ def test_a_point_that_another_process_runs_is_left_to_it(tmp_path):
 
 
 def test_no_point_runs_if_one_of_them_is_not_valid(tmp_path):
+  """And the message says which."""
+  for wrong, message in (
+    ({'batch_size': 15, 'augmult': 2}, 'augmult=2: augmult=2 does not divide batch_size=15'),
+    ({'total_epochs': 3.0}, 'total_epochs=3: state the length of the run once'),
+  ):
+    points = [{'seed': 0}, wrong]
+    tested = sweeps.Sweep('A test', _base(), points, 'Nothing.')
+    with pytest.raises(ValueError, match=message):
+      sweep.check(tested, points, str(tmp_path))
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize('file', ['config.json', 'status.json'])
+def test_a_damaged_record_is_the_matter_of_its_run_alone(file, tmp_path):
+  """A status heals by running; a config is not run over."""
   base = _base()
-  points = [{'seed': 0}, {'batch_size': 15, 'augmult': 2}]
-  tested = sweeps.Sweep('A test', base, points, 'Nothing.')
-  with pytest.raises(ValueError, match='augmult=2 does not divide batch_size=15'):
-    sweep.run_sweep(tested, points, str(tmp_path))
-  assert not os.listdir(tmp_path)
+  base.total_steps = 1
+  tested = sweeps.Sweep('A test', base, [{'seed': 0}, {'seed': 1}], 'Nothing.')
+  (tmp_path / 'seed=0').mkdir()
+  (tmp_path / 'seed=0' / file).write_text('{"a":')
+  sweep.check(tested, tested.points, str(tmp_path))
+  tally = sweep.run_sweep(tested, tested.points, str(tmp_path))
+  if file == 'status.json':
+    assert tally.counts == {'finished': 2}
+  else:
+    assert tally.counts == {'failed': 1, 'finished': 1}
+    assert 'config.json is damaged' in _status(tmp_path, 'seed=0')[1]
 
 
 def test_the_report_shows_every_run_as_what_it_is(done, tmp_path):

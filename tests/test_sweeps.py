@@ -165,9 +165,39 @@ def test_names_of_points_are_readable_and_safe():
   assert sweeps.point_name(point) == 'augmult=4,learning_rate=0.1,train_split=train__9__x'
 
 
-def test_a_point_given_twice_is_refused():
+def test_what_cannot_be_a_sweep_is_refused():
+  """Points twice, keys that do not exist, values of another type, bundles of runs."""
   with pytest.raises(ValueError, match='points twice: augmult=1'):
     _small_sweep([{'augmult': 1}, {'augmult': 1}])
+  with pytest.raises(ValueError, match='varies augmul, which its base config does not have'):
+    _small_sweep([{'augmul': 1}])
+  tested = _small_sweep([{'augmult': 4.5}])
+  with pytest.raises(ValueError, match=r'augmult=4.5: '):
+    tested.config(tested.points[0])
+  base = small_digits_recipe()
+  base.runs.seeds = (0, 1)
+  with pytest.raises(ValueError, match=r'runs.seeds and .* leave them empty'):
+    _small_sweep([{'augmult': 1}]).with_base(base)
+
+
+def test_arguments_of_a_sweep_file():
+  """`small` and `seeds=N`, in any order; anything else is no silent full sweep."""
+  variants = [sweeps.read_argument(a) for a in ('', 'small', 'small,seeds=5', 'seeds=2,small')]
+  assert [(v.is_small, len(v.seeds)) for v in variants] == [
+    *((False, 7), (True, 3), (True, 5), (True, 2))
+  ]
+  assert len(sweeps.read_argument('', seeds=1).seeds) == 1
+  for path in FILES:
+    with pytest.raises(ValueError, match=r"'smal' after the colon .* neither small nor seeds=N"):
+      sweeps.load_sweep(f'{path}:smal')
+  with pytest.raises(ValueError, match='seeds=0'):
+    sweeps.read_argument('seeds=0')
+
+
+def test_seeds_come_one_after_another():
+  points = sweeps.grid({'augmult': (1, 2), 'seed': range(2)})
+  order = [(point['seed'], point['augmult']) for point in sweep.seed_by_seed(points)]
+  assert order == [(0, 1), (0, 2), (1, 1), (1, 2)]
 
 
 def test_overrides_apply_to_all_points_but_not_to_what_they_vary():
@@ -195,8 +225,13 @@ def test_a_work_directory_is_of_one_sweep_that_may_grow(tmp_path):
   sweeps.describe(_small_sweep([{'seed': 0}]), workdir)
   grown = _small_sweep([{'seed': 0}, {'seed': 1}])
   sweeps.describe(grown, workdir)
+  (tmp_path / 'sweep' / 'seed=1').mkdir()
+  (tmp_path / 'sweep' / 'seed=1' / 'config.json').write_text('{}')
   with pytest.raises(ValueError, match=r'1 points that are not in this one, such as seed=1'):
     sweeps.describe(_small_sweep([{'seed': 0}]), workdir)
+  # What has not been started may go: a mistake in the grid can be mended.
+  sweeps.describe(_small_sweep([{'seed': 0}, {'seed': 1}, {'seed': 2}]), workdir)
+  sweeps.describe(grown, workdir)
   changed = small_digits_recipe()
   changed.batch_size = 32
   with pytest.raises(ValueError, match=r'differs in batch_size \(16 there, 32 now\)'):
@@ -217,8 +252,9 @@ def test_listed_commands_give_the_configs_of_the_points(monkeypatch):
   base = sweeps.load_sweep(path).base
   base.dataset.data_dir = 'a folder'
   listed = sweeps.load_sweep(path).with_base(base)
-  for point in listed.points[::5]:
-    line = sweep.command(listed, point, config_path=path, workdir='runs/x')
+  points = listed.points[::15]
+  lines = list(sweep.commands(listed, points, config_path=path, workdir='runs/x'))
+  for point, line in zip(points, lines, strict=True):
     words = shlex.split(line)
     assert words[:3] == ['python', '-m', 'nfnets_augmult.train']
     values = flags.FlagValues()
