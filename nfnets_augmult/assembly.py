@@ -452,7 +452,7 @@ def evaluation_batches(
 
   return pipeline.evaluation_batches(
     source,
-    crop=_evaluation_crop(config),
+    crop=make_evaluation_crop(config),
     read_options=read_options(config, is_training=False),
     **options,
   )
@@ -487,7 +487,10 @@ def split_runs(config: ml_collections.ConfigDict) -> dict[str, ml_collections.Co
       single = config.copy_and_resolve_references()
       single.runs.seeds = single.runs.learning_rates = ()
       single.seed, single.optimizer.learning_rate = int(seed), float(learning_rate)
-      split[f'run_{single.seed}_{single.optimizer.learning_rate:g}'] = single
+      short = f'{single.optimizer.learning_rate:g}'
+      if float(short) != single.optimizer.learning_rate:
+        short = repr(single.optimizer.learning_rate)
+      split[f'run_{single.seed}_{short}'] = single
   return split
 
 
@@ -502,7 +505,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   plan_lib.check_length(total_epochs=config.total_epochs, total_steps=config.total_steps)
   _, unique_images_per_batch, _ = _solve_batch(config)
   make_augmentation(config).mixing.check_unique_images(unique_images_per_batch)
-  _evaluation_crop(config)
+  make_evaluation_crop(config)
   if config.input not in INPUTS:
     raise ValueError(f'input={config.input!r} must be one of {", ".join(INPUTS)}')
   if config.input == 'device':
@@ -533,20 +536,35 @@ def check(config: ml_collections.ConfigDict) -> None:
       f'sam.rho={config.sam.rho} must not be negative, and sam.ascent_fraction='
       f'{config.sam.ascent_fraction} must be in (0, 1]'
     )
-  if config.dropout_masks < 1 or (config.dropout_masks > 1 and not config.model.dropout_rate):
+  if config.dropout_masks < 1:
+    raise ValueError(f'dropout_masks={config.dropout_masks} must be at least 1')
+  if config.dropout_masks > 1 and not config.model.dropout_rate:
     raise ValueError(
-      f'dropout_masks={config.dropout_masks} must be at least 1, and above 1 it needs dropout to '
-      f'average over: set model.dropout_rate={config.model.dropout_rate} as well, to 0.4 in the '
-      'paper'
+      f'dropout_masks={config.dropout_masks} needs dropout to average over, and model.dropout_rate='
+      f'{config.model.dropout_rate} names none: set it as well, to 0.4 in the paper'
     )
   if config.log_every_steps < 1:
     raise ValueError(f'log_every_steps={config.log_every_steps} must be at least 1')
+
+
+def check_single(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Raises ValueError if `workdir` is of runs that trained together, and says where these are."""
+  if are_runs_together(config):
+    first, *_ = split_runs(config)
+    raise ValueError(
+      f'workdir={workdir!r} is of runs that trained together; give the folder of one of them, such '
+      f'as {os.path.join(workdir, first)}'
+    )
 
 
 def _check_runs(config: ml_collections.ConfigDict) -> None:
   """Checks the runs that are to train together, if there are any."""
   asked = {'runs.seeds': config.runs.seeds, 'runs.learning_rates': config.runs.learning_rates}
   for key, values in asked.items():
+    kind = int if key == 'runs.seeds' else int | float
+    if not all(isinstance(value, kind) for value in values):
+      what = 'whole numbers' if kind is int else 'numbers'
+      raise ValueError(f'{key}={values} must be {what}')
     if len(set(values)) < len(values):
       raise ValueError(f'{key}={values} names a value twice')
   if not are_runs_together(config):
@@ -583,7 +601,12 @@ def read_options(config: ml_collections.ConfigDict, *, is_training: bool = True)
   )
 
 
-def _evaluation_crop(config: ml_collections.ConfigDict) -> EvaluationCrop:
+def make_evaluation_crop(config: ml_collections.ConfigDict) -> EvaluationCrop:
+  """Returns what of an image the network sees in evaluation.
+
+  Raises:
+    ValueError: the message names the key.
+  """
   return EvaluationCrop(config.evaluation.crop, config.evaluation.crop_padding)
 
 

@@ -88,6 +88,7 @@ def benchmark_step() -> None:
   """Measures a training step and prints what it found."""
   args = flags.FLAGS
   _refuse_other_flags('step')
+  model, batch = args.model or 'nfnet_f0', args.batch or 8
   # Only what was asked for: not every model has every option.
   options = {
     name: args[name].value
@@ -95,12 +96,12 @@ def benchmark_step() -> None:
     if args[name].value != args[name].default
   }
   try:
-    spec = model_spec(args.model)
+    spec = model_spec(model)
     image_size = args.image_size or spec.train_image_size
     result = step_benchmark.measure_step(
-      args.model,
+      model,
       image_size=image_size,
-      batch_size=args.batch,
+      batch_size=batch,
       num_classes=args.num_classes,
       compute_dtype='bfloat16' if args.bfloat16 else 'float32',
       rho=args.sam,
@@ -118,7 +119,7 @@ def benchmark_step() -> None:
       'this step does not fit into memory; try a smaller --batch, --remat, --bfloat16'
     )
   device = jax.local_devices()[0]
-  words = [f'{args.model}', f'{image_size} pixels', f'batch {args.batch}']
+  words = [model, f'{image_size} pixels', f'batch {batch}']
   words += ['bfloat16' if args.bfloat16 else 'float32']
   words += [f'SAM of {args.ascent_fraction:.0%}'] if args.sam else []
   words += [name if value is True else f'{name}={value}' for name, value in options.items()]
@@ -168,14 +169,15 @@ def benchmark_device_input() -> None:
   """Measures what batches that are made on the device cost a step, and prints it."""
   args = flags.FLAGS
   _refuse_other_flags('device_input')
+  model, batch = args.model or 'wrn_16_4', args.batch or 1024
   from nfnets_augmult.analysis.device_input_benchmark import compare
 
   image_size = args.image_size or 32
   try:
     result = compare(
-      args.model,
+      model,
       image_size=image_size,
-      batch_size=args.batch,
+      batch_size=batch,
       augmult=args.copies,
       compute_dtype='bfloat16' if args.bfloat16 else 'float32',
       steps=args.steps,
@@ -185,7 +187,7 @@ def benchmark_device_input() -> None:
     front_door.fail(str(error))
   device = jax.local_devices()[0]
   print(
-    f'{args.model}, {image_size} pixels, batch {args.batch}, n = {args.copies}, '
+    f'{model}, {image_size} pixels, batch {batch}, n = {args.copies}, '
     f'{result["steps_per_dispatch"]} step(s) a dispatch; '
     f'{jax.local_device_count()} x {device.device_kind}'
   )
@@ -240,9 +242,9 @@ _FLAGS_OF = {
 
 def _define_step_flags() -> None:
   """Defines the flags of `step`."""
-  flags.DEFINE_string('model', 'nfnet_f0', 'step: name of the model.')
+  flags.DEFINE_string('model', None, 'step, device_input: name of the model; nfnet_f0, wrn_16_4.')
   flags.DEFINE_integer('image_size', None, "step: pixels; the model's own by default.", 1)
-  flags.DEFINE_integer('batch', 8, 'step: images per step, on all devices together.', 1)
+  flags.DEFINE_integer('batch', None, 'step, device_input: samples on all devices; 8, 1024.', 1)
   flags.DEFINE_integer('num_classes', 1000, 'step: classes.', 1)
   flags.DEFINE_boolean('bfloat16', False, 'step: compute in bfloat16.')
   flags.DEFINE_float('sam', 0.0, 'step: radius rho of SAM; 0 for none.', 0)

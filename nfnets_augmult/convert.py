@@ -3,8 +3,8 @@
     python -m nfnets_augmult.convert --config=experiments/cifar100_wrn16_4.py
         --config.dataset.data_dir=data --output=data/cifar100_arrays
 
-The arrays are the config's train and test split. Encoded images are decoded to
-`dataset.image_size` (`dataset.test_image_size`), as training and evaluation would.
+The arrays are the config's train and test split. Encoded images are decoded and scaled as the
+config says: those of the test as for evaluation, those for training to the largest centred square.
 `--config.dataset.name=arrays --config.dataset.data_dir=data/cifar100_arrays` reads them.
 """
 
@@ -17,7 +17,8 @@ from absl import flags
 
 from nfnets_augmult import assembly
 from nfnets_augmult.data import array_files
-from nfnets_augmult.data.sources import ArraySource
+from nfnets_augmult.data.evaluation_crop import EvaluationCrop
+from nfnets_augmult.data.sources import ArraySource, Source
 
 
 def convert(config: ml_collections.ConfigDict, output: str) -> tuple[ArraySource, ArraySource]:
@@ -30,30 +31,28 @@ def convert(config: ml_collections.ConfigDict, output: str) -> tuple[ArraySource
   if assembly.needs_tensorflow(config):
     front_door.import_tensorflow_quietly()
   data = assembly.load_data(config)
-  sizes = (config.dataset.image_size, config.dataset.test_image_size or config.dataset.image_size)
-  train, test = (
-    _decoded(source, image_size=size, on_bad_image=config.dataset.on_bad_image)
-    for source, size in zip((data.train, data.test), sizes, strict=True)
-  )
+  train = _decoded(config, data.train, is_training=True)
+  test = _decoded(config, data.test, is_training=False)
   name = config.dataset.name.replace('/', '_')
   array_files.write_data_set(output, name=name, train=train, test=test)
   return train, test
 
 
-def _decoded(source: assembly.sources.Source, *, image_size: int, on_bad_image: str) -> ArraySource:
-  """The largest centred squares as an array, without what does not decode, if that is allowed."""
+def _decoded(
+  config: ml_collections.ConfigDict, source: Source, *, is_training: bool
+) -> ArraySource:
+  """The images as one array, without what does not decode, if that is allowed."""
   if isinstance(source, ArraySource):
     return source
   from nfnets_augmult.data import pipeline
-  from nfnets_augmult.data.decoding import ReadOptions
-  from nfnets_augmult.data.evaluation_crop import EvaluationCrop
 
   batches = list(
     pipeline.evaluation_batches(
       source,
       batch_size=64,
-      crop=EvaluationCrop(padding=0),
-      read_options=ReadOptions(image_size=image_size, on_bad_image=on_bad_image),
+      # Training crops by itself, and out of the whole square.
+      crop=EvaluationCrop(padding=0) if is_training else assembly.make_evaluation_crop(config),
+      read_options=assembly.read_options(config, is_training=is_training),
     )
   )
   images, labels, mask = (

@@ -49,6 +49,7 @@ def evaluate(
   if flat is None:
     raise ValueError(f'workdir={workdir!r} holds no run: there is no config.json')
   config = configs.from_flat(flat)
+  assembly.check_single(config, workdir)
   config.dataset.data_dir = data_dir or config.dataset.data_dir
   config.evaluation.batch_size = batch_size or config.evaluation.batch_size
   assembly.check(config)

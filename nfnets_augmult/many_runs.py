@@ -47,7 +47,8 @@ def train_together(
 ) -> dict[str, Any]:
   """Starts the runs or goes on with them, and returns their results by name.
 
-  The result of a run that diverged is None; a `status.json` in its folder says when it did.
+  The result of a run that diverged is None; a `status.json` in its folder says when it did. On
+  hosts other than the first all are None.
 
   Raises:
     StopRequested, CheckpointError, OSError: see `train.train`.
@@ -76,9 +77,10 @@ def train_together(
           checkpoints=checkpoints,
           recorder=recorder,
           stop_requested=stop_requested,
+          name=name,
           show_progress=run is runs[0],
         )
-        for run, recorder in zip(runs, recorders, strict=True)
+        for (name, run), recorder in zip(together.runs.items(), recorders, strict=True)
       ]
       state = loop.fit(
         lambda: state,
@@ -105,12 +107,14 @@ def train_together(
           train.draw_curves(run)
   results = {}
   for index, (name, run) in enumerate(together.runs.items()):
-    is_whole = recorders[index] and not state.diverged_at[index]
-    results[name] = recorders[index].last(loop.BEST_BY) if is_whole else None
-    if is_whole:
-      # Where other programs look for the parameters of a run.
-      with Checkpoints(run.workdir) as own:
-        own.save(bundle.state_of_run(state, index))
+    results[name] = None
+    if state.diverged_at[index]:
+      continue
+    # Where other programs look for the parameters of a run. All hosts save together.
+    with Checkpoints(run.workdir) as own:
+      own.save(bundle.state_of_run(state, index))
+    if is_first_host:
+      results[name] = recorders[index].last(loop.BEST_BY)
       records.write_json(os.path.join(run.workdir, 'result.json'), results[name])
   if is_first_host:
     records.write_json(os.path.join(workdir, 'result.json'), results)
@@ -128,8 +132,16 @@ def report(results: dict[str, Any], workdir: str) -> None:
 
 def _describe(together: Bundle) -> None:
   """Prints and writes what the runs are."""
-  first = next(iter(together.runs.values()))
-  train.print_plan(first)
+  first, *_ = together.runs.values()
+  rates = {run.plan.learning_rate: run.plan.temperature for run in together.runs.values()}
+  train.print_plan(
+    first,
+    {
+      'learning rate': f'{", ".join(f"{rate:g}" for rate in rates)} (peaks)',
+      'temperature': f'{", ".join(f"{t:g}" for t in rates.values())} = learning rate x n',
+      'work directory': together.workdir,
+    },
+  )
   print(f'  {len(together.runs)} runs together: {", ".join(together.runs)}', flush=True)
   os.makedirs(together.workdir, exist_ok=True)
   path = os.path.join(together.workdir, 'config.json')
@@ -167,6 +179,6 @@ def _diverged_before(runs: Sequence[train.Run], state: bundle.BundleState) -> di
 
 
 def _note_divergence(run: train.Run, message: str) -> None:
-  logging.info('%s: %s; the others go on', os.path.basename(run.workdir), message)
+  logging.info('%s: %s; it stops here', os.path.basename(run.workdir), message)
   if jax.process_index() == 0:
     records.write_status(run.workdir, 'diverged', message)

@@ -14,7 +14,7 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nfnets_augmult import front_door  # first: it quietens libraries before they are imported
@@ -190,8 +190,13 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: str) -> None:
     )
 
 
-def print_plan(run: Run) -> None:
-  """Prints what a user should read before the run."""
+def print_plan(run: Run, instead: Mapping[str, str] | None = None) -> None:
+  """Prints what a user should read before the run.
+
+  Args:
+    run: the run, or one of those that train together.
+    instead: values of lines in which these differ.
+  """
   data, plan = run.data, run.plan
   params = jax.eval_shape(run.network.initial_state).params
   kind = jax.devices()[0].device_kind
@@ -210,7 +215,8 @@ def print_plan(run: Run) -> None:
     ('work directory', run.workdir),
   ]
   width = max(len(name) for name, _ in rows)
-  print('\n'.join(f'  {name:{width}}  {value}' for name, value in rows), flush=True)
+  values = dict(rows) | (instead or {})
+  print('\n'.join(f'  {name:{width}}  {value}' for name, value in values.items()), flush=True)
 
 
 def _rows_of_dropout(masks: int) -> list[tuple[str, str]]:
@@ -320,7 +326,9 @@ def main() -> None:
         )
       stop_requested = front_door.StopSignals()
       if is_together:
-        many_runs.report(many_runs.train_together(run, stop_requested=stop_requested), workdir)
+        results = many_runs.train_together(run, stop_requested=stop_requested)
+        if jax.process_index() == 0:
+          many_runs.report(results, workdir)
         return
       _, result = train(run, stop_requested=stop_requested)
   except loop.StopRequested:

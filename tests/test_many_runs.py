@@ -8,7 +8,7 @@ import pytest
 
 from nfnets_augmult import assembly, evaluate, many_runs, train
 from nfnets_augmult.training import feeding, loop, records
-from nfnets_augmult.training.checkpoints import Checkpoints
+from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
 from tests.test_device_input import _config
 
 _NAMES = ('run_0_0.05', 'run_0_0.1', 'run_3_0.05', 'run_3_0.1')
@@ -102,8 +102,44 @@ def test_a_run_that_diverges_leaves_the_others_alone(finished, tmp_path, monkeyp
 def test_that_all_diverge_is_an_error(tmp_path):
   config = _together()
   config.runs.seeds, config.runs.learning_rates = (0, 1), (1e9,)
-  with pytest.raises(loop.DivergedError, match=r'all runs diverged: the .* of step'):
+  with pytest.raises(loop.DivergedError, match=r'all runs diverged: run_0_1e\+09: the .* of step'):
     many_runs.train_together(many_runs.prepare(config, str(tmp_path)))
+
+
+def test_runs_that_differ_little_keep_their_names_apart():
+  config = _together()
+  config.runs.learning_rates = (0.1234567, 0.12345678, 1.0)
+  assert len(assembly.split_runs(config)) == 6
+  assert 'run_3_1' in assembly.split_runs(config)
+
+
+def test_progress_is_that_of_a_run_that_goes_on(tmp_path, caplog):
+  """If the first run diverges the next one is shown, by its name; the plan is that of both."""
+  config = _together(log_every_steps=2)
+  config.runs.seeds = (0,)
+  config.runs.learning_rates = (1e9, 0.05)
+  with caplog.at_level('INFO'):
+    many_runs.train_together(many_runs.prepare(config, str(tmp_path)))
+  assert 'run_0_0.05: step 12 of 12' in caplog.text
+  assert 'run_0_0.05: step 12, epoch' in caplog.text
+
+
+def test_the_plan_names_all_learning_rates(tmp_path, capsys):
+  many_runs._describe(many_runs.prepare(_together(), str(tmp_path)))
+  printed = ' '.join(capsys.readouterr().out.split())
+  assert 'learning rate 0.05, 0.1 (peaks)' in printed
+  assert f'work directory {tmp_path} ' in printed
+
+
+def test_other_programs_say_whose_folder_they_need(finished):
+  workdir, _ = finished
+  with pytest.raises(ValueError, match=r'trained together; give .* such as .*run_0_0.05'):
+    evaluate.evaluate(workdir)
+  with (
+    Checkpoints(workdir, read_only=True) as checkpoints,
+    pytest.raises(CheckpointError, match='trained together'),
+  ):
+    checkpoints.read_averaged_params()
 
 
 def test_what_cannot_train_together_is_refused():
@@ -112,6 +148,9 @@ def test_what_cannot_train_together_is_refused():
   config = _together()
   config.runs.seeds = (1, 1)
   with pytest.raises(ValueError, match=r'runs.seeds=\(1, 1\) names a value twice'):
+    assembly.check(config)
+  config.runs.seeds = (0, 0.5)
+  with pytest.raises(ValueError, match=r'runs.seeds=\(0, 0.5\) must be whole numbers'):
     assembly.check(config)
   config.runs.seeds, config.runs.learning_rates = (1,), (0.1, -1.0)
   with pytest.raises(ValueError, match=r'optimizer.learning_rate=-1.0 must be positive'):

@@ -12,7 +12,6 @@ from nfnets_augmult.data.crop_flip import CropFlip
 from nfnets_augmult.data.multiplicity import Multiplicity
 from nfnets_augmult.training import devices, feeding
 from nfnets_augmult.training.state import TrainState
-from nfnets_augmult.training.step import AXIS_NAME, Metrics
 
 _NUM_IMAGES = 50_000  # as CIFAR
 _NUM_CLASSES = 100
@@ -40,8 +39,7 @@ def compare(
     num_images: random images in the memory of each device.
     compute_dtype: `'float32'` or `'bfloat16'`.
     steps: of each way in a round.
-    steps_per_dispatch: of the batches that are made on the device, but 1 where loops are slow; the
-      others take single steps.
+    steps_per_dispatch: of both ways, but 1 where loops are slow.
     rounds: how many.
 
   Returns:
@@ -79,19 +77,21 @@ def compare(
     most_steps=steps_per_dispatch,
   )
   batch = devices.place_batch(step_benchmark.random_batch(batch_size, image_size, _NUM_CLASSES))
-  update = jax.pmap(step.train_step, axis_name=AXIS_NAME, donate_argnums=0)
-
-  def resident(state: TrainState, step: int, stop: int) -> tuple[TrainState, Metrics]:
-    del step, stop
-    return update(state, batch, keys)
-
+  first_images = multiplicity.images(0)
+  resident = feeding.on_devices(
+    feeding.with_batch_made(step.train_step, lambda batch, images: batch),
+    constants=(batch, keys),
+    images=lambda step: first_images,
+    most_steps=steps_per_dispatch,
+  )
   first_state = jax.device_get(step.initial_state(key))
-  ways = {'made': (made, steps_per_dispatch), 'resident': (resident, 1)}
+  ways = {'made': made, 'resident': resident}
   states = {name: devices.replicate(first_state) for name in ways}
   seconds = {name: [] for name in ways}
   for round_ in range(1 + rounds):
-    for name, (advance, stride) in ways.items():
-      states[name], elapsed = _time(advance, states[name], steps if round_ else 1, stride)
+    for name, advance in ways.items():
+      timed = steps if round_ else 1
+      states[name], elapsed = _time(advance, states[name], timed, steps_per_dispatch)
       seconds[name] += [elapsed] if round_ else []
   ratios = [lying / made for made, lying in zip(seconds['made'], seconds['resident'], strict=True)]
   images = steps * batch_size

@@ -40,6 +40,8 @@ from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
 # Blocks of mini-batches; from how much their variances differ follow the intervals.
 _MINIBATCH_BLOCKS = 8
 _SECONDS_BETWEEN_REPORTS = 5.0
+# Of one image, to see whether the network draws at random.
+_COPIES_TO_COMPARE = 32
 
 
 def measure(
@@ -73,7 +75,8 @@ def measure(
   assembly.check(config)
   _check_augmentation(config)
   _check_numbers(blocks, images_per_block, copies, augmults, minibatches)
-  front_door.import_tensorflow_quietly()
+  if assembly.needs_tensorflow(config):
+    front_door.import_tensorflow_quietly()
   data = assembly.load_data(config)
   num_images = data.train.num_images
   if blocks * images_per_block > num_images:
@@ -82,6 +85,9 @@ def measure(
       f'{num_images} images of {data.train.description}; lower one of them'
     )
   sizes = assembly.make_plan(config, num_images).multiplicity
+  if minibatches:
+    for n in augmults:  # what cannot be drawn is refused before the first measurement
+      Multiplicity(num_images, sizes.unique_images_per_batch, n, config.seed)
   subject, step = _load_subject(config, data, workdir, checkpoint)
   start = time.monotonic()
   seed = _seed(config, 'gradient variance')
@@ -102,6 +108,7 @@ def measure(
     'augmults': list(augmults),
     'images_per_block': images_per_block,
     'copies': copies,
+    'network_draws': subject.network_draws(),
     'layers': gradient_variance.layer_names(subject.params),
     'layer_sizes': gradient_variance.layer_sizes(subject.params).tolist(),
     'image': image.tolist(),
@@ -165,8 +172,22 @@ class _Subject:
 
   config: ml_collections.ConfigDict
   source: Source
+  classifier: Any
   gradient: gradient_variance.Gradient
   params: Any
+
+  def network_draws(self) -> bool:
+    """Whether the network itself is random when it trains, by dropout or stochastic depth."""
+    multiplicity = Multiplicity(self.source.num_images, 1, 1, self.config.seed)
+    (batch,) = assembly.train_batches(
+      self.config, self.source, multiplicity, start_step=0, stop_step=1, hosts=(0, 1)
+    )
+    images = np.repeat(batch['image'], _COPIES_TO_COMPARE, axis=0)
+    first, second = (
+      self.classifier(self.params, jax.random.PRNGKey(key), images, is_training=True)
+      for key in (0, 1)
+    )
+    return bool((first != second).any())
 
   def batches(
     self, seed: int, *, unique_images: int, augmult: int, count: int
@@ -180,7 +201,7 @@ class _Subject:
       )
     ):
       if not batch['mask'].all():
-        raise BadDataError('every image must decode here: remove those that do not')
+        raise BadDataError('every image must decode here: repair or remove those that do not')
       yield batch
       if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS or number + 1 == count:
         reported = time.monotonic()
@@ -200,7 +221,7 @@ def _load_subject(
     label_smoothing=config.label_smoothing,
     dropout_masks=config.dropout_masks,
   )
-  return _Subject(config, data.train, gradient, params), step
+  return _Subject(config, data.train, network.classifier, gradient, params), step
 
 
 def _measure_minibatches(
@@ -230,8 +251,15 @@ def _config(given: ml_collections.ConfigDict | None, workdir: str, data_dir: str
     if flat is None:
       raise ValueError(f'--workdir={workdir} holds no run (no config.json): give a --config')
     given = configs.from_flat(flat)
+    assembly.check_single(given, workdir)
   given.dataset.data_dir = data_dir or given.dataset.data_dir
   return given
+
+
+def _whole_numbers(texts: Sequence[str]) -> list[int]:
+  if not all(text.isdigit() for text in texts):
+    raise ValueError(f'--augmults={",".join(texts)} must be whole numbers with commas between them')
+  return [int(text) for text in texts]
 
 
 def main() -> None:
@@ -241,6 +269,7 @@ def main() -> None:
     if args.draw_only:
       raw = variance_report.read_raw(args.workdir)
     else:
+      os.makedirs(args.workdir, exist_ok=True)
       raw = measure(
         _config(args.config, args.workdir, args.data_dir),
         args.workdir,
@@ -248,10 +277,9 @@ def main() -> None:
         blocks=args.blocks,
         images_per_block=args.images_per_block,
         copies=args.copies,
-        augmults=[int(n) for n in args.augmults],
+        augmults=_whole_numbers(args.augmults),
         minibatches=args.minibatches,
       )
-    os.makedirs(args.workdir, exist_ok=True)
     variance_report.print_report(raw)
     variance_report.write(args.workdir, raw)
   except (ValueError, CheckpointError, OSError) as error:

@@ -27,6 +27,10 @@ AGGREGATES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }
 _CONFIDENCE = 0.95
 _MANY_COPIES = 10**9
+# Of the sum over blocks; see `Components.few_images_make_most`.
+_MOST_OF_ONE_BLOCK = 0.25
+# An interval of the augmentation's share that is wider than this says nothing.
+_WIDEST_SHARE = 0.5
 
 
 class Estimate(NamedTuple):
@@ -35,6 +39,13 @@ class Estimate(NamedTuple):
   value: float
   low: float
   high: float
+
+  def shown(self) -> 'Estimate':
+    """Returns the estimate with its value in its interval, which ends where it can lie.
+
+    An unbiased estimate of something small may be negative, as a variance is not.
+    """
+    return Estimate(min(max(self.value, self.low), self.high), self.low, self.high)
 
 
 def jackknife(
@@ -80,10 +91,23 @@ class Components:
     """Returns a function of (image, augmentation) that is at least 0, with its interval."""
     return jackknife(statistic, self.image, self.augmentation)
 
+  def is_zero(self) -> bool:
+    """Whether there is no variance that could be split."""
+    return not self.image.mean() + self.augmentation.mean() > 0
+
+  def few_images_make_most(self) -> bool:
+    """Whether one block has so much of the variance that the intervals are not to be trusted.
+
+    Then gradients are heavy-tailed: a few images, which the network still gets wrong, make most of
+    the variance, and samples without them take it for small.
+    """
+    by_block = self.image + self.augmentation
+    return bool(by_block.max() > max(_MOST_OF_ONE_BLOCK, 4 / len(by_block)) * by_block.sum())
+
   def augmentation_share(self) -> Estimate:
     """Returns the augmentation's share of the variance of one sample's gradient."""
     return jackknife(
-      lambda image, augmentation: augmentation / (image + augmentation),
+      lambda image, augmentation: _quotient(augmentation, image + augmentation),
       self.image,
       self.augmentation,
       most=1.0,
@@ -100,14 +124,24 @@ class Components:
   def ratio(self, batch: tuple[int, int], reference: tuple[int, int]) -> Estimate:
     """Returns by what the variance is multiplied from `reference` to `batch`, both (U, n)."""
     return self.estimate(
-      lambda *parts: sum(self._terms(*parts, *batch)) / sum(self._terms(*parts, *reference))
+      lambda *parts: _quotient(
+        sum(self._terms(*parts, *batch)), sum(self._terms(*parts, *reference))
+      )
     )
+
+  def can_be_drawn(self, unique_images: int) -> bool:
+    """Whether a batch can have so many different images; see `Multiplicity`."""
+    return unique_images <= self.num_images // 2 or unique_images == self.num_images
 
   def _terms(
     self, image: float, augmentation: float, unique_images: int, augmult: int
   ) -> tuple[float, float]:
-    finite_population = max(0.0, 1 - unique_images / self.num_images)
+    finite_population = 1 - unique_images / self.num_images
     return finite_population * image / unique_images, augmentation / (unique_images * augmult)
+
+
+def _quotient(part: float, whole: float) -> float:
+  return part / whole if whole > 0 else math.nan
 
 
 class Batches(NamedTuple):
@@ -119,7 +153,8 @@ class Batches(NamedTuple):
     unique_images: U.
     variance: of the mini-batch gradient.
     augmentation: the part of it that comes from augmentation.
-    ratio: of the variance to that of n = 1 in the same scheme.
+    ratio: of the variance to that of n = 1 in the same scheme; None if the data set has too few
+      images for that.
   """
 
   scheme: str
@@ -127,15 +162,19 @@ class Batches(NamedTuple):
   unique_images: int
   variance: Estimate
   augmentation: Estimate
-  ratio: Estimate
+  ratio: Estimate | None
 
 
 def batches_to_compare(
-  augmults: Sequence[int], *, unique_images: int, batch_size: int
+  components: Components, augmults: Sequence[int], *, unique_images: int, batch_size: int
 ) -> list[tuple[str, int, int]]:
-  """Returns (scheme, n, U): U fixed for `growing`, U n for `fixed` where n divides the batch."""
+  """Returns (scheme, n, U): U fixed for `growing`, U n for `fixed` where n divides the batch.
+
+  Those are left out for which the data set has too few images.
+  """
   growing = [('growing', n, unique_images) for n in augmults]
-  return growing + [('fixed', n, batch_size // n) for n in augmults if batch_size % n == 0]
+  fixed = [('fixed', n, batch_size // n) for n in augmults if batch_size % n == 0]
+  return [row for row in growing + fixed if components.can_be_drawn(row[2])]
 
 
 def table(
@@ -152,8 +191,10 @@ def table(
   ordinary = {'growing': (unique_images, 1), 'fixed': (batch_size, 1)}
   rows = []
   for scheme, n, unique in batches_to_compare(
-    augmults, unique_images=unique_images, batch_size=batch_size
+    components, augmults, unique_images=unique_images, batch_size=batch_size
   ):
+    reference = ordinary[scheme]
+    has_reference = components.can_be_drawn(reference[0])
     batch = {'unique_images': unique, 'augmult': n}
     rows.append(
       Batches(
@@ -162,7 +203,7 @@ def table(
         unique,
         components.minibatch(**batch),
         components.augmentation_term(**batch),
-        components.ratio((unique, n), ordinary[scheme]),
+        components.ratio((unique, n), reference) if has_reference else None,
       )
     )
   return rows
@@ -174,13 +215,17 @@ def format_table(rows: Sequence[Batches]) -> str:
     'scheme    n      U      B   variance (95 % interval)            augm. part   x of n = 1'
   ]
   for row in rows:
-    v, ratio = row.variance, row.ratio
-    share = row.augmentation.value / v.value if v.value > 0 else math.nan
-    lines.append(
+    v = row.variance.shown()
+    share = min(_quotient(row.augmentation.shown().value, v.value), 1.0)
+    line = (
       f'{row.scheme:7} {row.augmult:3} {row.unique_images:6} {row.unique_images * row.augmult:6}   '
       f'{v.value:<9.4g} ({v.low:.4g} to {v.high:.4g})'.ljust(61)
-      + f'{share:9.1%}   {ratio.value:.3g} ({ratio.low:.3g} to {ratio.high:.3g})'
+      + f'{share:9.1%}'
     )
+    if row.ratio is not None:
+      ratio = row.ratio.shown()
+      line += f'   {ratio.value:.3g} ({ratio.low:.3g} to {ratio.high:.3g})'
+    lines.append(line)
   return '\n'.join(lines)
 
 
@@ -195,23 +240,45 @@ def advice(
     batch_size: B of the fixed batch, at which `augmult` is an example if it divides it.
     augmult: n, above 1.
   """
-  share = components.augmentation_share()
-  sentences = [
+  if components.is_zero():
+    return ['The gradients do not vary: there is no variance to split.']
+  sentences = []
+  if components.few_images_make_most():
+    sentences.append(
+      'A few images make most of this variance, so the intervals are too narrow and the variance '
+      'is probably larger than it looks: raise --blocks.'
+    )
+  share = components.augmentation_share().shown()
+  if share.high - share.low > _WIDEST_SHARE:
+    return [
+      *sentences,
+      f"Augmentation makes {share.low:.0%} to {share.high:.0%} of the variance of one sample's "
+      'gradient (95 % interval): these are too few images to say more. Raise --blocks.',
+    ]
+  sentences.append(
     "Of the variance of one sample's gradient, augmentation makes "
     f'{share.value:.1%} (95 % interval {share.low:.1%} to {share.high:.1%}), and the choice of '
     'images the rest.'
-  ]
-  growing = components.ratio((unique_images, augmult), (unique_images, 1)).value
-  images = components.ratio((augmult * unique_images, 1), (unique_images, 1)).value
-  without_augmentation = components.ratio((unique_images, _MANY_COPIES), (unique_images, 1)).value
-  sentences.append(
-    f'Growing batch of {unique_images:,} images: n = {augmult} removes {1 - growing:.1%} of the '
-    'variance of the mini-batch gradient, and no n can remove more than '
-    f'{1 - without_augmentation:.1%}. '
-    f'The same compute spent on {augmult} times as many images would remove {1 - images:.1%}.'
   )
-  if batch_size % augmult == 0:
+  ordinary = (unique_images, 1)
+  removed = _removed(components.ratio((unique_images, augmult), ordinary))
+  most = _removed(components.ratio((unique_images, _MANY_COPIES), ordinary))
+  growing = (
+    f'Growing batch of {unique_images:,} images: n = {augmult} removes {removed.value:.1%} '
+    f'({removed.low:.1%} to {removed.high:.1%}) of the variance of the mini-batch gradient, and no '
+    f'n can remove more than {most.value:.1%}.'
+  )
+  if components.can_be_drawn(augmult * unique_images):
+    by_images = _removed(components.ratio((augmult * unique_images, 1), ordinary))
+    growing += (
+      f' The same compute spent on {augmult} times as many images would remove '
+      f'{by_images.value:.1%}.'
+    )
+  sentences.append(growing)
+  if batch_size % augmult == 0 and components.can_be_drawn(batch_size):
     factor = components.ratio((batch_size // augmult, augmult), (batch_size, 1))
+    # Unbiased estimates may say that fewer images have less variance, which they cannot have.
+    factor = Estimate(*(max(end, 1.0) for end in factor))
     sentences.append(
       f'Fixed batch of {batch_size:,} samples: n = {augmult} multiplies the variance by '
       f'{factor.value:.2f} ({factor.low:.2f} to {factor.high:.2f}), because there are {augmult} '
@@ -220,6 +287,12 @@ def advice(
       f'from images and divides that from augmentation by {augmult}.'
     )
   return sentences
+
+
+def _removed(ratio: Estimate) -> Estimate:
+  """What a ratio of variances leaves of 1, in [0, 1]."""
+  ends = (1 - ratio.value, 1 - ratio.high, 1 - ratio.low)
+  return Estimate(*(min(max(end, 0.0), 1.0) for end in ends))
 
 
 def to_json(rows: Sequence[Batches]) -> list[dict[str, Any]]:

@@ -48,8 +48,8 @@ def draw_parts(rows: Sequence[Batches], *, title: str) -> Figure:
 
 def _draw_bars(axes: Axes, rows: Sequence[Batches]) -> None:
   places = np.arange(len(rows))
-  augmentation = np.array([row.augmentation.value for row in rows])
-  total = np.array([row.variance.value for row in rows])
+  augmentation = np.array([row.augmentation.shown().value for row in rows])
+  total = np.maximum([row.variance.shown().value for row in rows], augmentation)
   error = np.array([_error(row.variance) for row in rows]).T
   axes.bar(places, augmentation, color='0.35', label='sampling augmentations')
   axes.bar(
@@ -94,7 +94,7 @@ def draw_figure_9(
       points = [m for m in measured if m.scheme == scheme]
       axes.errorbar(
         [m.augmult for m in points],
-        [m.variance.value for m in points],
+        [m.variance.shown().value for m in points],
         yerr=np.array([_error(m.variance) for m in points]).T,
         capsize=3,
         ls='',
@@ -104,25 +104,27 @@ def draw_figure_9(
       curve = [row for row in predicted if row.scheme == scheme]
       axes.plot(
         [row.augmult for row in curve],
-        [row.variance.value for row in curve],
+        [row.variance.shown().value for row in curve],
         ls='--',
         lw=1.2,
         color=style['color'],
         label=f'{scheme} batch, from its two parts',
       )
-    _label_axes(axes, sorted({m.augmult for m in measured}))
+    is_positive = any(m.variance.value > 0 for m in measured)
+    _label_axes(axes, sorted({m.augmult for m in measured}), is_logarithmic=is_positive)
     axes.set_title(name, fontsize=9)
   figure.suptitle(title, fontsize=10)
   return figure
 
 
-def _label_axes(axes: Axes, augmults: Sequence[int]) -> None:
+def _label_axes(axes: Axes, augmults: Sequence[int], *, is_logarithmic: bool) -> None:
   axes.set_xscale('log', base=2)
-  axes.set_yscale('log')
   axes.set_xticks(augmults, [str(n) for n in augmults])
-  axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-  axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f'{value:g}'))
-  axes.yaxis.set_minor_locator(NullLocator())
+  if is_logarithmic:
+    axes.set_yscale('log')
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f'{value:g}'))
+    axes.yaxis.set_minor_locator(NullLocator())
   axes.set_xlabel('augmentation multiplicity n')
   axes.set_ylabel('variance between mini-batch gradients')
   axes.grid(alpha=0.3)
@@ -130,4 +132,5 @@ def _label_axes(axes: Axes, augmults: Sequence[int]) -> None:
 
 
 def _error(estimate: Estimate) -> tuple[float, float]:
-  return estimate.value - estimate.low, estimate.high - estimate.value
+  shown = estimate.shown()
+  return shown.value - shown.low, shown.high - shown.value

@@ -51,7 +51,10 @@ def draw(raw: Raw) -> dict[str, Figure]:
 def compared(raw: Raw) -> list[tuple[str, int, int]]:
   """Returns scheme, n and U of every row of the table."""
   return variance_components.batches_to_compare(
-    raw['augmults'], unique_images=raw['unique_images_per_batch'], batch_size=raw['batch_size']
+    components(raw, 'total'),
+    raw['augmults'],
+    unique_images=raw['unique_images_per_batch'],
+    batch_size=raw['batch_size'],
   )
 
 
@@ -114,7 +117,8 @@ def print_report(raw: Raw) -> None:
   """Prints the estimates, the table over n and the advice."""
   total = components(raw, 'total')
   squared_norm = squared_gradient_norm(raw, total)
-  one_sample = total.estimate(lambda image, augmentation: image + augmentation)
+  norm_text = f'{squared_norm:.4g}' if squared_norm > 0 else 'not to be told from 0'
+  one_sample = total.estimate(lambda image, augmentation: image + augmentation).shown()
   images = len(raw['image']) * raw['images_per_block']
   print(
     f'{raw["config"]["model.name"]} on {raw["config"]["dataset.name"]}, step {raw["step"]:,}; '
@@ -123,12 +127,14 @@ def print_report(raw: Raw) -> None:
   print(
     f"Variance of one sample's gradient, total over parameters: {one_sample.value:.4g} "
     f'({one_sample.low:.4g} to {one_sample.high:.4g}); squared norm of the gradient: '
-    f'{squared_norm:.4g}'
+    f'{norm_text}'
   )
-  print(variance_components.format_table(table(raw, 'total')))
+  if not total.is_zero():
+    print(variance_components.format_table(table(raw, 'total')))
   for sentence in advice(raw):
     print(f'* {sentence}')
-  if any(raw['config'].get(f'model.{name}_rate') for name in ('dropout', 'stochastic_depth')):
+  # Files from before this was recorded are of networks that do not.
+  if raw.get('network_draws'):
     print('* The network draws at random itself; that noise counts as augmentation here.')
 
 
@@ -154,4 +160,6 @@ def read_raw(workdir: str) -> Raw:
   found = records.read_json(os.path.join(workdir, 'variance.json'))
   if found is None:
     raise ValueError(f'--draw_only: there is no variance.json in {workdir}')
+  if 'raw' not in found:
+    raise ValueError(f'--draw_only: variance.json in {workdir} has no measurements in it')
   return found['raw']

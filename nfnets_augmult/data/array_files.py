@@ -11,7 +11,12 @@ import pathlib
 
 import numpy as np
 
-from nfnets_augmult.data.sources import ArraySource, check_split, require_data_dir
+from nfnets_augmult.data.sources import (
+  ArraySource,
+  check_split,
+  require_data_dir,
+  split_and_part,
+)
 from nfnets_augmult.ops.atomic_file import write_atomically
 
 SPLITS = ('train', 'test')
@@ -38,13 +43,16 @@ def write_data_set(folder: str, *, name: str, train: ArraySource, test: ArraySou
 
 
 def array_source(*, split: str, data_dir: str) -> ArraySource:
-  """Returns a split of the data set in `data_dir`; its images are read when they are used.
+  """Returns a split of the data set in `data_dir`, or a part, as in `train[:400]`.
+
+  Images are read when they are used.
 
   Raises:
     ValueError: there is no data set, or no such split, or the arrays do not go together.
   """
   require_data_dir('arrays', data_dir)
-  check_split('arrays', split, SPLITS)
+  name, part = split_and_part('arrays', split)
+  check_split('arrays', name, SPLITS)
   root = pathlib.Path(data_dir)
   if not (root / _DESCRIPTION).exists():
     raise ValueError(
@@ -52,7 +60,7 @@ def array_source(*, split: str, data_dir: str) -> ArraySource:
       'python -m nfnets_augmult.convert writes them'
     )
   description = json.loads((root / _DESCRIPTION).read_text())
-  images, labels = (_map_array(root / f'{split}_{what}.npy') for what in ('images', 'labels'))
+  images, labels = (_map_array(root / f'{name}_{what}.npy')[part] for what in ('images', 'labels'))
   class_names = tuple(description['class_names'])
   problem = _problem(images, labels, len(class_names))
   if problem:

@@ -81,7 +81,7 @@ def digits_source(*, split: str, data_dir: str = '') -> ArraySource:
   order = addressed_random.random_permutation(
     addressed_random.key_for(0, 'digits split'), len(digits.images), stream=0
   )
-  name, part = _split_and_part('digits', split)
+  name, part = split_and_part('digits', split)
   chosen = np.array_split(order, [len(order) * 4 // 5])[check_split('digits', name)][part]
   images = np.round(digits.images[chosen] * (255 / 16)).astype(np.uint8)[..., np.newaxis]
   return ArraySource(
@@ -203,7 +203,7 @@ def check_split(name: str, split: str, splits: Sequence[str] = ('train', 'test')
   return list(splits).index(split)
 
 
-def _split_and_part(name: str, split: str) -> tuple[str, slice]:
+def split_and_part(name: str, split: str) -> tuple[str, slice]:
   """Takes `train[10:20]` apart; the slice of a whole split is that of everything."""
   parts = re.fullmatch(r'(\w+)(?:\[(\d*):(\d*)\])?', split)
   if not parts:

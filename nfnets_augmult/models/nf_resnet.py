@@ -65,7 +65,7 @@ class NFResNet(hk.Module):
     activation: str = 'relu',
     alpha: float = 0.2,
     squeeze_excite_ratio: float = 0.0,
-    dropout_rate: float = 0.25,
+    dropout_rate: float | None = None,
     stochastic_depth_rate: float = 0.0,
     conv_algorithm: str = 'auto',
     scan_blocks: bool = False,
@@ -81,7 +81,8 @@ class NFResNet(hk.Module):
       activation: a key of `ACTIVATIONS`.
       alpha: standard deviation that a block adds to the residual stream.
       squeeze_excite_ratio: hidden width over width of squeeze-excite, or 0 for none.
-      dropout_rate: probability that a feature is dropped before the classifier, in [0, 1).
+      dropout_rate: probability that a feature is dropped before the classifier, in [0, 1); None
+        for 0.25.
       stochastic_depth_rate: probability that the branch of a block after the last would be
         dropped for a sample, in [0, 1); block i of N has `i / N` of it.
       conv_algorithm: see `conv2d`.
@@ -96,6 +97,7 @@ class NFResNet(hk.Module):
     super().__init__(name=name)
     if depth not in DEPTHS:
       raise ValueError(f'no NF-ResNet of depth={depth}; there is: {", ".join(map(str, DEPTHS))}')
+    dropout_rate = 0.25 if dropout_rate is None else dropout_rate
     check_options(
       activation=activation,
       dropout_rate=dropout_rate,

@@ -118,7 +118,9 @@ class BundleWatch:
     self._first_step = step
     for watch in self._watches:
       watch.start(step)
+    self._shown = self._watches[0]
     self._refuse_if_all_diverged()
+    self._show_one_that_goes_on()
 
   def is_evaluation_due(self, step: int) -> bool:
     """See `loop.Watch`."""
@@ -159,9 +161,18 @@ class BundleWatch:
             first + 1 + index, {key: float(values[index, r]) for key, values in metrics.items()}
           )
         except loop.DivergedError as error:
-          self._diverged[r] = str(error)
+          self._diverged[r] = f'{watch.name}: {error}'
           self._on_divergence(r, str(error))
     self._refuse_if_all_diverged()
+    self._show_one_that_goes_on()
+
+  def _show_one_that_goes_on(self) -> None:
+    """The first one; if it has diverged, the next one gets its bar."""
+    _, heir = self._going_on()[0]
+    if heir is not self._shown:
+      heir.progress, self._shown.progress = self._shown.progress, heir.progress
+      heir.progress.name, self._shown.progress.name = heir.name, self._shown.name
+      self._shown = heir
 
   def _refuse_if_all_diverged(self) -> None:
     if not self._going_on():

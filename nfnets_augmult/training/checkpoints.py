@@ -146,7 +146,10 @@ class Checkpoints:
     )
     if step is None or step not in manager.all_steps():
       have = ', '.join(map(str, self._latest.all_steps())) or 'none'
-      raise CheckpointError(f'no checkpoint {which!r} in {self._workdir}; it has steps {have}')
+      raise CheckpointError(
+        f"no checkpoint {which!r} in {self._workdir}; say 'latest', 'best' or a step, of which it "
+        f'has {have}'
+      )
     with self._explain('read'):
       restored = manager.restore(step, args=ocp.args.StandardRestore(template._asdict()))
     return type(template)(**restored)
@@ -160,7 +163,12 @@ class Checkpoints:
     if self.latest_step is None:
       raise CheckpointError(f'there is no checkpoint in {self._workdir}')
     with self._explain('read'):
-      return self._latest.restore(self.latest_step, args=ocp.args.StandardRestore())['ema_params']
+      restored = self._latest.restore(self.latest_step, args=ocp.args.StandardRestore())
+    if 'ema_params' not in restored:
+      raise CheckpointError(
+        f'{self._workdir} is of runs that trained together: give the folder of one of them'
+      )
+    return restored['ema_params']
 
   @contextlib.contextmanager
   def _explain(self, action: str) -> Iterator[None]:

@@ -123,6 +123,7 @@ class Watch:
     recorder: Recorder | None,
     stop_requested: Callable[[], bool],
     show_progress: bool = True,
+    name: str = '',
   ):
     """Takes what it works with.
 
@@ -135,6 +136,7 @@ class Watch:
       recorder: where metrics go; None on all hosts but the first.
       stop_requested: looked at between dispatches, and between the batches of an evaluation.
       show_progress: whether people see how it goes, where there is a recorder.
+      name: of the run, where several train together.
     """
     self._plan = plan
     self._cadence = cadence
@@ -144,6 +146,7 @@ class Watch:
     self._recorder = recorder
     self._stop_requested = stop_requested
     self._show_progress = show_progress
+    self.name = name
     self._in_flight = collections.deque()
     self._since_log = []
 
@@ -155,6 +158,7 @@ class Watch:
       total_steps=self._plan.total_steps,
       batch_size=self._plan.multiplicity.batch_size,
       enabled=self._recorder is not None and self._show_progress,
+      name=self.name,
     )
 
   def is_evaluation_due(self, step: int) -> bool:

@@ -11,7 +11,15 @@ from absl import logging
 class Progress:
   """Reports steps with loss, accuracy, images per second and time left."""
 
-  def __init__(self, *, start_step: int, total_steps: int, batch_size: int, enabled: bool = True):
+  def __init__(
+    self,
+    *,
+    start_step: int,
+    total_steps: int,
+    batch_size: int,
+    enabled: bool = True,
+    name: str = '',
+  ):
     """Starts the clock.
 
     Args:
@@ -19,7 +27,9 @@ class Progress:
       total_steps: of the run.
       batch_size: augmented images per step, over all hosts.
       enabled: False for all processes but one.
+      name: of the run, to begin each line with; '' if there is but one.
     """
+    self.name = name
     self._total_steps = total_steps
     self._batch_size = batch_size
     self._enabled = enabled
@@ -65,7 +75,8 @@ class Progress:
       speed = self.images_per_second(step)
       left = (self._total_steps - step) * self._batch_size / max(speed, 1e-9)
       logging.info(
-        'step %d of %d: loss %.4f, accuracy %.3f, %.0f images/s, %s left',
+        '%sstep %d of %d: loss %.4f, accuracy %.3f, %.0f images/s, %s left',
+        self._prefix(),
         step,
         self._total_steps,
         metrics['train/loss'],
@@ -77,9 +88,12 @@ class Progress:
   def say(self, text: str) -> None:
     """Prints a line without tearing the bar."""
     if self._enabled and self._bar is not None:
-      self._bar.write(text, file=sys.stderr)
+      self._bar.write(f'{self._prefix()}{text}', file=sys.stderr)
     elif self._enabled:
-      logging.info('%s', text)
+      logging.info('%s%s', self._prefix(), text)
+
+  def _prefix(self) -> str:
+    return f'{self.name}: ' if self.name else ''
 
   def close(self) -> None:
     """Ends the bar."""

@@ -70,8 +70,10 @@ def test_without_augmentation_its_part_is_zero():
   total = variance_report.components(plain, 'total')
   assert total.augmentation_share().value < 1e-9
   assert total.image.mean() > 0
+  assert not plain['network_draws']
   config.model.dropout_rate = 0.4
   dropout = variance.measure(config, '', **arguments)
+  assert dropout['network_draws']
   assert variance_report.components(dropout, 'total').augmentation_share().value > 0.01
 
 
@@ -133,6 +135,7 @@ def test_of_a_run_with_its_own_config_and_drawn_again(tmp_path):
     ({'blocks': 100}, '1437 images'),
     ({'minibatches': 4}, '--minibatches=4'),
     ({'augmults': (0,)}, '--augmults=0'),
+    ({'augmults': (1, 10**7), 'minibatches': 64}, 'augmult=10000000'),
   ],
 )
 def test_numbers_that_allow_no_estimate_are_refused(numbers, word):
@@ -144,6 +147,11 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
   with pytest.raises(CheckpointError, match='no checkpoint'):
     variance.measure(_config(), str(tmp_path))
   with pytest.raises(ValueError, match=r'no config\.json'):
+    variance._config(None, str(tmp_path), '')
+  together = configs.flatten(_config())
+  together.update({'input': 'device', 'runs.seeds': [0, 1]})
+  records.write_json(str(tmp_path / 'config.json'), together)
+  with pytest.raises(ValueError, match=r'trained together; give .* such as .*/run_0_'):
     variance._config(None, str(tmp_path), '')
 
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from experiments import cifar100_wrn16_4
-from nfnets_augmult import convert
+from nfnets_augmult import assembly, convert
 from nfnets_augmult.data import array_files, loading, sources
+from nfnets_augmult.data.augmentation import NOTHING
+from nfnets_augmult.data.multiplicity import Multiplicity
 from tests import real_images, shared_data
 
 
@@ -33,6 +35,9 @@ def test_arrays_are_read_as_they_were_written(folder, split):
   np.testing.assert_array_equal(source.labels, expected.labels)
   assert source.labels.dtype == np.int32
   assert (source.class_names, source.description) == (expected.class_names, f'digits/{split}')
+  part = loading.load_source('arrays', split=f'{split}[10:30]', data_dir=str(folder))
+  np.testing.assert_array_equal(part.images, expected.images[10:30])
+  np.testing.assert_array_equal(part.labels, expected.labels[10:30])
 
 
 def test_what_is_no_data_set_is_refused(folder, tmp_path):
@@ -95,6 +100,29 @@ def test_convert_decodes_files(tmp_path):
     convert.convert(config, str(tmp_path / 'arrays'))
   config.dataset.on_bad_image = 'skip'
   train, test = convert.convert(config, str(tmp_path / 'arrays'))
+  np.testing.assert_array_equal(train.images, photos[[0, 2, 1, 3]])
   for source in (train, test):
-    np.testing.assert_array_equal(source.images, photos[[0, 2, 1, 3]])
     assert source.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_converted_images_are_those_that_training_and_evaluation_see(tmp_path):
+  """With every key of the reading away from its default, and two resolutions."""
+  for number, photo in enumerate(real_images.photos(4, 90, 120)):
+    for split in ('train', 'test'):
+      real_images.save(photo, tmp_path / 'photos' / split / f'class_{number % 2}' / f'{number}.jpg')
+  config = cifar100_wrn16_4.get_config()
+  config.batch_size = 2
+  config.dataset.update(
+    name='folder', data_dir=str(tmp_path / 'photos'), image_size=16, test_image_size=24
+  )
+  config.dataset.update(antialias=True, jpeg_scaling=False)
+  config.evaluation.update(crop='resize_then_crop', crop_padding=4)
+  train, test = convert.convert(config, str(tmp_path / 'arrays'))
+  data = assembly.load_data(config)
+  multiplicity = Multiplicity(4, 2, 1, 0)
+  for batch in assembly.train_batches(
+    config, data.train, multiplicity, start_step=0, stop_step=2, augmentation=NOTHING
+  ):
+    np.testing.assert_array_equal(batch['image'], train.images[batch['image_index']])
+  (batch,) = assembly.evaluation_batches(config, data.test)
+  np.testing.assert_array_equal(batch['image'][batch['mask'] > 0], test.images)
