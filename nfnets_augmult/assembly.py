@@ -247,12 +247,11 @@ def make_train_step(
     learning_rate: float32 scalar, the peak of the schedule instead of the config's; it may be an
       argument of the compiled program.
   """
-  warmup_epochs = config.optimizer.warmup_epochs
   schedule = schedules.make_schedule(
     config.optimizer.schedule,
     config.optimizer.learning_rate if learning_rate is None else 1.0,
     total_steps=plan.total_steps,
-    warmup_steps=round(warmup_epochs * plan.multiplicity.steps_per_epoch),
+    warmup_steps=config.optimizer.warmup_steps,
   )
   train_step = step_lib.make_train_step(
     classifier=network.classifier,

@@ -93,7 +93,7 @@ def default_config() -> ml_collections.ConfigDict:
   config.optimizer = ml_collections.ConfigDict()
   config.optimizer.learning_rate = 0.1  # peak
   config.optimizer.schedule = 'halving'  # or 'cosine', 'constant'
-  config.optimizer.warmup_epochs = 0.0
+  config.optimizer.warmup_steps = 0  # from 0 up to the peak
   config.optimizer.momentum = 0.9
   config.optimizer.nesterov = False
   config.optimizer.weight_decay = 5e-4  # L2, on weights only

@@ -6,7 +6,7 @@ was trained by itself, and the checkpoints of all of them together.
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,8 +27,15 @@ class Bundle:
   runs: dict[str, train.Run]
 
 
-def prepare(config: ml_collections.ConfigDict, workdir: str) -> Bundle:
+def prepare(
+  config: ml_collections.ConfigDict, workdir: str, *, folders: Mapping[str, str] | None = None
+) -> Bundle:
   """Returns the runs that `config` describes; compiles and writes nothing.
+
+  Args:
+    config: with `runs`.
+    workdir: of all of them together.
+    folders: of each run, by its name in `assembly.split_runs`; by default below `workdir`.
 
   Raises:
     ValueError: see `train.prepare`.
@@ -37,7 +44,8 @@ def prepare(config: ml_collections.ConfigDict, workdir: str) -> Bundle:
   train.check_workdir(config, workdir)
   runs, data = {}, None
   for name, single in assembly.split_runs(config).items():
-    runs[name] = train.prepare(single, os.path.join(workdir, name), data=data)
+    folder = folders[name] if folders else os.path.join(workdir, name)
+    runs[name] = train.prepare(single, folder, data=data)
     data = runs[name].data
   return Bundle(config, workdir, runs)
 

@@ -116,7 +116,9 @@ def nfnet_recipe(variant: str) -> ml_collections.ConfigDict:
   config.augmentation.randaugment.magnitude = _randaugment_magnitude(variant)
   config.model.stochastic_depth_rate = 0.25
   config.optimizer.learning_rate = nfnet_learning_rate(augmult=16)
-  config.optimizer.warmup_epochs = 5.0
+  # 5 epochs at n = 1 (Brock et al. 2021b), and as many updates at every n: runs are compared at
+  # equal updates, and of a run with n = 16, 5 epochs would be a fifth.
+  config.optimizer.warmup_steps = 1564
   config.optimizer.nesterov = True
   config.optimizer.weight_decay = 2e-5
   config.optimizer.clipping = 0.01

@@ -1,7 +1,7 @@
 """Runs the points of a sweep one after another, or goes on where an earlier start stopped.
 
     python -m nfnets_augmult.sweep --config=experiments/figures/fig2_growing_batch.py:small
-        [--workdir=DIR] [--config.KEY=VALUE ...] [--shard=I/K] [--list]
+        [--workdir=DIR] [--config.KEY=VALUE ...] [--shard=I/K] [--together] [--list]
 
 Each point is an ordinary run in `workdir/POINT`. The same command again skips what is finished or
 has diverged, goes on with what was interrupted, and tries again what failed.
@@ -9,27 +9,23 @@ has diverged, goes on with what was interrupted, and tries again what failed.
 
 import contextlib
 import dataclasses
-import logging as std_logging
 import os
 import shlex
 import signal
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from nfnets_augmult import front_door  # first: it quietens libraries before they are imported
 
 # isort: split
 import jax
-import ml_collections
 import numpy as np
-from absl import flags, logging
+from absl import flags
 
-from nfnets_augmult import assembly, configs, sweeps, train
+from nfnets_augmult import assembly, configs, sweep_units, sweeps, train
 from nfnets_augmult.training import loop, records
 
-# Statuses after which there is nothing left to run.
-_DONE = ('finished', 'diverged')
 # Below this a compilation is not worth a file.
 _LEAST_SECONDS_TO_KEEP_COMPILED = 0.1
 # What runs have compiled stays in memory, about 20 MB for a small one, and is cleared after so
@@ -101,8 +97,8 @@ def seed_by_seed(points: Sequence[sweeps.Point]) -> list[sweeps.Point]:
   return sorted(points, key=lambda point: point.get('seed', 0))
 
 
-def take_shard(points: Sequence[sweeps.Point], shard: str) -> list[sweeps.Point]:
-  """Returns every K-th of `points`, from the I-th on, for the shard `'I/K'`.
+def take_shard(points: Sequence[Any], shard: str) -> list[Any]:
+  """Returns every K-th of `points`, or of groups of them, from the I-th on, for the shard `'I/K'`.
 
   Raises:
     ValueError: `shard` is written otherwise, or I is not from 0 to K - 1.
@@ -133,95 +129,53 @@ def check(sweep: sweeps.Sweep, points: Sequence[sweeps.Point], workdir: str) -> 
 
 def run_sweep(
   sweep: sweeps.Sweep,
-  points: Sequence[sweeps.Point],
+  todo: Sequence[sweep_units.Unit],
   workdir: str,
   *,
   stop_requested: Callable[[], bool] = lambda: False,
 ) -> Tally:
-  """Runs `points` of the sweep that have neither finished nor diverged.
+  """Runs the points of the sweep that have neither finished nor diverged.
 
   Args:
     sweep: what `check` has passed and `sweeps.describe` has written to `workdir`.
-    points: those to run here.
+    todo: the points to run here, one after another; those of one entry train together.
     workdir: of the sweep.
     stop_requested: looked at between steps; when it is true the run is saved and the sweep ends.
 
   Raises:
     StopRequested: it was asked to stop.
   """
-  run_configs = [sweep.config(point) for point in points]
-  folders = [os.path.join(workdir, sweeps.point_name(point)) for point in points]
-  costs = [assembly.relative_cost(config) for config in run_configs]
+  costs = [sum(assembly.relative_cost(sweep.config(point)) for point in unit) for unit in todo]
+  is_open = [not all(sweep_units.is_done(workdir, point) for point in unit) for unit in todo]
   tally = Tally()
   num_run = 0
-  for number, folder in enumerate(folders):
-    with records.only_process_in(folder) as is_ours:
-      status = records.read_status(folder)[0] if is_ours else 'elsewhere'
-      is_to_run = is_ours and status not in _DONE
-      if is_to_run and stop_requested():
-        raise loop.StopRequested
+  for number, unit in enumerate(todo):
+    folders = [os.path.join(workdir, sweeps.point_name(point)) for point in unit]
+    with contextlib.ExitStack() as claims:
+      is_ours = all([claims.enter_context(records.only_process_in(f)) for f in folders])
+      # Another process may have been at it since.
+      is_to_run = is_ours and not all(sweep_units.is_done(workdir, point) for point in unit)
       if is_to_run:
+        if stop_requested():
+          raise loop.StopRequested
         start = time.monotonic()
-        status, message = _run_point(run_configs[number], folder, sweep.metric, stop_requested)
+        is_open[number] = False
+        outcome = sweep_units.run_unit(sweep, unit, workdir, stop_requested=stop_requested)
         seconds = time.monotonic() - start
-    tally.add(status)
+      statuses = [records.read_status(f)[0] if is_ours else 'elsewhere' for f in folders]
+    for status in statuses:
+      tally.add(status)
     if is_to_run:
       num_run += 1
       if num_run % _RUNS_BETWEEN_CLEARING == 0:
         jax.clear_caches()
-      if status == 'finished':  # others end early
+      if 'finished' in statuses:  # others end early
         tally.costs_and_seconds.append((costs[number], seconds))
-      later = zip(costs[number + 1 :], folders[number + 1 :], strict=True)
-      left = [cost for cost, folder in later if records.read_status(folder)[0] not in _DONE]
-      name = f'[{number + 1}/{len(points)}] {os.path.basename(folder)}'
-      _say(f'{name}: {status} {message} in {_duration(seconds)}\n  {tally.line(left)}')
-  _say(f'{len(points)} runs: {tally.line()}' if points else 'there are no runs in this shard')
+      left = [cost for cost, to_come in zip(costs, is_open, strict=True) if to_come]
+      _say(f'[{number + 1}/{len(todo)}] {outcome} in {_duration(seconds)}\n  {tally.line(left)}')
+  num_points = sum(map(len, todo))
+  _say(f'{num_points} runs: {tally.line()}' if todo else 'there are no runs in this shard')
   return tally
-
-
-def _run_point(
-  config: ml_collections.ConfigDict,
-  folder: str,
-  metric: str,
-  stop_requested: Callable[[], bool],
-) -> tuple[str, str]:
-  """Runs one point to its end and returns what became of it; only StopRequested comes out."""
-  records.clear_status(folder)
-  try:
-    with _output_to(os.path.join(folder, 'log.txt')):
-      _, result = train.train(train.prepare(config, folder), stop_requested=stop_requested)
-  except loop.StopRequested:
-    raise
-  except loop.DivergedError as error:
-    return 'diverged', f'({error})'
-  except Exception as error:
-    # Whatever it is, the other points are to run; the log has the traceback.
-    with open(os.path.join(folder, 'log.txt'), 'a', encoding='utf-8') as log:
-      traceback.print_exc(file=log)
-    message = f'{type(error).__name__}: {error}'
-    records.write_status(folder, 'failed', message)
-    return 'failed', f'({message.splitlines()[0]})'
-  return 'finished', f'({metric} {100 * result[metric]:.2f} %)'
-
-
-@contextlib.contextmanager
-def _output_to(path: str) -> Iterator[None]:
-  """Sends what a run prints and logs to the end of a file; a bar stays on the terminal."""
-  console = logging.get_absl_handler()
-  with open(path, 'a', encoding='utf-8') as log:
-    handler = std_logging.StreamHandler(log)
-    handler.setFormatter(front_door.LOG_FORMATTER)
-    for is_for_users in console.filters:
-      handler.addFilter(is_for_users)
-    logger, level = logging.get_absl_logger(), console.level
-    logger.addHandler(handler)
-    console.setLevel(std_logging.WARNING)
-    try:
-      with contextlib.redirect_stdout(log):
-        yield
-    finally:
-      logger.removeHandler(handler)
-      console.setLevel(level)
 
 
 def _keep_compiled_programs(folder: str) -> None:
@@ -247,18 +201,29 @@ def main() -> None:
   workdir = flags.FLAGS.workdir or train.default_workdir(path)
   try:
     sweep = sweeps.load_sweep(path).with_base(flags.FLAGS.config)
-    points = take_shard(seed_by_seed(sweep.points), flags.FLAGS.shard)
+    points = seed_by_seed(sweep.points)
     if flags.FLAGS.list:
+      if flags.FLAGS.together:
+        raise ValueError('--list prints commands of single runs: leave --together out')
       signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # for `| head`, like other programs
-      for line in commands(sweep, points, config_path=path, workdir=workdir):
+      shard = take_shard(points, flags.FLAGS.shard)
+      for line in commands(sweep, shard, config_path=path, workdir=workdir):
         print(line)
       return
     check(sweep, points, workdir)
+    todo = [[point] for point in points]
+    if flags.FLAGS.together:
+      todo = sweep_units.shapes(sweep, points)
+    todo = take_shard(todo, flags.FLAGS.shard)
+    if flags.FLAGS.together:
+      todo = [unit for group in todo for unit in sweep_units.units(sweep, group, workdir)]
+      for unit in todo:
+        assembly.check(sweep_units.together_config(sweep, unit))
     sweeps.describe(sweep, workdir)
     _keep_compiled_programs(os.path.join(workdir, '.compiled'))
-    _say(f'{sweep.title}: {len(points)} of {len(sweep.points)} runs, in {workdir}')
+    _say(f'{sweep.title}: {sum(map(len, todo))} of {len(points)} runs, in {workdir}')
     stop_signals = front_door.StopSignals()
-    tally = run_sweep(sweep, points, workdir, stop_requested=stop_signals)
+    tally = run_sweep(sweep, todo, workdir, stop_requested=stop_signals)
   except ValueError as error:
     front_door.fail(str(error))
   except OSError as error:
@@ -276,6 +241,9 @@ def main() -> None:
 if __name__ == '__main__':
   flags.DEFINE_string('workdir', None, 'Directory of the sweep; default: runs/NAME of the config.')
   flags.DEFINE_string('shard', '0/1', 'I/K: only every K-th run, from the I-th on, I from 0.')
+  flags.DEFINE_boolean(
+    'together', False, "Train seeds and learning rates of one shape in one program; input='device'."
+  )
   flags.DEFINE_boolean('list', False, 'Print the command of each run, one a line, and run nothing.')
   front_door.define_config_flag()
   front_door.run(main)

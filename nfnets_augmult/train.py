@@ -336,7 +336,7 @@ def main() -> None:
   except loop.DivergedError as error:
     front_door.fail(
       f'{error}; the run stops. The checkpoints in {workdir} are from before. A smaller '
-      'optimizer.learning_rate or a longer optimizer.warmup_epochs may help, in another --workdir'
+      'optimizer.learning_rate or more optimizer.warmup_steps may help, in another --workdir'
     )
   except (CheckpointError, BadDataError) as error:
     front_door.fail(str(error))

@@ -49,6 +49,8 @@ def test_the_headline_run():
   assert round(plan.total_epochs) == 34
   assert (config.dataset.image_size, config.dataset.test_image_size) == (416, 544)
   assert plan.learning_rate == pytest.approx(0.8)
+  # 5 epochs of n = 1.
+  assert config.optimizer.warmup_steps == round(5 * IMAGENET_IMAGES / 4096)
 
 
 def test_arguments_of_the_general_nfnet():

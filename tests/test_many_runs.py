@@ -1,6 +1,9 @@
 """Runs that train together are the runs one by one: records, results, divergence, resuming."""
 
 import os
+import socket
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -140,6 +143,43 @@ def test_other_programs_say_whose_folder_they_need(finished):
     pytest.raises(CheckpointError, match='trained together'),
   ):
     checkpoints.read_averaged_params()
+
+
+def test_two_hosts_train_together(tmp_path):
+  """Two processes of one device each: the results of one process with two, and both end well."""
+  with socket.socket() as free:
+    free.bind(('127.0.0.1', 0))
+    address = f'127.0.0.1:{free.getsockname()[1]}'
+  command = [
+    *(sys.executable, '-m', 'nfnets_augmult.train', '--config=experiments/quickstart_digits.py'),
+    *('--config.model.name=wrn_10_1', '--config.total_epochs=0', '--config.total_steps=6'),
+    *('--config.unique_images_per_batch=4', '--config.input=device', '--config.runs.seeds=(0,3)'),
+  ]
+  environment = {key: value for key, value in os.environ.items() if key != 'XLA_FLAGS'}
+  hosts = [
+    subprocess.Popen(
+      [
+        *(*command, f'--workdir={tmp_path / "two"}'),
+        *('--multi_host', f'--coordinator={address}', '--num_hosts=2', f'--host_index={index}'),
+      ],
+      env=environment,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+    for index in (0, 1)
+  ]
+  first, second = (host.communicate(timeout=300)[0] for host in hosts)
+  assert [host.returncode for host in hosts] == [0, 0], f'{first}\n{second}'
+  assert 'run_3_0.1: finished after 6 steps' in first
+  assert 'finished' not in second and 'diverged' not in second
+  environment['XLA_FLAGS'] = '--xla_force_host_platform_device_count=2'
+  subprocess.run([*command, f'--workdir={tmp_path / "one"}'], env=environment, check=True)
+  ours, theirs = (records.read_json(str(tmp_path / n / 'result.json')) for n in ('two', 'one'))
+  for name in ('run_0_0.1', 'run_3_0.1'):
+    assert ours[name]['test/raw/cross_entropy'] == pytest.approx(
+      theirs[name]['test/raw/cross_entropy'], rel=1e-4
+    )
 
 
 def test_what_cannot_train_together_is_refused():

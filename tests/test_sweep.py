@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from nfnets_augmult import report, sweep, sweeps, train
+from nfnets_augmult import report, sweep, sweep_units, sweeps, train
 from nfnets_augmult.analysis import runs as runs_lib
 from nfnets_augmult.recipes import small_digits_recipe
 from nfnets_augmult.training import loop, records
@@ -33,13 +33,17 @@ def _sweep():
   return sweeps.Sweep('A test', _base(), points, 'Nothing in particular.')
 
 
+def _alone(points):
+  return [[point] for point in points]
+
+
 @pytest.fixture(scope='module')
 def done(tmp_path_factory):
   """The work directory and the tally of the sweep, run to its end."""
   workdir = str(tmp_path_factory.mktemp('sweep'))
   tested = _sweep()
   sweeps.describe(tested, workdir)
-  return workdir, sweep.run_sweep(tested, tested.points, workdir)
+  return workdir, sweep.run_sweep(tested, _alone(tested.points), workdir)
 
 
 def _status(workdir, name):
@@ -65,7 +69,7 @@ def test_every_point_gets_its_result_whatever_happens_to_others(done):
 def test_the_same_command_again_repeats_only_what_failed(done, capsys):
   workdir, _ = done
   tested = _sweep()
-  again = sweep.run_sweep(tested, tested.points, workdir)
+  again = sweep.run_sweep(tested, _alone(tested.points), workdir)
   assert again.counts == {'finished': 2, 'diverged': 1, 'failed': 1}
   assert not again.costs_and_seconds  # a run that fails says nothing of how long others take
   assert re.findall(r'\[(\d)/4\]', capsys.readouterr().out) == ['4']
@@ -79,10 +83,10 @@ def test_a_stopped_sweep_goes_on_to_the_results_of_single_runs(done, tmp_path):
   sweeps.describe(tested, str(tmp_path))
   looks = iter(range(10**6))
   with pytest.raises(loop.StopRequested):
-    sweep.run_sweep(tested, points, str(tmp_path), stop_requested=lambda: next(looks) >= 10)
+    sweep.run_sweep(tested, _alone(points), str(tmp_path), stop_requested=lambda: next(looks) >= 10)
   names = [sweeps.point_name(point) for point in points]
   assert [_status(tmp_path, name)[0] for name in names] == ['finished', 'unfinished']
-  assert sweep.run_sweep(tested, points, str(tmp_path)).counts == {'finished': 2}
+  assert sweep.run_sweep(tested, _alone(points), str(tmp_path)).counts == {'finished': 2}
   alone = str(tmp_path / 'alone')
   _, result = train.train(train.prepare(tested.config(points[1]), alone))
   for folder in (tmp_path, workdir):
@@ -95,7 +99,9 @@ def test_a_point_that_another_process_runs_is_left_to_it(tmp_path):
   folder.mkdir()
   with open(folder / '.lock', 'w') as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
-    assert sweep.run_sweep(tested, tested.points[:1], str(tmp_path)).counts == {'elsewhere': 1}
+    assert sweep.run_sweep(tested, _alone(tested.points[:1]), str(tmp_path)).counts == {
+      'elsewhere': 1
+    }
   assert not (folder / 'config.json').exists()
 
 
@@ -121,12 +127,72 @@ def test_a_damaged_record_is_the_matter_of_its_run_alone(file, tmp_path):
   (tmp_path / 'seed=0').mkdir()
   (tmp_path / 'seed=0' / file).write_text('{"a":')
   sweep.check(tested, tested.points, str(tmp_path))
-  tally = sweep.run_sweep(tested, tested.points, str(tmp_path))
+  tally = sweep.run_sweep(tested, _alone(tested.points), str(tmp_path))
   if file == 'status.json':
     assert tally.counts == {'finished': 2}
   else:
     assert tally.counts == {'failed': 1, 'finished': 1}
     assert 'config.json is damaged' in _status(tmp_path, 'seed=0')[1]
+
+
+def _together_sweep(seeds):
+  """Two learning rates, of which one diverges, and two lengths."""
+  base = _base()
+  base.input = 'device'
+  axes = {'total_steps': (4, 6), 'optimizer.learning_rate': (0.05, 1e9), 'seed': seeds}
+  return sweeps.Sweep('A test', base, sweeps.grid(axes), 'Nothing.')
+
+
+def _run_together(tested, workdir, **options):
+  groups = sweep_units.shapes(tested, tested.points)
+  todo = [unit for group in groups for unit in sweep_units.units(tested, group, workdir)]
+  return todo, sweep.run_sweep(tested, todo, workdir, **options)
+
+
+def test_points_of_one_shape_train_together(tmp_path):
+  """Stopped and resumed: statuses and results are those of single runs, in the same folders."""
+  tested = _together_sweep((0, 1))
+  sweeps.describe(tested, str(tmp_path))
+  looks = iter(range(10**6))
+  with pytest.raises(loop.StopRequested):
+    _run_together(tested, str(tmp_path), stop_requested=lambda: next(looks) >= 12)
+  todo, tally = _run_together(tested, str(tmp_path))
+  assert [len(unit) for unit in todo] == [4, 4]
+  assert tally.counts == {'finished': 4, 'diverged': 4}
+  found = runs_lib.read_runs(str(tmp_path))
+  assert len(found) == 8
+  point = {'total_steps': 6, 'optimizer.learning_rate': 0.05, 'seed': 1}
+  _, alone = train.train(train.prepare(tested.config(point), str(tmp_path / 'alone')))
+  ours = records.read_json(os.path.join(tmp_path, sweeps.point_name(point), 'result.json'))
+  assert ours['step'] == alone['step'] == 6
+  assert ours['test/raw/cross_entropy'] == pytest.approx(alone['test/raw/cross_entropy'], rel=1e-4)
+  _, again = _run_together(tested, str(tmp_path))
+  assert again.counts == tally.counts and not again.costs_and_seconds
+
+
+def test_what_trains_together_depends_on_what_is_there(tmp_path):
+  """More seeds join without those that are done; what is no product stays by itself."""
+  tested = _together_sweep((0, 1))
+  group, _ = sweep_units.shapes(tested, tested.points)
+  assert [p['seed'] for p in group] == [0, 1, 0, 1]
+  for point in group:
+    records.write_status(str(tmp_path / sweeps.point_name(point)), 'diverged', 'of old')
+  grown = _together_sweep((0, 1, 2, 3))
+  group, other = sweep_units.shapes(grown, grown.points)
+  lengths = [len(unit) for unit in sweep_units.units(grown, group, str(tmp_path))]
+  assert lengths == [1, 1, 1, 1, 4]
+  assert [len(unit) for unit in sweep_units.units(grown, other, str(tmp_path))] == [8]
+  ragged = [group[2], group[3], group[6]]
+  assert [len(unit) for unit in sweep_units.units(grown, ragged, str(tmp_path))] == [1] * 3
+
+
+def test_a_failure_is_that_of_all_that_train_together(tmp_path):
+  tested = _together_sweep((0, 1))
+  tested = tested.with_base(tested.base.copy_and_resolve_references())
+  tested.base.dataset.test_split = 'nonesuch'
+  _, tally = _run_together(tested, str(tmp_path))
+  assert tally.counts == {'failed': 8}
+  assert "no split 'nonesuch'" in _status(tmp_path, sweeps.point_name(tested.points[0]))[1]
 
 
 def test_the_report_shows_every_run_as_what_it_is(done, tmp_path):

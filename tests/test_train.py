@@ -186,7 +186,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path):
     ({'optimizer__learning_rate': 0.0}, 'optimizer.learning_rate=0.0 must be positive'),
     ({'optimizer__learning_rate': float('nan')}, 'optimizer.learning_rate=nan'),
     ({'optimizer__schedule': 'step'}, "schedule='step' must be one of cosine, halving"),
-    ({'optimizer__warmup_epochs': 1.0}, 'optimizer.warmup_epochs'),
+    ({'optimizer__warmup_steps': 100}, 'optimizer.warmup_steps'),
     ({'optimizer__momentum': 1.0}, 'optimizer.momentum=1.0'),
     ({'augmentation__pad_mode': 'mirrored'}, "pad_mode='mirrored' must be one of mirror"),
     ({'augmentation__pad': 8, 'augmentation__pad_mode': 'mirror'}, 'augmentation.pad=8'),

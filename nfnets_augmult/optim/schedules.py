@@ -78,6 +78,6 @@ def make_schedule(
   if not 0 <= warmup_steps < total_steps:
     raise ValueError(
       f'the warm-up of {warmup_steps} steps must be shorter than the run of {total_steps}; '
-      'see optimizer.warmup_epochs'
+      'see optimizer.warmup_steps'
     )
   return SCHEDULES[name](learning_rate, total_steps=total_steps, warmup_steps=warmup_steps)

@@ -183,7 +183,10 @@ class Checkpoints:
       # Storage libraries wrap what the operating system said in pages of their own.
       reason = next((said for said in _SYSTEM_ERRORS if said in str(error)), reason)
       advice = {
-        'read': 'Was it written by another version or for another model?',
+        'read': 'Was it written by another version or for another model? If it is damaged, remove '
+        f'the newest folder in {self._workdir / "checkpoints"}; the one before is taken then',
+        'open': 'Is there room, may it be written, and are all files in its checkpoints and best '
+        'whole? A damaged folder of a step may be removed',
       }.get(action, 'Make room or permit writing, and run the same command again')
       raise CheckpointError(
         f'cannot {action} a checkpoint in {self._workdir}: {reason}. The run {left}. {advice}'

@@ -132,7 +132,7 @@ def test_make_schedule_by_name():
     (dict(name='linear'), "schedule='linear' must be one of cosine, halving, constant"),
     (dict(learning_rate=0.0), r'optimizer.learning_rate=0.0 must be positive'),
     (dict(learning_rate=float('nan')), r'optimizer.learning_rate=nan must be positive'),
-    (dict(warmup_steps=10), '10 steps must be shorter than the run of 10; .*warmup_epochs'),
+    (dict(warmup_steps=10), '10 steps must be shorter than the run of 10; .*warmup_steps'),
     (dict(warmup_steps=-1), '-1 steps must be shorter'),
   ],
 )
