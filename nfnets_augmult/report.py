@@ -3,8 +3,9 @@
     python -m nfnets_augmult.report --workdir=runs/fig2 [--output=DIR] [--metric=NAME]
 
 Takes every run and sweep in and below the work directory, and writes `report.md`, `summary.csv`
-(a line for each setting, at its best learning rate), `runs.csv` (a line for each run) and the
-pictures, as PNG and PDF.
+(a line for each setting, at its best learning rate), `runs.csv` (a line for each run),
+`records.json` (what all this is made of) and the pictures, as PNG and PDF. Of a folder that holds a
+`records.json` it draws the report again from that.
 """
 
 import csv
@@ -19,7 +20,7 @@ from nfnets_augmult import front_door  # first: it quietens libraries before the
 from absl import flags
 from matplotlib.figure import Figure
 
-from nfnets_augmult.analysis import figures
+from nfnets_augmult.analysis import archive, figures
 from nfnets_augmult.analysis import runs as runs_lib
 from nfnets_augmult.analysis.runs import Cell, Run
 from nfnets_augmult.ops.atomic_file import write_atomically
@@ -37,19 +38,19 @@ def write_report(workdir: str, output: str = '', metric: str = '') -> list[str]:
 
   Args:
     workdir: of a sweep, of a run, or of several.
-    output: where the report goes; by default `workdir/report`.
+    output: where the report goes; by default `workdir/report`, or `workdir` if it is drawn again.
     metric: the recorded test accuracy that counts; by default what the sweep says.
 
   Returns:
     The paths of the files.
 
   Raises:
-    ValueError: there are no runs, or sweeps that count different metrics.
+    ValueError: there are no runs, or sweeps that count different metrics, or a record is damaged.
   """
-  runs = runs_lib.read_runs(workdir)
+  archived = archive.read(workdir)
+  sweeps, runs = archived or (runs_lib.read_sweeps(workdir), runs_lib.read_runs(workdir))
   if not runs:
     raise ValueError(f'workdir={workdir!r}: there are no runs in it')
-  sweeps = runs_lib.read_sweeps(workdir)
   metrics = {sweep['metric'] for sweep in sweeps} or {_DEFAULT_METRIC}
   if not metric and len(metrics) > 1:
     raise ValueError(f'the sweeps below {workdir} count {" and ".join(metrics)}: say --metric=NAME')
@@ -63,11 +64,12 @@ def write_report(workdir: str, output: str = '', metric: str = '') -> list[str]:
     if not sweep['is_small']
     for number in sweep['published']
   ]
-  output = output or os.path.join(workdir, 'report')
+  output = output or (workdir if archived else os.path.join(workdir, 'report'))
   os.makedirs(output, exist_ok=True)
   rows = summary_rows(runs, metric, published)
   pictures = draw_all(runs, metric, published)
   files = {
+    archive.NAME: archive.dumps(sweeps, runs, workdir),
     'runs.csv': _csv(run_rows(runs, workdir)),
     'summary.csv': _csv(rows),
     'report.md': _markdown(sweeps, runs, rows, list(pictures), workdir, metric),
@@ -75,7 +77,10 @@ def write_report(workdir: str, output: str = '', metric: str = '') -> list[str]:
   for name, text in files.items():
     write_atomically(os.path.join(output, name), lambda file, text=text: file.write(text.encode()))
   for name, figure in pictures.items():
-    for suffix, options in (('png', {'dpi': 150}), ('pdf', {})):
+    for suffix, options in (
+      ('png', {'dpi': 150}),
+      ('pdf', {'metadata': {'CreationDate': None}}),  # the same report is the same file
+    ):
       path = os.path.join(output, f'{name}.{suffix}')
       write_atomically(
         path, lambda file, f=figure, s=suffix, o=options: f.savefig(file, format=s, **o)

@@ -17,7 +17,7 @@ PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').r
 FLAGS = {
   'train': {'config', 'workdir', 'multi_host', 'coordinator', 'num_hosts', 'host_index'},
   'evaluate': {'workdir', 'split', 'checkpoint', 'data_dir', 'batch_size', 'output'},
-  'sweep': {'config', 'workdir', 'shard', 'list'},
+  'sweep': {'config', 'workdir', 'shard', 'together', 'list'},
   'report': {'workdir', 'output', 'metric'},
   'export': {'workdir', 'params', 'output'},
   'convert': {'config', 'output'},

@@ -203,6 +203,13 @@ def test_the_report_shows_every_run_as_what_it_is(done, tmp_path):
   text = (tmp_path / 'report.md').read_text()
   assert '4 runs: 1 diverged, 1 failed, 2 finished' in text
   assert '## Diverged runs' in text and "no split 'nonesuch'" in text
+  # Its records alone give the same report again.
+  before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+  for file in before:
+    if file.name != 'records.json':
+      file.unlink()
+  assert report.write_report(str(tmp_path)) == files
+  assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
   rows = report.run_rows(runs_lib.read_runs(workdir), workdir)
   row = next(row for row in rows if row['run'] == 'augmult=2,learning_rate=0.05')
   result = records.read_json(os.path.join(workdir, row['run'], 'result.json'))

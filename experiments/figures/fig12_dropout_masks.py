@@ -42,7 +42,7 @@ def get_sweep(argument=''):
     points=grid(
       {
         'dropout_masks': (1, 4, 16) if is_small else (1, 2, 4, 8, 16),
-        'total_epochs': (8.0, 24.0, 96.0) if is_small else (32.0, 64.0, 128.0, 256.0, 512.0),
+        'total_epochs': (24.0, 48.0, 96.0) if is_small else (32.0, 64.0, 128.0, 256.0, 512.0),
         'optimizer.learning_rate': powers_of_two(*((0.025, 4) if is_small else (0.0125, 5))),
         'seed': variant.seeds,
       }
