@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from typing import Any
 
 # Before TensorFlow or JAX are imported by anybody: their start-up notes are not for users.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
@@ -170,6 +171,15 @@ def _configure_logging() -> None:
     return record.levelno > std_logging.INFO and 'orbax' not in record.pathname
 
   handler.addFilter(is_for_users)
+  original = sys.excepthook
+
+  def hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    # Threads of the storage library print this, by the hundred, after a write has failed, as on a
+    # full disk; what failed reaches us as an error of its own.
+    if not (kind is RuntimeError and str(error) == 'Event loop is closed'):
+      original(kind, error, trace)
+
+  sys.excepthook = hook
 
 
 def _unknown_key(argv: list[str]) -> str:
