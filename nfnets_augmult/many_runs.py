@@ -76,18 +76,8 @@ def train_together(
         recorders = [
           records.Recorder(run.workdir, resume_step=checkpoints.latest_step or 0) for run in runs
         ]
-      watches = [
-        loop.Watch(
-          run.plan,
-          run.cadence,
-          evaluation_step=run.network.evaluation_step,
-          evaluation_batches={},
-          checkpoints=checkpoints,
-          recorder=recorder,
-          stop_requested=stop_requested,
-          name=name,
-          show_progress=run is runs[0],
-        )
+      logs = [
+        loop.RunLog(run.plan, run.cadence, recorder, name=name, show_progress=run is runs[0])
         for (name, run), recorder in zip(together.runs.items(), recorders, strict=True)
       ]
       state = loop.fit(
@@ -99,7 +89,7 @@ def train_together(
         ),
         steps_per_dispatch=assembly.steps_per_dispatch(config),
         watch=bundle.BundleWatch(
-          watches,
+          logs,
           evaluation_step=runs[0].network.evaluation_step,
           evaluation_batches=assembly.evaluated_splits(config, runs[0].data),
           checkpoints=checkpoints,

@@ -132,12 +132,10 @@ def train(
         ),
         steps_per_dispatch=assembly.steps_per_dispatch(config),
         watch=loop.Watch(
-          plan,
-          run.cadence,
+          [loop.RunLog(plan, run.cadence, recorder)],
           evaluation_step=run.network.evaluation_step,
           evaluation_batches=assembly.evaluated_splits(config, run.data),
           checkpoints=checkpoints,
-          recorder=recorder,
           stop_requested=stop_requested,
         ),
       )

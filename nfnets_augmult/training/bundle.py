@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nfnets_augmult.training import devices, loop
+from nfnets_augmult.training import loop
 from nfnets_augmult.training.checkpoints import Checkpoints
 from nfnets_augmult.training.state import TrainState
-from nfnets_augmult.training.step import AXIS_NAME, Metrics
+from nfnets_augmult.training.step import Metrics
 
 
 class BundleState(NamedTuple):
@@ -74,12 +74,12 @@ def make_bundle_step(
   return step
 
 
-class BundleWatch:
-  """Watches a bundle for the loop: a `loop.Watch` for each run, and one checkpoint for all."""
+class BundleWatch(loop.Watch):
+  """Watches a bundle for the loop: runs that diverge end by themselves, and the others go on."""
 
   def __init__(
     self,
-    watches: Sequence[loop.Watch],
+    logs: Sequence[loop.RunLog],
     *,
     evaluation_step: Callable[..., Any],
     evaluation_batches: dict[str, Callable[[], Iterator[dict[str, np.ndarray]]]],
@@ -91,7 +91,7 @@ class BundleWatch:
     """Takes what it works with.
 
     Args:
-      watches: of the runs.
+      logs: of the runs.
       evaluation_step: of one run on one device; vmapped and pmapped here.
       evaluation_batches: see `loop.Watch`.
       checkpoints: where the states of the bundle go.
@@ -99,108 +99,49 @@ class BundleWatch:
       diverged: runs that diverged before this start, with what there was to say.
       on_divergence: called when a run diverges, with its index and a message.
     """
-    self._watches = watches
-    self._evaluation_step = jax.pmap(
-      jax.vmap(evaluation_step, in_axes=(0, None)), axis_name=AXIS_NAME
+    super().__init__(
+      logs,
+      evaluation_step=jax.vmap(evaluation_step, in_axes=(0, None)),
+      evaluation_batches=evaluation_batches,
+      checkpoints=checkpoints,
+      stop_requested=stop_requested,
     )
-    self._evaluation_batches = evaluation_batches
-    self._checkpoints = checkpoints
-    self._stop_requested = stop_requested
     self._diverged = dict(diverged)
     self._on_divergence = on_divergence
-    self._in_flight = []
+    self._shown = logs[0]
 
-  def _going_on(self) -> list[tuple[int, loop.Watch]]:
-    return [(r, watch) for r, watch in enumerate(self._watches) if r not in self._diverged]
+  def going_on(self) -> list[tuple[int, loop.RunLog]]:
+    """See `loop.Watch`."""
+    return [(r, log) for r, log in super().going_on() if r not in self._diverged]
 
   def start(self, step: int) -> None:
     """Begins at `step`."""
-    self._first_step = step
-    for watch in self._watches:
-      watch.start(step)
-    self._shown = self._watches[0]
-    self._refuse_if_all_diverged()
-    self._show_one_that_goes_on()
+    super().start(step)
+    self._go_on_with_others()
 
-  def is_evaluation_due(self, step: int) -> bool:
-    """See `loop.Watch`."""
-    return self._watches[0].is_evaluation_due(step)
+  def look_at_step(self, step: int, metrics: dict[str, np.ndarray]) -> None:
+    """See `loop.Watch`; raises DivergedError if all runs have diverged."""
+    for r, log in self.going_on():
+      try:
+        log.look_at_step(step, {key: float(values[r]) for key, values in metrics.items()})
+      except loop.DivergedError as error:
+        self._diverged[r] = f'{log.name}: {error}'
+        self._on_divergence(r, str(error))
+    self._go_on_with_others()
 
-  def is_evaluated(self, step: int) -> bool:
-    """Whether the evaluation of this step is recorded for all runs that go on."""
-    return all(watch.is_evaluated(step) for _, watch in self._going_on())
-
-  def is_stopping(self, step: int) -> bool:
-    """See `loop.Watch`."""
-    return self._watches[0].is_stopping(step)
-
-  def look_at(self, step: int, stop: int, metrics: Metrics) -> None:
-    """Takes the metrics of steps that were just dispatched, and looks at those that are done."""
-    self._in_flight.append((step, stop, metrics))
-    if step == self._first_step:  # has waited for compilation
-      self._look_at_all()
-      for watch in self._watches:
-        watch.progress.reset_clock(stop)
-    while len(self._in_flight) > devices.max_steps_in_flight():
-      self._look_at_oldest()
-
-  def _look_at_all(self) -> None:
-    while self._in_flight:
-      self._look_at_oldest()
-
-  def _look_at_oldest(self) -> None:
-    first, stop, metrics = self._in_flight.pop(0)
-    metrics = {
-      key: values.reshape(-1, len(self._watches))  # [K, R], also of a single step
-      for key, values in devices.first_replica(metrics).items()
-    }
-    for index in range(stop - first):
-      for r, watch in self._going_on():
-        try:
-          watch.look_at_step(
-            first + 1 + index, {key: float(values[index, r]) for key, values in metrics.items()}
-          )
-        except loop.DivergedError as error:
-          self._diverged[r] = f'{watch.name}: {error}'
-          self._on_divergence(r, str(error))
-    self._refuse_if_all_diverged()
-    self._show_one_that_goes_on()
-
-  def _show_one_that_goes_on(self) -> None:
-    """The first one; if it has diverged, the next one gets its bar."""
-    _, heir = self._going_on()[0]
+  def _go_on_with_others(self) -> None:
+    """Shows the progress of a run that goes on; raises DivergedError if there is none."""
+    if not self.going_on():
+      raise loop.DivergedError(f'all runs diverged: {"; ".join(self._diverged.values())}')
+    _, heir = self.going_on()[0]
     if heir is not self._shown:
       heir.progress, self._shown.progress = self._shown.progress, heir.progress
       heir.progress.name, self._shown.progress.name = heir.name, self._shown.name
       self._shown = heir
 
-  def _refuse_if_all_diverged(self) -> None:
-    if not self._going_on():
-      raise loop.DivergedError(f'all runs diverged: {"; ".join(self._diverged.values())}')
-
-  def save(self, state: BundleState) -> None:
-    """Saves the state of all runs, after a look at all metrics up to it."""
-    self._look_at_all()
-    self._checkpoints.save(devices.first_replica(state))
-
   def evaluate(self, step: int, state: BundleState) -> None:
     """Evaluates all runs together and records what comes out for those that go on."""
-    results = loop.evaluate_splits(
-      self._evaluation_step,
-      state.runs,
-      self._evaluation_batches,
-      checkpoints=self._checkpoints,
-      stop_requested=self._stop_requested,
-    )
-    for r, watch in self._going_on():
-      if not watch.is_evaluated(step):
-        watch.record_evaluation(step, jax.tree.map(lambda values, r=r: float(values[r]), results))
-
-  def wait(self) -> None:
-    """Waits until what was saved is written."""
-    self._checkpoints.wait()
-
-  def close(self) -> None:
-    """Ends the displays of progress."""
-    for watch in self._watches:
-      watch.close()
+    results = self.evaluate_splits(state.runs)
+    for r, log in self.going_on():
+      if not log.is_evaluated(step):
+        log.record_evaluation(step, jax.tree.map(lambda values, r=r: float(values[r]), results))

@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -110,18 +110,15 @@ def fit(
     watch.close()
 
 
-class Watch:
-  """The side of a run that only watches: metrics, evaluations, checkpoints."""
+class RunLog:
+  """What one run says of itself: metrics, evaluations, progress."""
 
   def __init__(
     self,
     plan: Plan,
     cadence: Cadence,
-    evaluation_step: Callable[..., Any],
-    evaluation_batches: dict[str, Callable[[], Iterator[dict[str, np.ndarray]]]],
-    checkpoints: Checkpoints,
     recorder: Recorder | None,
-    stop_requested: Callable[[], bool],
+    *,
     show_progress: bool = True,
     name: str = '',
   ):
@@ -130,29 +127,19 @@ class Watch:
     Args:
       plan: of the run.
       cadence: how often to log, save and evaluate.
-      evaluation_step: see `step.make_evaluation_step`; pmapped here.
-      evaluation_batches: for each split, by the name under which it is recorded, its batches.
-      checkpoints: where states go.
       recorder: where metrics go; None on all hosts but the first.
-      stop_requested: looked at between dispatches, and between the batches of an evaluation.
       show_progress: whether people see how it goes, where there is a recorder.
       name: of the run, where several train together.
     """
-    self._plan = plan
-    self._cadence = cadence
-    self._evaluation_step = jax.pmap(evaluation_step, axis_name=AXIS_NAME)
-    self._evaluation_batches = evaluation_batches
-    self._checkpoints = checkpoints
-    self._recorder = recorder
-    self._stop_requested = stop_requested
-    self._show_progress = show_progress
+    self.cadence = cadence
     self.name = name
-    self._in_flight = collections.deque()
+    self._plan = plan
+    self._recorder = recorder
+    self._show_progress = show_progress
     self._since_log = []
 
   def start(self, step: int) -> None:
     """Begins at `step`."""
-    self._first_step = step
     self.progress = Progress(
       start_step=step,
       total_steps=self._plan.total_steps,
@@ -162,42 +149,14 @@ class Watch:
     )
 
   def is_evaluation_due(self, step: int) -> bool:
-    """Whether to evaluate at `step`: regularly, but not shortly before the last step, and there."""
+    """See `Watch`."""
     left = self._plan.total_steps - step
-    every = self._cadence.evaluate
+    every = self.cadence.evaluate
     return left == 0 or (step > 0 and step % every == 0 and 2 * left >= every)
 
   def is_evaluated(self, step: int) -> bool:
-    """Whether a run that was killed since has evaluated this step; the same on all hosts."""
-    done = self._recorder is not None and self._recorder.has(step, BEST_BY)
-    return _any_host(done)
-
-  def is_stopping(self, step: int) -> bool:
-    """Whether any host was asked to stop; hosts ask each other as rarely as they log."""
-    if jax.process_count() == 1:
-      return self._stop_requested()
-    return step % self._cadence.log == 0 and _any_host(self._stop_requested())
-
-  def look_at(self, step: int, stop: int, metrics: dict[str, jax.Array]) -> None:
-    """Takes the metrics of steps that were just dispatched, and looks at those that are done."""
-    self._in_flight.append((step, stop, metrics))
-    if step == self._first_step:  # has waited for compilation
-      self._look_at_all()
-      self.progress.reset_clock(stop)
-    while len(self._in_flight) > devices.max_steps_in_flight():
-      self._look_at_oldest()
-
-  def _look_at_all(self) -> None:
-    while self._in_flight:
-      self._look_at_oldest()
-
-  def _look_at_oldest(self) -> None:
-    step, stop, metrics = self._in_flight.popleft()
-    metrics = {key: np.ravel(value) for key, value in devices.first_replica(metrics).items()}
-    for index in range(stop - step):
-      self.look_at_step(
-        step + 1 + index, {key: float(values[index]) for key, values in metrics.items()}
-      )
+    """Whether this host has recorded an evaluation of this step."""
+    return self._recorder is not None and self._recorder.has(step, BEST_BY)
 
   def look_at_step(self, step: int, metrics: dict[str, float]) -> None:
     """Takes the metrics of one step, by name; raises DivergedError if they are not finite."""
@@ -206,7 +165,7 @@ class Watch:
         raise DivergedError(f'the {name.replace("_", " ")} of step {step} is {metrics[name]}')
     self._since_log.append(metrics)
     self.progress.advance(step, metrics)
-    if step % self._cadence.log == 0 or step == self._plan.total_steps:
+    if step % self.cadence.log == 0 or step == self._plan.total_steps:
       self._log(step)
 
   def _log(self, step: int) -> None:
@@ -236,28 +195,6 @@ class Watch:
     """Ends the display of progress."""
     self.progress.close()
 
-  def wait(self) -> None:
-    """Waits until what was saved is written."""
-    self._checkpoints.wait()
-
-  def save(self, state: TrainState) -> None:
-    """Saves a state, after a look at all metrics up to it: a bad state is never saved."""
-    self._look_at_all()
-    self._checkpoints.save(devices.first_replica(state))
-
-  def evaluate(self, step: int, state: TrainState) -> None:
-    """Evaluates the state on all splits, records what comes out, and keeps the best."""
-    results = evaluate_splits(
-      self._evaluation_step,
-      state,
-      self._evaluation_batches,
-      checkpoints=self._checkpoints,
-      stop_requested=self._stop_requested,
-    )
-    split, name, key = BEST_BY.split('/')
-    self._checkpoints.save_if_best(devices.first_replica(state), results[split][name][key])
-    self.record_evaluation(step, results)
-
   def record_evaluation(self, step: int, results: dict[str, dict[str, dict[str, float]]]) -> None:
     """Records means by split, name of the parameters and name of the mean."""
     values = {}
@@ -273,37 +210,126 @@ class Watch:
     self.progress.reset_clock(step)
 
 
-def evaluate_splits(
-  evaluation_step: Callable[..., Any],
-  state: Any,
-  batches: Mapping[str, Callable[[], Iterator[dict[str, np.ndarray]]]],
-  *,
-  checkpoints: Checkpoints,
-  stop_requested: Callable[[], bool],
-) -> dict[str, dict[str, dict[str, Any]]]:
-  """Returns the means of each split, for the last parameters, `raw`, and the averaged ones, `ema`.
+class Watch:
+  """The side of a run that only watches: metrics, evaluations, checkpoints."""
 
-  Args:
-    evaluation_step: pmapped, see `step.make_evaluation_step`.
-    state: with `params` and `ema_params`, replicated.
-    batches: of each split.
-    checkpoints: to wait for before stopping.
-    stop_requested: looked at between batches, where there is one process.
+  def __init__(
+    self,
+    logs: Sequence[RunLog],
+    *,
+    evaluation_step: Callable[..., Any],
+    evaluation_batches: dict[str, Callable[[], Iterator[dict[str, np.ndarray]]]],
+    checkpoints: Checkpoints,
+    stop_requested: Callable[[], bool],
+  ):
+    """Takes what it works with.
 
-  Raises:
-    StopRequested: the run was asked to stop.
-  """
+    Args:
+      logs: one, of the run; `bundle.BundleWatch` has several.
+      evaluation_step: see `step.make_evaluation_step`; pmapped here.
+      evaluation_batches: for each split, by the name under which it is recorded, its batches.
+      checkpoints: where states go.
+      stop_requested: looked at between dispatches, and between the batches of an evaluation.
+    """
+    self._logs = logs
+    self._evaluation_step = jax.pmap(evaluation_step, axis_name=AXIS_NAME)
+    self._evaluation_batches = evaluation_batches
+    self._checkpoints = checkpoints
+    self._stop_requested = stop_requested
+    self._in_flight = collections.deque()
 
-  def check_stop() -> None:
-    if jax.process_count() == 1 and stop_requested():
-      checkpoints.wait()
-      raise StopRequested
+  def going_on(self) -> list[tuple[int, RunLog]]:
+    """Returns the logs of runs that have not diverged, with their places."""
+    return list(enumerate(self._logs))
 
-  params_by_name = {'raw': state.params, 'ema': state.ema_params}
-  return {
-    split: evaluation.evaluate(evaluation_step, params_by_name, make(), check_stop=check_stop)
-    for split, make in batches.items()
-  }
+  def start(self, step: int) -> None:
+    """Begins at `step`."""
+    self._first_step = step
+    for log in self._logs:
+      log.start(step)
+
+  def is_evaluation_due(self, step: int) -> bool:
+    """Whether to evaluate at `step`: regularly, but not shortly before the last step, and there."""
+    return self._logs[0].is_evaluation_due(step)
+
+  def is_evaluated(self, step: int) -> bool:
+    """Whether a run that was killed since has evaluated this step; the same on all hosts."""
+    return _any_host(all(log.is_evaluated(step) for _, log in self.going_on()))
+
+  def is_stopping(self, step: int) -> bool:
+    """Whether any host was asked to stop; hosts ask each other as rarely as they log."""
+    if jax.process_count() == 1:
+      return self._stop_requested()
+    return step % self._logs[0].cadence.log == 0 and _any_host(self._stop_requested())
+
+  def look_at(self, step: int, stop: int, metrics: dict[str, jax.Array]) -> None:
+    """Takes the metrics of steps that were just dispatched, and looks at those that are done."""
+    self._in_flight.append((step, stop, metrics))
+    if step == self._first_step:  # has waited for compilation
+      self._look_at_all()
+      for log in self._logs:
+        log.progress.reset_clock(stop)
+    while len(self._in_flight) > devices.max_steps_in_flight():
+      self._look_at_oldest()
+
+  def _look_at_all(self) -> None:
+    while self._in_flight:
+      self._look_at_oldest()
+
+  def _look_at_oldest(self) -> None:
+    step, stop, metrics = self._in_flight.popleft()
+    by_step = {
+      key: values.reshape(-1, len(self._logs))  # [K, R], also of a single step or run
+      for key, values in devices.first_replica(metrics).items()
+    }
+    for index in range(stop - step):
+      self.look_at_step(step + 1 + index, {key: values[index] for key, values in by_step.items()})
+
+  def look_at_step(self, step: int, metrics: dict[str, np.ndarray]) -> None:
+    """Takes the metrics of one step, each with an axis of runs."""
+    for place, log in self.going_on():
+      log.look_at_step(step, {key: float(values[place]) for key, values in metrics.items()})
+
+  def save(self, state: Any) -> None:
+    """Saves a state, after a look at all metrics up to it: a bad state is never saved."""
+    self._look_at_all()
+    self._checkpoints.save(devices.first_replica(state))
+
+  def evaluate(self, step: int, state: Any) -> None:
+    """Evaluates the state on all splits, records what comes out, and keeps the best."""
+    results = self.evaluate_splits(state)
+    split, name, key = BEST_BY.split('/')
+    self._checkpoints.save_if_best(devices.first_replica(state), results[split][name][key])
+    self._logs[0].record_evaluation(step, results)
+
+  def evaluate_splits(self, state: TrainState) -> dict[str, dict[str, dict[str, Any]]]:
+    """Returns the means of each split, for the last parameters, `raw`, and the averaged, `ema`.
+
+    Raises:
+      StopRequested: the run was asked to stop.
+    """
+
+    def check_stop() -> None:
+      if jax.process_count() == 1 and self._stop_requested():
+        self._checkpoints.wait()
+        raise StopRequested
+
+    params_by_name = {'raw': state.params, 'ema': state.ema_params}
+    return {
+      split: evaluation.evaluate(
+        self._evaluation_step, params_by_name, make(), check_stop=check_stop
+      )
+      for split, make in self._evaluation_batches.items()
+    }
+
+  def wait(self) -> None:
+    """Waits until what was saved is written."""
+    self._checkpoints.wait()
+
+  def close(self) -> None:
+    """Ends the displays of progress."""
+    for log in self._logs:
+      log.close()
 
 
 def _any_host(flag: bool) -> bool:

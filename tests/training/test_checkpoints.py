@@ -34,7 +34,7 @@ def test_restores_bit_for_bit_and_keeps_the_last_ones(tmp_path):
     _assert_equal(checkpoints.restore(_state(0)), _state(30))
     _assert_equal(checkpoints.restore(_state(0), which=20), _state(20))
     for absent in (10, '10', 'newest'):
-      with pytest.raises(CheckpointError, match='steps 20, 30'):
+      with pytest.raises(CheckpointError, match='has 20, 30'):
         checkpoints.restore(_state(0), which=absent)
 
 
