@@ -77,7 +77,7 @@ def test_a_look_changes_nothing(tmp_path):
 def test_nothing_there(tmp_path):
   with (
     Checkpoints(str(tmp_path)) as checkpoints,
-    pytest.raises(CheckpointError, match='it has steps none'),
+    pytest.raises(CheckpointError, match='it has none'),
   ):
     checkpoints.restore(_state(0))
 
