@@ -321,12 +321,14 @@ def _draw_lines(
   for key, style in styles.items():
     cells = [(x, cell) for x, cell in points(lines.get(key, ())) if x is not None]
     cells.sort(key=lambda point: point[0])
-    measured = [(x, cell) for x, cell in cells if cell.status == 'measured']
+    measured = [i for i, (_, cell) in enumerate(cells) if cell.status == 'measured']
+    # A point that diverged in between breaks the line.
+    drawn = cells[measured[0] : measured[-1] + 1] if measured else []
     if key in lines:
       axes.errorbar(
-        [x for x, _ in measured],
-        [factor * cell.mean for _, cell in measured],
-        yerr=[factor * (cell.standard_error or 0) for _, cell in measured],
+        [x for x, _ in drawn],
+        [factor * cell.mean if cell.values else math.nan for _, cell in drawn],
+        yerr=[factor * (cell.standard_error or 0) if cell.values else 0 for _, cell in drawn],
         color=style.color,
         marker=style.marker,
         ms=5,
@@ -339,7 +341,7 @@ def _draw_lines(
     of_line = [(x, cell.status) for x, cell in cells if cell.status != 'measured']
     if of_line:
       marks.append((style, of_line))
-    is_any_positive |= any(cell.mean > 0 for _, cell in measured)
+    is_any_positive |= any(cells[i][1].mean > 0 for i in measured)
   if is_logarithmic and is_any_positive:
     axes.set_yscale('log')
     low, high = axes.get_ylim()

@@ -198,6 +198,18 @@ def test_what_is_missing_or_has_diverged_is_shown_as_such():
   assert _curve(axes, 'n = 1') == [(0.1, 50.0)]
 
 
+def test_a_point_that_diverged_breaks_the_line():
+  found = [
+    _run(0.5, optimizer__learning_rate=0.1),
+    _run(status='diverged', optimizer__learning_rate=0.2),
+    _run(0.6, optimizer__learning_rate=0.4),
+  ]
+  (axes,) = figures.accuracy_against_learning_rate(found).axes
+  first, between, last = _curve(axes, 'n = 1')
+  assert (first, last) == ((0.1, 50.0), (0.4, 60.0))
+  assert between[0] == 0.2 and np.isnan(between[1])
+
+
 def test_runs_that_differ_in_more_than_the_question_get_panels_of_their_own():
   found = [_run(0.5), _run(0.6, batch_size=16), _run(0.7, **{'model__name': 'wrn_16_1'})]
   panels = figures.accuracy_against_length(found).axes
