@@ -13,8 +13,8 @@ which `--draw_only` draws the pictures again.
 
 Expected: at a growing batch the variance does not depend strongly on n; at a fixed batch it grows
 with n. The paper states no numbers besides its curves.
-Runs: one. Cost: 37,000 samples, forwards and backwards; an estimate: a few minutes on one
-accelerator, and about 20 minutes on two CPU cores.
+Runs: one. Cost: 37,000 samples, forwards and backwards; a few minutes on one accelerator, an
+estimate, and 15 minutes on two CPU cores, measured.
 
 A layer is a Haiku module, which the paper does not define. The SkipInit gains are modules of one
 parameter each: they weigh as much as a whole convolution in the mean over layers, and the
