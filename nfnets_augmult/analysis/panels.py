@@ -1,0 +1,220 @@
+"""How lines, marks and legends of the figures are drawn, the same in all panels."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from nfnets_augmult.analysis import runs as runs_lib
+from nfnets_augmult.analysis.runs import Cell, Run
+
+_MARKERS = 'os^Dv*Pp<>'
+_COLUMNS = 3
+_PANEL_INCHES = (3.6, 3.1)
+# For a point that has no value: by status, and whether the placement is `within`.
+_MARKS = {
+  ('diverged', True): ('x', 'diverged'),
+  ('diverged', False): ('+', 'diverged, neighbouring'),
+  ('missing', True): ('$?$', 'not run to its end'),
+  ('missing', False): ('$?$', 'not run to its end'),
+}
+_PUBLISHED_LABEL = 'paper (colour of its n)'
+_LAST_LABELS = (*(label for _, label in _MARKS.values()), _PUBLISHED_LABEL)
+
+
+class Style(NamedTuple):
+  """How the line of one n, number of dropout masks and placement looks, in all panels."""
+
+  color: Any
+  marker: str
+  is_within: bool
+  label: str
+
+
+def line_of(run: Run) -> tuple[int, int, str]:
+  """Returns what the runs of one line share."""
+  return run.augmult, run.dropout_masks, run.placement
+
+
+def make_styles(runs: Sequence[Run]) -> dict[tuple[int, int, str], Style]:
+  """Returns a style for each line, the same in all panels of a figure of these runs."""
+  lines = sorted({line_of(run) for run in runs}, key=lambda line: (line[:2], line[2] != 'within'))
+  colors = sorted({line[:2] for line in lines})
+  styles = {}
+  for augmult, masks, placement in lines:
+    order = colors.index((augmult, masks))
+    styles[augmult, masks, placement] = Style(
+      color=colormaps['viridis'](0.85 * order / max(1, len(colors) - 1)),
+      marker=_MARKERS[order % len(_MARKERS)],
+      is_within=placement == 'within',
+      label=_line_label(augmult, masks, placement, all_lines=lines),
+    )
+  return styles
+
+
+def draw_panels(
+  panels: Mapping[Any, Sequence[Run]], draw: Callable[[Axes, Any, Sequence[Run]], None]
+) -> Figure:
+  """Returns a figure of one panel for each group of runs, with a grid and a log axis.
+
+  Args:
+    panels: the groups, by their keys; up to three a row.
+    draw: draws one of them.
+  """
+  columns = 2 if len(panels) == 4 else min(_COLUMNS, max(1, len(panels)))
+  rows = max(1, -(-len(panels) // columns))
+  width, height = _PANEL_INCHES
+  size = max(columns * width, 4.4), rows * height + 0.5  # with room for the legend
+  figure = Figure(figsize=size, layout='constrained')
+  places = figure.subplots(rows, columns, squeeze=False).ravel()
+  for axes in places[len(panels) :]:
+    axes.remove()
+  for axes, (key, group) in zip(places, panels.items(), strict=False):
+    axes.set_xscale('log', base=2)
+    draw(axes, key, group)
+    _label_the_x_axis(axes)
+    axes.grid(alpha=0.3)
+  draw_legend(figure)
+  return figure
+
+
+def draw_legend(figure: Figure) -> None:
+  """Draws one legend for all panels, below them, where it covers nothing."""
+  found = {}
+  for axes in figure.axes:
+    handles, labels = axes.get_legend_handles_labels()
+    found |= dict(zip(labels, handles, strict=True))
+  found = dict(sorted(found.items(), key=lambda item: item[0] in _LAST_LABELS))
+  if found:
+    # At 8 points a column is about so many inches wide.
+    column_inches = 0.55 + 0.062 * max(map(len, found))
+    figure.legend(
+      found.values(),
+      found.keys(),
+      loc='outside lower center',
+      ncols=max(1, min(6, int(figure.get_figwidth() / column_inches))),
+      fontsize=8,
+    )
+
+
+def draw_lines(
+  axes: Axes,
+  runs: Sequence[Run],
+  points: Callable[[Sequence[Run]], list[tuple[float | None, Cell]]],
+  styles: Mapping[Any, Style],
+  *,
+  factor: float,
+  is_logarithmic: bool = False,
+) -> None:
+  """Draws a line for each style, and marks where there is no value.
+
+  Args:
+    axes: the panel.
+    runs: of the panel.
+    points: from the runs of one line to where its cells lie; None for those of unknown place.
+    styles: of the lines that the figure has, by `line_of`.
+    factor: of the values.
+    is_logarithmic: whether the axis of the values is.
+  """
+  marks, is_any_positive = [], False
+  lines = runs_lib.group(runs, line_of)
+  for key, style in styles.items():
+    cells = [(x, cell) for x, cell in points(lines.get(key, ())) if x is not None]
+    cells.sort(key=lambda point: point[0])
+    measured = [i for i, (_, cell) in enumerate(cells) if cell.status == 'measured']
+    # A point that diverged in between breaks the line.
+    drawn = cells[measured[0] : measured[-1] + 1] if measured else []
+    if key in lines:
+      axes.errorbar(
+        [x for x, _ in drawn],
+        [factor * cell.mean if cell.values else math.nan for _, cell in drawn],
+        yerr=[factor * (cell.standard_error or 0) if cell.values else 0 for _, cell in drawn],
+        color=style.color,
+        marker=style.marker,
+        ms=5,
+        mfc=style.color if style.is_within else 'white',
+        ls='-' if style.is_within else '--',
+        lw=1.4,
+        capsize=2,
+        label=style.label,
+      )
+    of_line = [(x, cell.status) for x, cell in cells if cell.status != 'measured']
+    if of_line:
+      marks.append((style, of_line))
+    is_any_positive |= any(cells[i][1].mean > 0 for i in measured)
+  if is_logarithmic and is_any_positive:
+    axes.set_yscale('log')
+    low, high = axes.get_ylim()
+    if high < 1.1 * low:  # an axis with a single value has next to no extent
+      axes.set_ylim(low / 2, high * 2)
+  _draw_marks(axes, marks)
+
+
+def _draw_marks(axes: Axes, marks: Sequence[tuple[Style, Sequence[tuple[float, str]]]]) -> None:
+  """A row for each line, in a band that is made for them below the data."""
+  if not marks:
+    return
+  row_height = min(0.055, 0.4 / len(marks))
+  band = row_height * (len(marks) + 0.5)
+  low, high = axes.get_ylim()
+  if axes.get_yscale() == 'log':
+    axes.set_ylim(math.exp(math.log(low) - band / (1 - band) * math.log(high / low)), high)
+  else:
+    axes.set_ylim(low - band / (1 - band) * (high - low), high)
+  for row, (style, of_line) in enumerate(marks):
+    for x, status in of_line:
+      marker, label = _MARKS[status, style.is_within]
+      axes.plot(
+        [x],
+        [row_height * (row + 0.7)],
+        color=style.color,
+        marker=marker,
+        ms=6,
+        ls='',
+        transform=axes.get_xaxis_transform(),
+        clip_on=False,
+      )
+      if label not in axes.get_legend_handles_labels()[1]:
+        axes.add_line(Line2D([], [], color='0.3', marker=marker, ls='', label=label))
+
+
+def draw_published(axes: Axes, x: float, top_1: float, *, color: Any) -> None:
+  """Draws a number of the paper, in percent, as a star."""
+  axes.plot([x], [top_1], '*', ms=10, mec=color, mfc='white', mew=1.3, ls='', zorder=4)
+  if _PUBLISHED_LABEL not in axes.get_legend_handles_labels()[1]:
+    proxy = Line2D([], [], color='0.3', marker='*', mfc='white', ls='', label=_PUBLISHED_LABEL)
+    axes.add_line(proxy)
+
+
+def _line_label(
+  augmult: int, masks: int, placement: str, *, all_lines: Sequence[tuple[int, int, str]]
+) -> str:
+  """What n counts, which is copies unless the runs differ in the number of dropout masks."""
+  parts = [f'n = {augmult}']
+  if len({line[1] for line in all_lines}) > 1:
+    is_figure_12 = len({line[0] for line in all_lines}) == 1
+    masks_text = f'{masks} dropout mask' + 's' * (masks > 1)
+    parts = [f'n = {masks_text}'] if is_figure_12 else [*parts, masks_text]
+  return ', '.join(parts + [placement] * (placement != 'within'))
+
+
+def _label_the_x_axis(axes: Axes) -> None:
+  """Labels the values that occur, every other one where there are many."""
+  values = sorted({float(x) for line in axes.lines for x in line.get_xdata()})
+  if len(values) == 1:  # an axis without an extent cannot be drawn
+    axes.set_xlim(values[0] / 2, values[0] * 2)
+  apart = [x for x, before in zip(values, [0, *values], strict=False) if x > 1.2 * before]
+  ticks = apart[:: -(-len(apart) // 6)] if apart else []
+  axes.set_xticks(ticks, [_tick_text(x) for x in ticks], fontsize=8)
+  axes.set_xticks([], minor=True)
+
+
+def _tick_text(x: float) -> str:
+  for unit, suffix in ((1e6, 'M'), (1e3, 'k')):
+    if x >= 10 * unit or (unit == 1e6 and x >= unit):
+      return f'{x / unit:.3g}{suffix}'
+  return f'{x:,.0f}' if x >= 1000 else f'{x:.4g}'
