@@ -207,7 +207,12 @@ def _label_the_x_axis(axes: Axes) -> None:
   values = sorted({float(x) for line in axes.lines for x in line.get_xdata()})
   if len(values) == 1:  # an axis without an extent cannot be drawn
     axes.set_xlim(values[0] / 2, values[0] * 2)
-  apart = [x for x, before in zip(values, [0, *values], strict=False) if x > 1.2 * before]
+  # Labels closer than an eighth of the axis would run into each other.
+  least_ratio = max(1.2, (values[-1] / values[0]) ** 0.12) if values else 1.0
+  apart = []
+  for x in values:
+    if not apart or x > least_ratio * apart[-1]:
+      apart.append(x)
   ticks = apart[:: -(-len(apart) // 6)] if apart else []
   axes.set_xticks(ticks, [_tick_text(x) for x in ticks], fontsize=8)
   axes.set_xticks([], minor=True)
