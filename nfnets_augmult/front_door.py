@@ -139,7 +139,8 @@ class StopSignals:
 def _parse(argv: list[str]) -> list[str]:
   """Reads the flags; what is wrong with them becomes one message."""
   overrides = [argument for argument in argv if argument.lstrip('-').startswith('config.')]
-  if overrides and not any(a.lstrip('-').split('=')[0] == 'config' for a in argv):
+  has_file = any(argument.lstrip('-').split('=')[0] == 'config' for argument in argv)
+  if overrides and 'config' in flags.FLAGS and not has_file:
     fail(f'{overrides[0]} overrides a config file: say --config=FILE.py as well')
   try:
     rest = flags.FLAGS(argv)

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from nfnets_augmult import assembly, configs, sweep_units, sweeps, train
+from nfnets_augmult import assembly, sweep_units, sweeps, train
 from nfnets_augmult.training import loop, records
 
 # Below this a compilation is not worth a file.
@@ -81,10 +81,10 @@ def commands(
     config_path: what `--config` says.
     workdir: of the sweep.
   """
-  plain = configs.flatten(sweeps.load_sweep(config_path).base)
+  plain = sweeps.load_sweep(config_path).base
   for point in points:
-    ours = configs.flatten(sweep.config(point))
-    overrides = [f'--config.{key}={value}' for key, value in ours.items() if value != plain[key]]
+    differing = sweeps.difference(sweep.config(point), plain)
+    overrides = [f'--config.{key}={value}' for key, value in differing.items()]
     words = ['python', '-m', 'nfnets_augmult.train', f'--config={config_path}', *overrides]
     yield shlex.join([*words, f'--workdir={os.path.join(workdir, sweeps.point_name(point))}'])
 

@@ -128,6 +128,15 @@ def test_of_a_run_with_its_own_config_and_drawn_again(tmp_path):
   assert (tmp_path / 'variance.png').read_bytes().startswith(b'\x89PNG')
 
 
+def test_an_override_without_a_config_file_says_what_it_needs(tmp_path):
+  program = [sys.executable, '-m', 'nfnets_augmult.analysis.variance', f'--workdir={tmp_path}']
+  done = subprocess.run(
+    [*program, '--config.augmentation.pad=2'], cwd=ROOT, capture_output=True, text=True, check=False
+  )
+  assert done.returncode == 1
+  assert done.stderr.startswith('error: --config.augmentation.pad=2 overrides a config file')
+
+
 @pytest.mark.parametrize(
   ('numbers', 'word'),
   [
