@@ -231,12 +231,24 @@ def check_images_fit(config: ml_collections.ConfigDict, data: Data, network: Net
     ) from error
 
 
+def make_schedule(
+  config: ml_collections.ConfigDict, plan: plan_lib.Plan, *, peak: float | None = None
+) -> schedules.Schedule:
+  """Returns the learning rate by step; its peak is the config's, or `peak`."""
+  return schedules.make_schedule(
+    config.optimizer.schedule,
+    config.optimizer.learning_rate if peak is None else peak,
+    total_steps=plan.total_steps,
+    warmup_steps=config.optimizer.warmup_steps,
+  )
+
+
 def make_train_step(
   config: ml_collections.ConfigDict,
   network: Network,
   plan: plan_lib.Plan,
   *,
-  learning_rate: jax.Array | None = None,
+  schedule: schedules.Schedule | None = None,
 ) -> tuple[Callable[..., Any], jax.Array]:
   """Returns the update of one device and the key of everything random in it.
 
@@ -244,25 +256,19 @@ def make_train_step(
     config: of the run.
     network: of the run.
     plan: of the run.
-    learning_rate: float32 scalar, the peak of the schedule instead of the config's; it may be an
-      argument of the compiled program.
+    schedule: learning rate by step, instead of the config's; it may use arguments of the compiled
+      program.
   """
-  schedule = schedules.make_schedule(
-    config.optimizer.schedule,
-    config.optimizer.learning_rate if learning_rate is None else 1.0,
-    total_steps=plan.total_steps,
-    warmup_steps=config.optimizer.warmup_steps,
-  )
   train_step = step_lib.make_train_step(
     classifier=network.classifier,
     optimizer=network.optimizer,
-    schedule=schedule if learning_rate is None else lambda step: learning_rate * schedule(step),
+    schedule=schedule or make_schedule(config, plan),
     ema_decay=config.ema_decay,
     label_smoothing=config.label_smoothing,
     dropout_masks=config.dropout_masks,
     sharpness=_sharpness(config, plan),
   )
-  return train_step, _key(config, 'steps')
+  return train_step, steps_key(config)
 
 
 def read_initial_params(config: ml_collections.ConfigDict, network: Network) -> Any | None:
@@ -306,22 +312,48 @@ def make_advance(
   data: Data,
   plan: plan_lib.Plan,
   train_step: feeding.TrainStep,
-  key: jax.Array,
+  key: Any,
   *,
   start_step: int,
 ) -> feeding.Advance:
   """Returns what trains from `start_step` on, with batches made where the config says."""
-  if config.input == 'device':
+  restart = make_restartable(config, data, plan, train_step)
+  return restart(key, multiplicity=plan.multiplicity, start_step=start_step)
+
+
+def make_restartable(
+  config: ml_collections.ConfigDict,
+  data: Data,
+  plan: plan_lib.Plan,
+  train_step: feeding.TrainStep,
+) -> Callable[..., feeding.Advance]:
+  """Returns a function that makes any number of `Advance`s, which share one compiled program.
+
+  It takes the last argument of `train_step`, a key or another tree of arrays, and by keyword the
+  `multiplicity`, which may differ from that of `plan` in its seed, and the `start_step`.
+  """
+  if config.input != 'device':
+
+    def from_host(key: Any, *, multiplicity: Multiplicity, start_step: int) -> feeding.Advance:
+      batches = train_batches(
+        config, data.train, multiplicity, start_step=start_step, stop_step=plan.total_steps
+      )
+      return feeding.from_host(train_step, key=key, batches=batches)
+
+    return from_host
+
+  one_step = feeding.with_batch_made(train_step, make_device_batch(config, plan.multiplicity))
+
+  def on_devices(key: Any, *, multiplicity: Multiplicity, start_step: int) -> feeding.Advance:
+    del start_step  # images are looked up by the step that is asked for
     return feeding.on_devices(
-      feeding.with_batch_made(train_step, make_device_batch(config, plan.multiplicity)),
-      constants=(place_on_devices(data.train, plan.multiplicity), devices.replicate(key)),
-      images=plan.multiplicity.images,
+      one_step,
+      constants=(place_on_devices(data.train, multiplicity), devices.replicate(key)),
+      images=multiplicity.images,
       most_steps=steps_per_dispatch(config),
     )
-  batches = train_batches(
-    config, data.train, plan.multiplicity, start_step=start_step, stop_step=plan.total_steps
-  )
-  return feeding.from_host(train_step, key=key, batches=batches)
+
+  return on_devices
 
 
 def make_bundle_advance(
@@ -341,10 +373,13 @@ def make_bundle_advance(
     key: jax.Array,
     learning_rate: jax.Array,
   ) -> tuple[state_lib.TrainState, step_lib.Metrics]:
-    train_step, _ = make_train_step(config, network, plan, learning_rate=learning_rate)
+    schedule = make_schedule(config, plan, peak=1.0)
+    train_step, _ = make_train_step(
+      config, network, plan, schedule=lambda step: learning_rate * schedule(step)
+    )
     return train_step(state, make_batch(data, images), key)
 
-  keys = np.stack([_key(of_run, 'steps') for of_run in configs_of_runs])
+  keys = np.stack([steps_key(of_run) for of_run in configs_of_runs])
   learning_rates = np.array([p.learning_rate for p in plans], np.float32)
   # Runs that share a seed share their batches.
   by_seed = {p.multiplicity.seed: p.multiplicity for p in plans}
@@ -575,6 +610,11 @@ def _check_runs(config: ml_collections.ConfigDict) -> None:
     )
   for single in split_runs(config).values():
     check(single)
+
+
+def steps_key(config: ml_collections.ConfigDict) -> jax.Array:
+  """Returns the key of everything random in the training steps."""
+  return _key(config, 'steps')
 
 
 def parameters_key(config: ml_collections.ConfigDict) -> jax.Array:

@@ -58,7 +58,7 @@ def prepare(
 
   Args:
     config: of one run.
-    workdir: of the run.
+    workdir: of the run; '' if nothing is to be kept of it.
     data: what `assembly.load_data` returned for this data set, if it is at hand.
 
   Raises:
@@ -173,7 +173,9 @@ def _first_state(run: Run, checkpoints: Checkpoints) -> TrainState:
 
 
 def check_workdir(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Raises ValueError if `workdir` holds a run with another config."""
+  """Raises ValueError if `workdir`, unless it is '', holds a run with another config."""
+  if not workdir:
+    return
   if '://' in workdir:
     raise ValueError(f'workdir={workdir!r} must be a path of the file system, mounted if need be')
   if os.path.exists(workdir) and not os.path.isdir(workdir):
