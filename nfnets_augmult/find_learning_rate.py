@@ -328,10 +328,9 @@ def _agreement(findings: Findings) -> str:
 
 def _margin(own: float, largest: float) -> str:
   if own > largest:
-    return f'{own / largest:.3g} times the largest stable one: too large'
-  if own * 2 > largest:
-    return f'{largest / own:.3g} times below the largest stable one: little room, take half of it'
-  return f'{largest / own:.3g} times below the largest stable one'
+    return f'{own / largest:.3g} times the largest stable one, too large'
+  room = f'the largest stable one is {largest / own:.3g} times that'
+  return room if largest >= 2 * own else f'{room}, too little room'
 
 
 def _other_n(findings: Findings) -> list[str]:

@@ -95,7 +95,7 @@ def train_together(
           checkpoints=checkpoints,
           stop_requested=stop_requested,
           diverged=diverged,
-          on_divergence=lambda index, message: _note_divergence(runs[index], message),
+          on_divergence=lambda index, error: _note_divergence(runs[index], error),
         ),
       )
     finally:
@@ -176,7 +176,7 @@ def _diverged_before(runs: Sequence[train.Run], state: bundle.BundleState) -> di
   return diverged
 
 
-def _note_divergence(run: train.Run, message: str) -> None:
-  logging.info('%s: %s; it stops here', os.path.basename(run.workdir), message)
+def _note_divergence(run: train.Run, error: loop.DivergedError) -> None:
+  logging.info('%s: %s; it stops here', os.path.basename(run.workdir), error)
   if jax.process_index() == 0:
-    records.write_status(run.workdir, 'diverged', message)
+    records.write_status(run.workdir, 'diverged', str(error), error.facts)

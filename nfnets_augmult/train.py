@@ -13,6 +13,7 @@ import dataclasses
 import os
 import pathlib
 import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -141,7 +142,7 @@ def train(
       )
     except loop.DivergedError as error:
       if is_first_host:
-        records.write_status(workdir, 'diverged', str(error))
+        records.write_status(workdir, 'diverged', str(error), error.facts)
       raise
     finally:
       if recorder:
@@ -280,7 +281,8 @@ def draw_curves(run: Run) -> None:
     f'batch size {plan.multiplicity.batch_size}, peak learning rate {plan.learning_rate:g}'
   )
   run_records = records.read_metrics(os.path.join(run.workdir, 'metrics.jsonl'))
-  figure = curves.draw_curves(run_records, title=title)
+  divergence = records.read_divergence(run.workdir)
+  figure = curves.draw_curves(run_records, title=title, divergence=divergence)
   figure.savefig(f'{path}.tmp', format='png', dpi=120)
   os.replace(f'{path}.tmp', path)
 
@@ -289,14 +291,21 @@ def report(result: dict[str, Any], workdir: str, what: str) -> None:
   """Prints the result of a finished run; `what` begins the first line."""
   print(f'{what} after {result["step"]:,} steps, {result["epoch"]:.2f} epochs.')
   for name, label in (('raw', 'last parameters'), ('ema', 'averaged parameters')):
+    cross_entropy = result[f'test/{name}/cross_entropy']
     print(
       f'  test accuracy, {label}: top-1 {100 * result[f"test/{name}/top_1"]:.2f} %, '
-      f'top-5 {100 * result[f"test/{name}/top_5"]:.2f} %, '
-      f'cross entropy {result[f"test/{name}/cross_entropy"]:.4f}'
+      f'top-5 {100 * result[f"test/{name}/top_5"]:.2f} %, cross entropy '
+      + ('not finite' if cross_entropy is None else f'{cross_entropy:.4f}')
     )
   print(f'  pictures: {workdir}/contact_sheet.png, {workdir}/curves.png')
   print(f'  records:  {workdir}/metrics.jsonl; tensorboard --logdir {workdir}/tensorboard')
   sys.stdout.flush()
+
+
+def _finder_command() -> str:
+  """The command that measures the stability of the config of this one."""
+  given = [argument for argument in sys.argv[1:] if argument.lstrip('-').startswith('config')]
+  return shlex.join(['python', '-m', 'nfnets_augmult.find_learning_rate', *given])
 
 
 def main() -> None:
@@ -335,8 +344,11 @@ def main() -> None:
     logging.info('stopped and saved in %s; the same command goes on from there', workdir)
   except loop.DivergedError as error:
     front_door.fail(
-      f'{error}; the run stops. The checkpoints in {workdir} are from before. A smaller '
-      'optimizer.learning_rate or more optimizer.warmup_steps may help, in another --workdir'
+      f'{error}. The run stops, and nothing after that step is saved; {workdir}/curves.png shows how '
+      f'it went. How large the learning rate can be, this measures: {_finder_command()}. '
+      'Then train with a smaller optimizer.learning_rate in another --workdir; adaptive gradient '
+      'clipping (optimizer.clipping=0.1) and a warm-up (optimizer.warmup_steps) make larger ones '
+      'possible'
     )
   except (CheckpointError, BadDataError) as error:
     front_door.fail(str(error))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Name in the records, label, and style of what each panel shows.
@@ -24,12 +25,19 @@ _ACCURACY = (
 )
 
 
-def draw_curves(records: Sequence[Mapping[str, Any]], *, title: str) -> Figure:
+def draw_curves(
+  records: Sequence[Mapping[str, Any]],
+  *,
+  title: str,
+  divergence: Mapping[str, Any] | None = None,
+) -> Figure:
   """Returns a figure of cross entropy, top-1 accuracy and learning rate against epochs.
 
   Args:
     records: of `metrics.jsonl`, each with `step` and `epoch`; what is missing is not drawn.
     title: above the panels.
+    divergence: the `step` at which the run diverged and the `last_losses` up to it, see
+      `training.records.read_divergence`; None if it did not.
   """
   figure = Figure(figsize=(12, 4), layout='constrained')
   losses, accuracies, rates = figure.subplots(1, 3)
@@ -41,8 +49,12 @@ def draw_curves(records: Sequence[Mapping[str, Any]], *, title: str) -> Figure:
           [x for x, _ in points],
           [factor * y for _, y in points],
           label=label,
-          **{'ms': 3.5, 'lw': 1.5, **style},
+          # A line through one point would not be seen.
+          **{'ms': 3.5, 'lw': 1.5, 'marker': '.' if len(points) == 1 else None, **style},
         )
+  if divergence is not None:
+    _mark_divergence((losses, accuracies, rates), records, divergence)
+  for axes in (losses, accuracies):
     if axes.lines:
       axes.legend(fontsize=7)
   losses.set_yscale('log')
@@ -54,9 +66,29 @@ def draw_curves(records: Sequence[Mapping[str, Any]], *, title: str) -> Figure:
   rates.set_ylim(bottom=0)
   for axes in (losses, accuracies, rates):
     axes.set_xlabel('epochs (passes over the unique images)')
+    axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
   figure.suptitle(title)
   return figure
+
+
+def _mark_divergence(
+  panels: Sequence[Axes], records: Sequence[Mapping[str, Any]], divergence: Mapping[str, Any]
+) -> None:
+  """A line at the step, and the last losses one by one in the first panel."""
+  # Of a run without a record, steps are all there is.
+  epochs = [record['epoch'] / record['step'] for record in records if record['step']]
+  epochs_per_step = epochs[-1] if epochs else 1.0
+  step, last = divergence['step'], divergence['last_losses']
+  steps = range(step - len(last) + 1, step + 1)
+  points = [(epochs_per_step * s, y) for s, y in zip(steps, last, strict=True) if y is not None]
+  if points:
+    label = f'last {len(last)} losses' + f', {len(last) - len(points)} not finite' * (
+      len(points) < len(last)
+    )
+    panels[0].plot(*zip(*points, strict=True), '.', color='C3', ms=4, label=label)
+  for axes in panels:
+    axes.axvline(epochs_per_step * step, color='C3', lw=1, ls=':', label=f'diverged at step {step}')
 
 
 def _points(records: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:

@@ -4,12 +4,14 @@ The state, the metrics and all that differs between the runs have a leading axis
 which the step of one run is vmapped. The loop is that of a single run; here is what watches it.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from nfnets_augmult.training import loop
 from nfnets_augmult.training.checkpoints import Checkpoints
@@ -23,7 +25,8 @@ class BundleState(NamedTuple):
   Attributes:
     step: int32 scalar.
     runs: of every run, with a leading axis R; that of a diverged run is from before it diverged.
-    diverged_at: int32 `[R]`, the step whose loss or gradient was not finite, 0 while there is none.
+    diverged_at: int32 `[R]`, the step whose loss, gradient or new parameters were not finite, 0
+      while there is none.
   """
 
   step: jax.Array
@@ -48,8 +51,9 @@ def make_bundle_step(
   """Returns the update of all runs on one device; metrics have a leading axis R.
 
   The function takes the state, the images of the step with a leading axis R, the data, which the
-  runs share, and any number of arrays with a leading axis R. A run whose loss or gradient is not
-  finite keeps the state from before that step; no other run sees anything of it.
+  runs share, and any number of arrays with a leading axis R. A run whose loss, gradient or new
+  parameters are not finite keeps the state from before that step; no other run sees anything of it.
+  The metrics also have the `parameter_norm` after the update.
 
   Args:
     one_run: from the state of a run, its images, the data, and its arrays to state and metrics.
@@ -60,7 +64,11 @@ def make_bundle_step(
   ) -> tuple[BundleState, Metrics]:
     in_axes = (0, 0, None, *[0] * len(of_each_run))
     new, metrics = jax.vmap(one_run, in_axes=in_axes)(state.runs, images, data, *of_each_run)
-    is_finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['gradient_norm'])
+    metrics = dict(metrics, parameter_norm=jax.vmap(optax.global_norm)(new.params))
+    is_finite = functools.reduce(
+      jnp.logical_and,
+      [jnp.isfinite(metrics[key]) for key in ('loss', 'gradient_norm', 'parameter_norm')],
+    )
     first = (state.diverged_at == 0) & ~is_finite
     diverged_at = jnp.where(first, state.step + 1, state.diverged_at)
     is_going_on = diverged_at == 0
@@ -86,7 +94,7 @@ class BundleWatch(loop.Watch):
     checkpoints: Checkpoints,
     stop_requested: Callable[[], bool],
     diverged: dict[int, str],
-    on_divergence: Callable[[int, str], None],
+    on_divergence: Callable[[int, loop.DivergedError], None],
   ):
     """Takes what it works with.
 
@@ -97,7 +105,7 @@ class BundleWatch(loop.Watch):
       checkpoints: where the states of the bundle go.
       stop_requested: looked at between dispatches, and between the batches of an evaluation.
       diverged: runs that diverged before this start, with what there was to say.
-      on_divergence: called when a run diverges, with its index and a message.
+      on_divergence: called when a run diverges, with its index and how.
     """
     super().__init__(
       logs,
@@ -126,8 +134,11 @@ class BundleWatch(loop.Watch):
         log.look_at_step(step, {key: float(values[r]) for key, values in metrics.items()})
       except loop.DivergedError as error:
         self._diverged[r] = f'{log.name}: {error}'
-        self._on_divergence(r, str(error))
+        self._on_divergence(r, error)
     self._go_on_with_others()
+
+  def check_finite(self, state: BundleState) -> None:
+    """Does nothing: the step itself keeps parameters that are not finite out of the state."""
 
   def _go_on_with_others(self) -> None:
     """Shows the progress of a run that goes on; raises DivergedError if there is none."""

@@ -179,7 +179,7 @@ def _dead_above(ramp: Ramp, num_classes: int, best_loss: float) -> float:
     return math.inf
   learned = ramp.initial_loss - _LEARNED_SHARE * (ramp.initial_loss - best_loss)
   chance = math.log(num_classes)
-  return min(learned, chance) if best_loss < chance - noise else learned
+  return min(learned, chance) if best_loss < chance - noise / 2 else learned
 
 
 def _rise(losses: Sequence[float], limit: float) -> str:

@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from nfnets_augmult.training.feeding import Advance
 from nfnets_augmult.training.plan import Plan
 from nfnets_augmult.training.progress import Progress
 from nfnets_augmult.training.records import Recorder
+from nfnets_augmult.training.rises import RiseDetector
 from nfnets_augmult.training.state import TrainState
 from nfnets_augmult.training.step import AXIS_NAME
 
@@ -22,8 +23,21 @@ from nfnets_augmult.training.step import AXIS_NAME
 BEST_BY = 'test/ema/top_1'
 
 
+# How many of the last losses a diverged run leaves behind.
+_LAST_LOSSES = 10
+
+
 class DivergedError(RuntimeError):
-  """The loss or the gradient is no longer a finite number."""
+  """The loss, the gradient or the parameters are no longer finite numbers.
+
+  Attributes:
+    facts: `step`, the `learning_rate` there and the `last_losses` up to it, JSON values; empty
+      where several runs are meant.
+  """
+
+  def __init__(self, message: str, facts: Mapping[str, Any] | None = None):
+    super().__init__(message)
+    self.facts = dict(facts or {})
 
 
 class StopRequested(Exception):
@@ -137,6 +151,8 @@ class RunLog:
     self._recorder = recorder
     self._show_progress = show_progress
     self._since_log = []
+    self._last = collections.deque(maxlen=_LAST_LOSSES)
+    self._rises = RiseDetector()
 
   def start(self, step: int) -> None:
     """Begins at `step`."""
@@ -160,13 +176,34 @@ class RunLog:
 
   def look_at_step(self, step: int, metrics: dict[str, float]) -> None:
     """Takes the metrics of one step, by name; raises DivergedError if they are not finite."""
-    for name in ('loss', 'gradient_norm'):
-      if not math.isfinite(metrics[name]):
-        raise DivergedError(f'the {name.replace("_", " ")} of step {step} is {metrics[name]}')
+    self._last.append(metrics)
+    for name in ('loss', 'gradient_norm', 'parameter_norm'):
+      if name in metrics and not math.isfinite(metrics[name]):
+        raise self.diverged(step, f'the {name.replace("_", " ")} of step {step} is {metrics[name]}')
     self._since_log.append(metrics)
     self.progress.advance(step, metrics)
+    if rise := self._rises.add(metrics['loss']):
+      self.progress.say(
+        f'warning: the loss has jumped to {rise.loss:.3g} around step {step}, from a level of '
+        f'{rise.level:.3g}, at learning rate {metrics["learning_rate"]:.3g}; this may be the edge '
+        'of stability, which python -m nfnets_augmult.find_learning_rate measures'
+      )
     if step % self.cadence.log == 0 or step == self._plan.total_steps:
       self._log(step)
+
+  def diverged(self, step: int, what: str) -> DivergedError:
+    """Returns the error to raise because of `what`; records what there is up to `step`."""
+    if self._since_log:
+      self._log(step)
+    losses = [metrics['loss'] for metrics in self._last]
+    said, facts = what, {'step': step, 'last_losses': [_finite_or_none(loss) for loss in losses]}
+    if losses:
+      facts['learning_rate'] = self._last[-1]['learning_rate']
+      said += (
+        f', at learning rate {facts["learning_rate"]:.4g}; the last {len(losses)} losses: '
+        f'{", ".join(f"{loss:.4g}" for loss in losses)}'
+      )
+    return DivergedError(said, facts)
 
   def _log(self, step: int) -> None:
     values = {
@@ -291,9 +328,27 @@ class Watch:
       log.look_at_step(step, {key: float(values[place]) for key, values in metrics.items()})
 
   def save(self, state: Any) -> None:
-    """Saves a state, after a look at all metrics up to it: a bad state is never saved."""
+    """Saves a state, after a look at it and at all metrics up to it: a bad one is never saved.
+
+    Raises:
+      DivergedError: a metric or a parameter is not finite.
+      CheckpointError: this or the previous write failed.
+    """
     self._look_at_all()
-    self._checkpoints.save(devices.first_replica(state))
+    on_host = devices.first_replica(state)
+    self.check_finite(on_host)
+    self._checkpoints.save(on_host)
+
+  def check_finite(self, state: TrainState) -> None:
+    """Raises DivergedError if a parameter is not finite, as after a last update that was too long.
+
+    Of any other update the next loss tells.
+    """
+    if not all(
+      np.isfinite(leaf).all() for leaf in jax.tree.leaves((state.params, state.ema_params))
+    ):
+      step = int(state.step)
+      raise self._logs[0].diverged(step, f'the parameters after step {step} are not finite')
 
   def evaluate(self, step: int, state: Any) -> None:
     """Evaluates the state on all splits, records what comes out, and keeps the best."""
@@ -330,6 +385,10 @@ class Watch:
     """Ends the displays of progress."""
     for log in self._logs:
       log.close()
+
+
+def _finite_or_none(value: float) -> float | None:
+  return value if math.isfinite(value) else None
 
 
 def _any_host(flag: bool) -> bool:

@@ -55,16 +55,20 @@ def read_json(path: str) -> Any:
       raise DamagedError(f'{path} is damaged: {error}; remove it, or the folder') from error
 
 
-def write_status(workdir: str, status: str, message: str) -> None:
+def write_status(
+  workdir: str, status: str, message: str, facts: Mapping[str, Any] | None = None
+) -> None:
   """Leaves `status.json` in a work directory: why the run there ended before its last step.
 
   Args:
     workdir: of the run; made if need be.
     status: `'diverged'`, which is a result and happens again, or `'failed'`.
     message: for people.
+    facts: for programs, see `loop.DivergedError`.
   """
   os.makedirs(workdir, exist_ok=True)
-  write_json(os.path.join(workdir, 'status.json'), {'status': status, 'message': message})
+  ended = {'status': status, 'message': message, **(facts or {})}
+  write_json(os.path.join(workdir, 'status.json'), ended)
 
 
 def read_status(workdir: str) -> tuple[str, str]:
@@ -84,6 +88,18 @@ def read_status(workdir: str) -> tuple[str, str]:
     return 'failed', f'{path} is damaged'  # to be tried again
   started = os.path.exists(os.path.join(workdir, 'config.json'))
   return 'unfinished' if started else 'missing', ''
+
+
+def read_divergence(workdir: str) -> dict[str, Any] | None:
+  """Returns the facts of the divergence that ended the run in `workdir`, or None.
+
+  Those are `step`, `learning_rate` and `last_losses`, see `loop.DivergedError`.
+  """
+  with contextlib.suppress(DamagedError, AttributeError):
+    ended = read_json(os.path.join(workdir, 'status.json')) or {}
+    if ended.get('status') == 'diverged' and 'last_losses' in ended:
+      return ended
+  return None
 
 
 def clear_status(workdir: str) -> None:
