@@ -344,8 +344,8 @@ def main() -> None:
     logging.info('stopped and saved in %s; the same command goes on from there', workdir)
   except loop.DivergedError as error:
     front_door.fail(
-      f'{error}. The run stops, and nothing after that step is saved; {workdir}/curves.png shows how '
-      f'it went. How large the learning rate can be, this measures: {_finder_command()}. '
+      f'{error}. The run stops, and nothing after that step is saved; {workdir}/curves.png shows '
+      f'how it went. How large the learning rate can be, this measures: {_finder_command()}. '
       'Then train with a smaller optimizer.learning_rate in another --workdir; adaptive gradient '
       'clipping (optimizer.clipping=0.1) and a warm-up (optimizer.warmup_steps) make larger ones '
       'possible'
