@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from nfnets_augmult import models
-from nfnets_augmult.data import array_batches, device_input, loading, sources
+from nfnets_augmult.data import array_batches, device_input, identity, loading, sources
 from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.crop_flip import CropFlip
 from nfnets_augmult.data.evaluation_crop import EvaluationCrop
@@ -96,6 +96,98 @@ def load_data(config: ml_collections.ConfigDict) -> Data:
   sources.check_image_size(train, config.dataset.image_size)
   size = config.dataset.image_size
   return Data(train, test, (size, size, 3), _IMAGENET)
+
+
+def describe_data(data: Data) -> dict[str, Any]:
+  """Returns what a run remembers of its data, as JSON values.
+
+  The names of the classes in the order of their labels, what identifies the images of both splits,
+  and what the network takes for granted of them.
+  """
+  return {
+    'class_names': list(data.train.class_names),
+    'image_shape': list(data.image_shape),
+    'normalization': {key: list(values) for key, values in data.normalization._asdict().items()},
+    'train': identity.describe_split(data.train),
+    'test': identity.describe_split(data.test),
+  }
+
+
+def check_same_data(data: Data, then: dict[str, Any]) -> None:
+  """Raises ValueError, with what differs, if `data` is not what `describe_data` once described."""
+  now = describe_data(data)
+  names = now['class_names']
+  differ = sources.describe_class_changes(names, then['class_names'])
+  if differ:
+    differ = f'its classes differ: {differ}'
+  else:
+    changes = [
+      identity.describe_split_changes(now[split], then[split], split=split, class_names=names)
+      for split in ('train', 'test')
+    ]
+    differ = '; '.join(change for change in changes if change)
+  if differ:
+    raise ValueError(
+      f'the data set ({data.train.description}) is not the one that this run was trained on so '
+      f'far: {differ}. Put it back as it was, or start a new run in another --workdir; '
+      '--config.init_from=WORKDIR lets that begin with the parameters of this one'
+    )
+
+
+def as_trained(config: ml_collections.ConfigDict, data: Data, then: dict[str, Any] | None) -> Data:
+  """Returns `data` with the normalization that a run was trained with, for a look at that run.
+
+  Args:
+    config: of the run.
+    data: as it is now; where it lies may have changed.
+    then: what `describe_data` said when the run was started; None if it was not recorded.
+
+  Raises:
+    ValueError: the network does not take images of this shape; or labels would not mean the same.
+  """
+  if then is None:
+    return data
+  if list(data.image_shape)[-1] != then['image_shape'][-1]:
+    raise ValueError(
+      f'dataset.data_dir={config.dataset.data_dir!r} holds images of {data.image_shape[-1]} '
+      f'channels; the run was trained with {then["image_shape"][-1]}'
+    )
+  normalization = step_lib.Normalization(
+    *(tuple(then['normalization'][key]) for key in ('mean', 'std'))
+  )
+  return dataclasses.replace(data, normalization=normalization)
+
+
+def match_classes(
+  source: sources.Source, class_names: Sequence[str], *, map_by_name: bool | None = None
+) -> sources.Source:
+  """Returns `source` with labels that count in the classes of a run.
+
+  Args:
+    source: images to look at.
+    class_names: of the run, in the order of its labels.
+    map_by_name: whether classes in another order, or only some of them, are found by their names;
+      None if that cannot be asked for.
+
+  Raises:
+    ValueError: the classes differ, and are not or cannot be mapped; the message says how.
+  """
+  differ = sources.describe_class_changes(source.class_names, class_names)
+  if not differ:
+    return source
+  if map_by_name:
+    return identity.map_classes(source, class_names)
+  counts = f'{len(source.class_names):,} classes here, {len(class_names):,} in the run'
+  can_map = set(source.class_names) <= set(class_names)
+  raise ValueError(
+    f'{source.description} does not have the classes that the network was trained for ({counts}): '
+    f'{differ}. '
+    + (
+      'If equal names mean equal classes, --map_classes_by_name finds them by their names'
+      if can_map and map_by_name is not None
+      else 'Accuracies would compare different things; give the data that belong to the run'
+    )
+  )
 
 
 def needs_tensorflow(config: ml_collections.ConfigDict) -> bool:
@@ -197,9 +289,11 @@ class Network:
   evaluation_step: Callable[..., Any]
 
 
-def make_network(config: ml_collections.ConfigDict, data: Data) -> Network:
-  """Returns model and optimiser for images and classes like those of `data`."""
-  model = _make_model(config, num_classes=len(data.train.class_names))
+def make_network(
+  config: ml_collections.ConfigDict, data: Data, *, num_classes: int | None = None
+) -> Network:
+  """Returns model and optimiser for images like those of `data`, and its classes or so many."""
+  model = _make_model(config, num_classes=num_classes or len(data.train.class_names))
   classifier = step_lib.make_classifier(
     model.apply, normalization=data.normalization, compute_dtype=config.compute_dtype
   )

@@ -10,7 +10,7 @@ from nfnets_augmult import front_door  # first: it quietens libraries before the
 
 # isort: split
 import jax
-from absl import flags
+from absl import flags, logging
 
 from nfnets_augmult import assembly, configs
 from nfnets_augmult.training import devices, evaluation, records
@@ -25,6 +25,7 @@ def evaluate(
   checkpoint: str = 'latest',
   data_dir: str = '',
   batch_size: int = 0,
+  map_classes_by_name: bool = False,
 ) -> dict[str, dict[str, float]]:
   """Returns the means over a split for the raw and the averaged parameters of a checkpoint.
 
@@ -36,13 +37,15 @@ def evaluate(
     checkpoint: `'latest'`, `'best'`, or the number of a step.
     data_dir: where the data lie, if no longer where the run found them.
     batch_size: over all devices, if not the config's; results do not depend on it.
+    map_classes_by_name: whether classes in another order than the run's, or only some of them, are
+      found by their names.
 
   Returns:
     For `raw` and `ema`: `cross_entropy` in nats, `top_1` and `top_5` in `[0, 1]`, `count`; and
     the `step` of the checkpoint.
 
   Raises:
-    ValueError: no run there, or no such split.
+    ValueError: no run there, no such split, or one with other classes.
     CheckpointError: no such checkpoint.
   """
   flat = records.read_json(os.path.join(workdir, 'config.json'))
@@ -57,8 +60,15 @@ def evaluate(
     front_door.import_tensorflow_quietly()
   data = assembly.load_data(config)
   source = assembly.load_split(config, split or config.dataset.test_split)
-  network = assembly.make_network(config, data)
   with Checkpoints(workdir, read_only=True) as checkpoints:
+    then = records.read_data_description(workdir)
+    class_names = checkpoints.read_class_names() or (then or {}).get('class_names')
+    if class_names:
+      source = assembly.match_classes(source, class_names, map_by_name=map_classes_by_name)
+    else:
+      logging.warning('this run is from before class names were kept: they are not compared')
+    data = assembly.as_trained(config, data, then)
+    network = assembly.make_network(config, data, num_classes=len(source.class_names))
     state = checkpoints.restore(jax.eval_shape(network.initial_state), which=checkpoint)
   results = evaluation.evaluate(
     jax.pmap(network.evaluation_step, axis_name=AXIS_NAME),
@@ -81,6 +91,7 @@ def main() -> None:
       checkpoint=args.checkpoint,
       data_dir=args.data_dir,
       batch_size=args.batch_size,
+      map_classes_by_name=args.map_classes_by_name,
     )
   except (ValueError, CheckpointError) as error:
     front_door.fail(str(error))
@@ -101,5 +112,8 @@ if __name__ == '__main__':
   flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or the number of a step.")
   flags.DEFINE_string('data_dir', '', 'Where the data lie, if they were moved.')
   flags.DEFINE_integer('batch_size', 0, 'Images per batch; 0: as in the config.')
+  flags.DEFINE_boolean(
+    'map_classes_by_name', False, 'Find classes by name, if their order or number is another.'
+  )
   flags.DEFINE_string('output', '', 'JSON file for the results.')
   front_door.run(main)

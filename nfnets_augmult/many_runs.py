@@ -45,7 +45,7 @@ def prepare(
   runs, data = {}, None
   for name, single in assembly.split_runs(config).items():
     folder = folders[name] if folders else os.path.join(workdir, name)
-    runs[name] = train.prepare(single, folder, data=data)
+    runs[name] = train.prepare(single, folder, data=data, checkpoint_dir=workdir)
     data = runs[name].data
   return Bundle(config, workdir, runs)
 
@@ -68,7 +68,8 @@ def train_together(
   if is_first_host:
     _describe(together)
   recorders = [None] * len(runs)
-  with Checkpoints(workdir, keep=config.checkpoint.keep) as checkpoints:
+  class_names = runs[0].data.train.class_names
+  with Checkpoints(workdir, keep=config.checkpoint.keep, class_names=class_names) as checkpoints:
     state = _first_state(runs, checkpoints)
     diverged = _diverged_before(runs, state)
     try:
@@ -109,7 +110,7 @@ def train_together(
     if state.diverged_at[index]:
       continue
     # Where other programs look for the parameters of a run. All hosts save together.
-    with Checkpoints(run.workdir) as own:
+    with Checkpoints(run.workdir, class_names=class_names) as own:
       own.save(bundle.state_of_run(state, index))
     if is_first_host:
       results[name] = recorders[index].last(loop.BEST_BY)

@@ -28,6 +28,7 @@ from absl import flags, logging
 from nfnets_augmult import assembly, configs
 from nfnets_augmult.data.augmentation import NOTHING
 from nfnets_augmult.data.sources import BadDataError
+from nfnets_augmult.training import checkpoints as checkpoints_lib
 from nfnets_augmult.training import loop, records
 from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
 from nfnets_augmult.training.plan import Plan
@@ -53,7 +54,11 @@ class Run:
 
 
 def prepare(
-  config: ml_collections.ConfigDict, workdir: str, *, data: assembly.Data | None = None
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  *,
+  data: assembly.Data | None = None,
+  checkpoint_dir: str = '',
 ) -> Run:
   """Returns the run that `config` describes; compiles and writes nothing.
 
@@ -61,15 +66,20 @@ def prepare(
     config: of one run.
     workdir: of the run; '' if nothing is to be kept of it.
     data: what `assembly.load_data` returned for this data set, if it is at hand.
+    checkpoint_dir: work directory that holds the checkpoints, if it is another one.
 
   Raises:
     ValueError: config, data and work directory do not go together; the message names the key.
+    CheckpointError: the folder of the checkpoints cannot be read.
   """
   assembly.check(config)
   check_workdir(config, workdir)
   if assembly.needs_tensorflow(config):
     front_door.import_tensorflow_quietly()
   data = data or assembly.load_data(config)
+  resumes = bool(workdir) and checkpoints_lib.has_checkpoint(checkpoint_dir or workdir)
+  if resumes and (then := records.read_data_description(workdir)):
+    assembly.check_same_data(data, then)
   assembly.check_input(config, data)
   plan = assembly.make_plan(config, data.train.num_images)
   assembly.make_augmentation(config).check(
@@ -80,7 +90,8 @@ def prepare(
   assembly.check_images_fit(config, data, network)
   train_step, key = assembly.make_train_step(config, network, plan)
   cadence = assembly.make_cadence(config, plan)
-  loaded_params = assembly.read_initial_params(config, network)
+  # What a checkpoint goes on from is in the checkpoint.
+  loaded_params = None if resumes else assembly.read_initial_params(config, network)
   return Run(config, workdir, data, plan, cadence, network, train_step, key, loaded_params)
 
 
@@ -118,7 +129,9 @@ def train(
     os.makedirs(workdir, exist_ok=True)
     print_plan(run)
     describe_run(run)
-  with Checkpoints(workdir, keep=config.checkpoint.keep) as checkpoints:
+  with Checkpoints(
+    workdir, keep=config.checkpoint.keep, class_names=run.data.train.class_names
+  ) as checkpoints:
     recorder = None
     if is_first_host:
       recorder = records.Recorder(workdir, resume_step=checkpoints.latest_step or 0)
@@ -228,7 +241,11 @@ def _rows_of_dropout(masks: int) -> list[tuple[str, str]]:
 def describe_run(run: Run) -> None:
   """Writes what this run is: the config as resolved, what follows from it, and the versions."""
   records.write_json(os.path.join(run.workdir, 'config.json'), configs.flatten(run.config))
-  facts = {'plan': dict(run.plan.rows()), 'versions': records.versions()}
+  facts = {
+    'plan': dict(run.plan.rows()),
+    'versions': records.versions(),
+    'data': assembly.describe_data(run.data),
+  }
   records.write_json(os.path.join(run.workdir, 'run.json'), facts)
 
 
@@ -324,7 +341,7 @@ def main() -> None:
       return
     front_door.join_hosts()
     run = many_runs.prepare(config, workdir) if is_together else prepare(config, workdir)
-  except ValueError as error:
+  except (ValueError, CheckpointError) as error:
     front_door.fail(str(error))
   try:
     with contextlib.ExitStack() as claims:

@@ -6,6 +6,7 @@ what makes a batch a pure function of (seed, step) and a resume at any step imme
 
 import collections
 import dataclasses
+import os
 import re
 import unicodedata
 import zlib
@@ -59,6 +60,10 @@ class EncodedSource(Protocol):
   @property
   def num_images(self) -> int:
     """N."""
+
+  @property
+  def listing(self) -> Sequence[str]:
+    """What identifies the images without reading them: their files, in order."""
 
   def read(self, index: int) -> tuple[bytes, int]:
     """Returns the encoded image and the label; may be called from many threads."""
@@ -156,6 +161,11 @@ class FolderSource:
   def num_images(self) -> int:
     """N."""
     return len(self.files)
+
+  @property
+  def listing(self) -> tuple[str, ...]:
+    """Class and name of each file."""
+    return tuple(os.path.join(*file.split(os.sep)[-2:]) for file in self.files)
 
   def read(self, index: int) -> tuple[bytes, int]:
     """Returns the bytes of the file and the label."""

@@ -145,6 +145,14 @@ class TfdsRecordSource(EncodedSource):
     """N."""
     return self._first_index[-1]
 
+  @property
+  def listing(self) -> list[str]:
+    """Name, first example and number of examples of each file."""
+    return [
+      f'{os.path.basename(part.filename)} {part.skip} {part.examples_in_shard} {part.take}'
+      for part in self._parts
+    ]
+
   def read(self, index: int) -> tuple[bytes, int]:
     """Returns the encoded image and the label of example `index`.
 

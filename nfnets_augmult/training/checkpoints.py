@@ -3,9 +3,11 @@
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
@@ -13,10 +15,43 @@ from etils import epath
 from nfnets_augmult.training.state import TrainState
 
 _METRIC = 'metric'
+_CLASS_NAMES = 'class_names'
+_PATTERN_CHARACTERS = '*?[]\\'
 _SYSTEM_ERRORS = tuple(
   os.strerror(number)
   for number in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO)
 )
+
+
+def has_checkpoint(workdir: str) -> bool:
+  """Returns whether there is a state in `workdir` to go on from.
+
+  Raises:
+    CheckpointError: the folder of the checkpoints cannot be read.
+  """
+  if not os.path.isdir(os.path.join(workdir, 'checkpoints')):
+    return False
+  with Checkpoints(workdir, read_only=True) as checkpoints:
+    return checkpoints.latest_step is not None
+
+
+def _plain_path_to(workdir: epath.Path) -> tempfile.TemporaryDirectory | None:
+  """A folder with a link `workdir` to a work directory whose path would be read as a pattern.
+
+  Orbax searches for its files with patterns that begin with the path as it is: of a path with
+  brackets nothing is found again, and with a star files of neighbours may be. None of other paths.
+  """
+  if not set(_PATTERN_CHARACTERS) & set(os.fspath(workdir)):
+    return None
+  folder = tempfile.TemporaryDirectory(prefix='nfnets_augmult_')
+  if set(_PATTERN_CHARACTERS) & set(os.path.realpath(folder.name)):
+    folder.cleanup()
+    raise CheckpointError(
+      f'neither the work directory {workdir} nor the folder of temporary files may have one of '
+      f'{" ".join(_PATTERN_CHARACTERS)} in its path: choose another --workdir or TMPDIR'
+    )
+  os.symlink(workdir, os.path.join(folder.name, 'workdir'))
+  return folder
 
 
 class CheckpointError(RuntimeError):
@@ -31,13 +66,21 @@ class Checkpoints:
   for the last write.
   """
 
-  def __init__(self, workdir: str, *, keep: int = 2, read_only: bool = False):
+  def __init__(
+    self,
+    workdir: str,
+    *,
+    keep: int = 2,
+    read_only: bool = False,
+    class_names: Sequence[str] = (),
+  ):
     """Opens or creates the folders.
 
     Args:
       workdir: of the run.
       keep: how many of the latest checkpoints stay, at least 1.
       read_only: leave the folders as they are, for a look at a run that may be going on.
+      class_names: what the outputs of the network mean; kept with every checkpoint.
 
     Raises:
       ValueError: `keep` is less than 1.
@@ -46,10 +89,13 @@ class Checkpoints:
     if keep < 1:
       raise ValueError(f'checkpoint.keep={keep} must be at least 1')
     self._workdir = epath.Path(workdir).resolve()
+    self._metadata = {_CLASS_NAMES: list(class_names)} if class_names else None
+    self._is_verified = False
+    self._alias = _plain_path_to(self._workdir)
     with self._explain('open'):
       self._latest, self._best = (
         ocp.CheckpointManager(
-          self._workdir / name,
+          epath.Path(self._alias.name) / 'workdir' / name if self._alias else self._workdir / name,
           options=ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else count,
             read_only=read_only,
@@ -76,6 +122,8 @@ class Checkpoints:
       self.wait()
     self._latest.close()
     self._best.close()
+    if self._alias:
+      self._alias.cleanup()
 
   @property
   def latest_step(self) -> int | None:
@@ -96,14 +144,41 @@ class Checkpoints:
   def save(self, state: TrainState) -> None:
     """Starts to write a state of NumPy arrays; does nothing if its step is there already.
 
+    The first checkpoint of a run is waited for, and read again: what cannot be read is worth
+    nothing, and is better known now than when it is needed.
+
     Raises:
-      CheckpointError: this or the previous write failed.
+      CheckpointError: this or the previous write failed, or the first one cannot be read.
     """
     step = int(state.step)
     if step in self._latest.all_steps():
       return
+    is_first = self.latest_step is None and not self._is_verified
     with self._explain('write'):
-      self._latest.save(step, args=ocp.args.StandardSave(state._asdict()), force=True)
+      self._latest.save(
+        step,
+        args=ocp.args.StandardSave(state._asdict()),
+        custom_metadata=self._metadata,
+        force=True,
+      )
+    if is_first:
+      self._verify(state)
+      self._is_verified = True
+
+  def _verify(self, state: TrainState) -> None:
+    """Raises CheckpointError unless the newest checkpoint is `state`, bit for bit."""
+    self.wait()
+    written = self.restore(jax.tree.map(np.asarray, state))
+    is_equal = jax.tree.map(
+      lambda ours, theirs: np.asarray(ours).tobytes() == np.asarray(theirs).tobytes(),
+      state,
+      written,
+    )
+    if not all(jax.tree.leaves(is_equal)):
+      raise CheckpointError(
+        f'the first checkpoint in {self._workdir} does not read as it was written: is the disk, or '
+        'the file system, damaged?'
+      )
 
   def save_if_best(self, state: TrainState, metric: float) -> bool:
     """Writes the state to `best` if `metric` exceeds that of the best so far; says if it does."""
@@ -115,6 +190,7 @@ class Checkpoints:
         int(state.step),
         args=ocp.args.StandardSave(state._asdict()),
         metrics={_METRIC: float(metric)},
+        custom_metadata=self._metadata,
         force=True,
       )
     return True
@@ -153,6 +229,14 @@ class Checkpoints:
     with self._explain('read'):
       restored = manager.restore(step, args=ocp.args.StandardRestore(template._asdict()))
     return type(template)(**restored)
+
+  def read_class_names(self) -> tuple[str, ...]:
+    """Returns the names that were kept with the newest checkpoint; () if there are none."""
+    if self.latest_step is None:
+      return ()
+    with self._explain('read'):
+      kept = self._latest.metadata(self.latest_step).custom_metadata or {}
+    return tuple(kept.get(_CLASS_NAMES, ()))
 
   def read_averaged_params(self) -> Any:
     """Returns the averaged parameters of the newest checkpoint, whatever model they are of.

@@ -55,6 +55,20 @@ def read_json(path: str) -> Any:
       raise DamagedError(f'{path} is damaged: {error}; remove it, or the folder') from error
 
 
+def read_data_description(workdir: str) -> dict[str, Any] | None:
+  """Returns what the run in `workdir` remembers of its data; None if it was not recorded.
+
+  See `assembly.describe_data`.
+  """
+  path = os.path.join(workdir, 'run.json')
+  facts = read_json(path)
+  if facts is None:
+    return None
+  if not isinstance(facts, dict) or not isinstance(facts.get('data', {}), dict):
+    raise DamagedError(f'{path} is damaged; remove it, or the folder')
+  return facts.get('data')
+
+
 def write_status(
   workdir: str, status: str, message: str, facts: Mapping[str, Any] | None = None
 ) -> None:
