@@ -80,8 +80,11 @@ def load_data(config: ml_collections.ConfigDict) -> Data:
   """
   train = load_split(config, config.dataset.train_split)
   test = load_split(config, config.dataset.test_split)
-  if test.class_names != train.class_names:
-    raise ValueError(f'{test.description} and {train.description} have different classes')
+  if changes := sources.describe_class_changes(test.class_names, train.class_names):
+    raise ValueError(
+      f'{test.description} has other classes than {train.description}: {changes} (here is '
+      f'{test.description})'
+    )
   if isinstance(train, sources.ArraySource):
     if config.dataset.image_size not in (0, *train.images.shape[1:3]):
       raise ValueError(

@@ -4,8 +4,10 @@ A source answers for any index, in any order, at a cost that does not depend on 
 what makes a batch a pure function of (seed, step) and a resume at any step immediate.
 """
 
+import collections
 import dataclasses
 import re
+import unicodedata
 import zlib
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -167,6 +169,70 @@ class FolderSource:
 
 
 _IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.gif', '.bmp')
+
+
+# How many names a message shows of a list.
+_MOST_NAMES = 5
+
+
+def describe_class_changes(ours: Sequence[str], theirs: Sequence[str]) -> str:
+  """Says how two lists of class names differ, in their names or their order; '' if in nothing.
+
+  For example `missing here: zapple; new here: apple; in another place: pear (1, was 0)`. Of many
+  names it shows a few, with how many more there are.
+
+  Args:
+    ours: names in the order of their labels, `here`.
+    theirs: those that `ours` is compared with.
+  """
+  here, there = _label_of_each(ours), _label_of_each(theirs)
+  moved = [
+    f'{_shown(name)} ({label}, was {there[name, count]})'
+    for (name, count), label in here.items()
+    if there.get((name, count), label) != label
+  ]
+  parts = {
+    'missing here': [_shown(name) for name, count in there if (name, count) not in here],
+    'new here': [_shown(name) for name, count in here if (name, count) not in there],
+    'in another place': moved,
+  }
+  return '; '.join(f'{what}: {shorten(names)}' for what, names in parts.items() if names)
+
+
+def _label_of_each(names: Sequence[str]) -> dict[tuple[str, int], int]:
+  """From a name, and how often it came before, to its place: names may be there twice."""
+  seen = collections.Counter()
+  labels = {}
+  for label, name in enumerate(names):
+    labels[name, seen[name]] = label
+    seen[name] += 1
+  return labels
+
+
+def _shown(name: str) -> str:
+  """A name for a list in a message: quoted where its end would not be seen otherwise."""
+  text = printable(name)
+  return text if text and text == text.strip() and not set(text) & set(',;:()') else repr(text)
+
+
+def shorten(names: Sequence[str], most: int = _MOST_NAMES) -> str:
+  """Returns the first few names with commas, and how many more there are."""
+  more = f' and {len(names) - most:,} more' if len(names) > most else ''
+  return ', '.join(names[:most]) + more
+
+
+def printable(name: str) -> str:
+  """Returns a name of a file or class as any terminal shows it.
+
+  What is no UTF-8, cannot be seen, or is composed in an unusual way is written as `\\xff` or
+  `\\u0301`, so that two names never look alike.
+  """
+  if name.isprintable() and unicodedata.is_normalized('NFC', name):
+    return name
+  name = name.encode('utf-8', 'surrogateescape').decode('utf-8', 'backslashreplace')
+  return ''.join(
+    c if c.isprintable() and not unicodedata.combining(c) else ascii(c)[1:-1] for c in name
+  )
 
 
 def require_data_dir(name: str, data_dir: str) -> None:
