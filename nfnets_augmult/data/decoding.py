@@ -20,6 +20,10 @@ from nfnets_augmult.data.sources import (
   check_image_size,
 )
 
+# Pixels of an image of another format than JPEG from which on it is scaled down as a JPEG would be:
+# smaller ones are exact, larger ones would take too much memory, 25 bytes a pixel.
+_LARGE = 2**24
+
 # From the height and width of an image to the parts that will be used, see `ImageReader.read`.
 MakeBoxes = Callable[[int, int], np.ndarray]
 
@@ -36,7 +40,8 @@ class ReadOptions:
     on_bad_image: `'fail'` ends the run at the first image that does not decode; `'skip'` reports
       it once and leaves its copies out of the loss, so that no other batch changes.
     jpeg_scaling: whether a JPEG that is needed at less than half its resolution is decoded at a
-      half, a quarter or an eighth of it, see `scale_denominator`.
+      half, a quarter or an eighth of it, see `scale_denominator`; and an image of another format,
+      of more than 16.8 million pixels, averaged to it.
     antialias: see `resizing.resize_boxes`.
     rules: what holds for every image, whatever it is read for.
   """
@@ -239,8 +244,7 @@ class ImageReader:
     rules = self._options.rules
     header = _header(encoded, rules)
     if header is None:
-      pixels = pillow_images.decode(encoded, rules)
-      return np.ascontiguousarray(pixels), make_boxes(*pixels.shape[:2])
+      return self._decode_by_pillow(encoded, make_boxes, image_size)
     turn = header.orientation
     # As it is to be seen, which the boxes are drawn in.
     height, width = (header.height, header.width)[:: -1 if turn >= 5 else 1]
@@ -262,6 +266,23 @@ class ImageReader:
     else:
       pixels = _decode_jpeg(encoded, header)
     return np.ascontiguousarray(image_formats.orient(pixels, turn)), boxes
+
+  def _decode_by_pillow(
+    self, encoded: bytes, make_boxes: MakeBoxes, image_size: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """See `_decode`; there is no decoding of a part, but large images are averaged down."""
+    full_size, boxes = (1, 1), np.empty((0, 4), np.int32)
+
+    def shrink(height: int, width: int) -> int:
+      nonlocal full_size, boxes
+      full_size, boxes = (height, width), make_boxes(height, width)
+      is_scaled = self._options.jpeg_scaling and height * width > _LARGE
+      return scale_denominator(boxes, image_size) if is_scaled else 1
+
+    pixels = pillow_images.decode(encoded, self._options.rules, shrink=shrink)
+    if pixels.shape[:2] != full_size:
+      boxes = _scale_boxes(boxes, full_size, pixels.shape[:2])
+    return np.ascontiguousarray(pixels), boxes
 
   def _take_account(self, index: int, reason: str) -> None:
     """Records that an image does not decode; raises under the policy `'fail'`."""

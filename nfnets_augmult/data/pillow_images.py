@@ -3,6 +3,7 @@
 import io
 import re
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 from PIL import BmpImagePlugin, Image, TiffImagePlugin, WebPImagePlugin  # noqa: F401
@@ -21,7 +22,13 @@ _NEW_SUBFILE_TYPE, _BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 254, 258, 262,
 _DNG_VERSION = 50706
 
 
-def decode(encoded: bytes, rules: DecodeRules, *, mode: str = 'RGB') -> np.ndarray:
+def decode(
+  encoded: bytes,
+  rules: DecodeRules,
+  *,
+  mode: str = 'RGB',
+  shrink: Callable[[int, int], int] = lambda height, width: 1,
+) -> np.ndarray:
   """Returns the first picture of an image file, uint8 `[H, W, C]`.
 
   Palettes are looked up; of 16 bits the upper 8 are kept; what is transparent is shown as if it
@@ -31,6 +38,8 @@ def decode(encoded: bytes, rules: DecodeRules, *, mode: str = 'RGB') -> np.ndarr
     encoded: the file.
     rules: see there.
     mode: of the result as Pillow calls it, `'RGB'`, `'L'` (grey) or `'RGBA'`.
+    shrink: from height and width, as the image is to be seen, to a whole number; squares of so many
+      pixels are averaged.
 
   Raises:
     DecodeError: it is no such image, cut off, damaged, or too large.
@@ -44,9 +53,10 @@ def decode(encoded: bytes, rules: DecodeRules, *, mode: str = 'RGB') -> np.ndarr
     with Image.open(io.BytesIO(encoded), formats=[kind]) as image:
       rules.check_size(image.height, image.width)
       if kind == 'TIFF':
-        return _decode_tiff(image, rules, mode)
+        return _decode_tiff(image, rules, mode, shrink)
       orientation = _orientation(image) if rules.apply_orientation else 1
-      return image_formats.orient(_pixels(image, mode), orientation)
+      size = (image.height, image.width)[:: -1 if orientation >= 5 else 1]
+      return image_formats.orient(_pixels(image, mode, shrink(*size)), orientation)
   except DecodeError:
     raise
   # Plugins raise a dozen kinds of errors at what they did not expect in a file.
@@ -54,7 +64,12 @@ def decode(encoded: bytes, rules: DecodeRules, *, mode: str = 'RGB') -> np.ndarr
     raise DecodeError(f'{kind} that is cut off or damaged: {_reason(error)}') from error
 
 
-def _decode_tiff(image: TiffImagePlugin.TiffImageFile, rules: DecodeRules, mode: str) -> np.ndarray:
+def _decode_tiff(
+  image: TiffImagePlugin.TiffImageFile,
+  rules: DecodeRules,
+  mode: str,
+  shrink: Callable[[int, int], int],
+) -> np.ndarray:
   """See `decode`; Pillow turns and mirrors a TIFF by itself, always."""
   tags = image.tag_v2
   if _DNG_VERSION in tags or tags.get(_NEW_SUBFILE_TYPE, 0) & 1:
@@ -65,16 +80,19 @@ def _decode_tiff(image: TiffImagePlugin.TiffImageFile, rules: DecodeRules, mode:
   orientation = tags.get(_ORIENTATION, 1)
   shift = max(0, int(tags.get(_BITS_PER_SAMPLE, (8,))[0]) - 8)
   is_negative = image.mode.startswith('I;16') and tags.get(_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO
-  pixels = _pixels(image, mode, shift)
+  is_turned_back = not rules.apply_orientation and orientation in range(2, 9)
+  # Pillow states the size as it is to be seen.
+  size = (image.height, image.width)[:: -1 if is_turned_back and orientation >= 5 else 1]
+  pixels = _pixels(image, mode, shrink(*size), shift)
   if is_negative:
     pixels = 255 - pixels
-  if rules.apply_orientation or orientation not in range(2, 9):
+  if not is_turned_back:
     return pixels
   # Back again: all but the quarter turns are their own inverse.
   return image_formats.orient(pixels, {6: 8, 8: 6}.get(orientation, orientation))
 
 
-def _pixels(image: Image.Image, mode: str, shift: int = 8) -> np.ndarray:
+def _pixels(image: Image.Image, mode: str, denominator: int, shift: int = 8) -> np.ndarray:
   """Uint8 `[H, W, C]` of an image in whatever mode; `shift` is from its grey levels to 8 bits."""
   image.load()
   if image.mode.startswith('I;16') or (image.mode == 'I' and image.format in ('PNG', 'PPM')):
@@ -84,7 +102,8 @@ def _pixels(image: Image.Image, mode: str, shift: int = 8) -> np.ndarray:
     raise DecodeError(f'its pixels are of the kind {image.mode!r}, which is not read')
   elif image.mode in ('RGBa', 'La'):  # colours times opacity
     image = image.convert(image.mode.upper())
-  pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+  image = image if image.mode == mode else image.convert(mode)
+  pixels = np.asarray(image if denominator == 1 else image.reduce(denominator))
   return pixels[..., np.newaxis] if pixels.ndim == 2 else pixels
 
 
