@@ -33,6 +33,7 @@ setuptools.setup(
     'numpy',
     'optax',
     'orbax-checkpoint',
+    'pillow',
     'safetensors',
     'scikit-learn',
     'scipy',

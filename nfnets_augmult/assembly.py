@@ -14,12 +14,14 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
+from absl import logging
 
 from nfnets_augmult import models
 from nfnets_augmult.data import array_batches, device_input, identity, loading, sources
 from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.crop_flip import CropFlip
 from nfnets_augmult.data.evaluation_crop import EvaluationCrop
+from nfnets_augmult.data.image_formats import DecodeRules
 from nfnets_augmult.data.inception_crop import InceptionCrop
 from nfnets_augmult.data.mixing import Mixing
 from nfnets_augmult.data.multiplicity import Images, Multiplicity, solve_batch
@@ -69,6 +71,8 @@ def load_split(config: ml_collections.ConfigDict, split: str) -> sources.Source:
     split=split,
     data_dir=config.dataset.data_dir,
     allow_download=config.dataset.allow_download,
+    train_split=config.dataset.train_split,
+    rules=_decode_rules(config),
   )
 
 
@@ -85,6 +89,9 @@ def load_data(config: ml_collections.ConfigDict) -> Data:
       f'{test.description} has other classes than {train.description}: {changes} (here is '
       f'{test.description})'
     )
+  for source in (train, test):
+    for note in getattr(source, 'notes', ()):
+      logging.warning('%s: %s', source.description, note)
   if isinstance(train, sources.ArraySource):
     if config.dataset.image_size not in (0, *train.images.shape[1:3]):
       raise ValueError(
@@ -94,6 +101,8 @@ def load_data(config: ml_collections.ConfigDict) -> Data:
     normalization = step_lib.Normalization(*sources.channel_statistics(train.images))
     return Data(train, test, train.images.shape[1:], normalization)
   sources.check_image_size(train, config.dataset.image_size)
+  if config.dataset.on_bad_image == 'skip':
+    _check_some_images_decode(config, train, test)
   size = config.dataset.image_size
   return Data(train, test, (size, size, 3), _IMAGENET)
 
@@ -188,6 +197,14 @@ def match_classes(
       else 'Accuracies would compare different things; give the data that belong to the run'
     )
   )
+
+
+def _check_some_images_decode(config: ml_collections.ConfigDict, *splits: sources.Source) -> None:
+  """Checks that leaving out what does not decode does not leave out all of a split."""
+  from nfnets_augmult.data import decoding
+
+  for source in splits:
+    decoding.check_some_image_decodes(source, read_options(config))
 
 
 def needs_tensorflow(config: ml_collections.ConfigDict) -> bool:
@@ -650,6 +667,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     )
   _check_runs(config)
   sources.check_bad_image_policy(config.dataset.on_bad_image)
+  _decode_rules(config)
   _make_model(config, num_classes=2)
   _make_optimizer(config)
   optimizer = config.optimizer
@@ -734,7 +752,12 @@ def read_options(config: ml_collections.ConfigDict, *, is_training: bool = True)
     on_bad_image=config.dataset.on_bad_image,
     jpeg_scaling=config.dataset.jpeg_scaling,
     antialias=config.dataset.antialias,
+    rules=_decode_rules(config),
   )
+
+
+def _decode_rules(config: ml_collections.ConfigDict) -> DecodeRules:
+  return DecodeRules(config.dataset.apply_orientation, config.dataset.max_pixels)
 
 
 def make_evaluation_crop(config: ml_collections.ConfigDict) -> EvaluationCrop:

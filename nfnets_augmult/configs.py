@@ -39,6 +39,10 @@ def default_config() -> ml_collections.ConfigDict:
   # Decode a JPEG at a half, a quarter or an eighth of its resolution where that leaves at least
   # twice the pixels that the network gets: much faster for large photographs.
   config.dataset.jpeg_scaling = True
+  # Turn and mirror images as their EXIF orientation says. The published ImageNet pipeline does not.
+  config.dataset.apply_orientation = True
+  # Largest width x height of an image that is decoded; above it is a bad image. See docs/images.md.
+  config.dataset.max_pixels = 64_000_000
   config.dataset.antialias = False  # widen the bicubic kernel where images shrink
   config.dataset.allow_download = False  # of data sets that are not prepared yet
 
@@ -156,8 +160,12 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
 
 
 def with_defaults(flat: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns a flat config with the defaults of keys that came into being after it was written."""
-  return {**flatten(default_config()), **flat}
+  """Returns a flat config with the defaults of keys that came into being after it was written.
+
+  Where such a key changes what is computed, it gets the value that does not.
+  """
+  before = {'dataset.apply_orientation': False} if flat.get('dataset.image_size') else {}
+  return {**flatten(default_config()), **before, **flat}
 
 
 def from_flat(flat: Mapping[str, Any]) -> ml_collections.ConfigDict:

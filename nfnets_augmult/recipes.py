@@ -60,6 +60,7 @@ def imagenet_recipe(model: str) -> ml_collections.ConfigDict:
   config.dataset.test_split = 'validation'
   config.dataset.image_size = spec.train_image_size
   config.dataset.test_image_size = spec.test_image_size
+  config.dataset.apply_orientation = False  # as published
   config.augmentation.crop = 'inception'
   config.model.name = model
   with config.unlocked():

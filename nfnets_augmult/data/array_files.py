@@ -13,6 +13,7 @@ import numpy as np
 
 from nfnets_augmult.data.sources import (
   ArraySource,
+  check_labels,
   check_split,
   require_data_dir,
   split_and_part,
@@ -62,10 +63,12 @@ def array_source(*, split: str, data_dir: str) -> ArraySource:
   description = json.loads((root / _DESCRIPTION).read_text())
   images, labels = (_map_array(root / f'{name}_{what}.npy')[part] for what in ('images', 'labels'))
   class_names = tuple(description['class_names'])
-  problem = _problem(images, labels, len(class_names))
+  problem = _problem(images, labels)
   if problem:
     raise ValueError(f'the {split} arrays in {data_dir} are not a data set: {problem}')
-  return ArraySource(images, np.array(labels), class_names, f'{description["name"]}/{split}')
+  source = ArraySource(images, np.array(labels), class_names, f'{description["name"]}/{split}')
+  check_labels(source.labels, len(class_names), source.description)
+  return source
 
 
 def _write_array(path: os.PathLike[str], array: np.ndarray, dtype: type) -> None:
@@ -79,12 +82,10 @@ def _map_array(path: pathlib.Path) -> np.ndarray:
     raise ValueError(f'{path} cannot be read: {error}') from error
 
 
-def _problem(images: np.ndarray, labels: np.ndarray, num_classes: int) -> str:
+def _problem(images: np.ndarray, labels: np.ndarray) -> str:
   """What is wrong with the arrays of a split; '' if nothing."""
-  if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
+  if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape[1:]:
     return f'images must be uint8 [N, H, W, C], not {images.dtype} {list(images.shape)}'
   if labels.dtype != np.int32 or labels.shape != images.shape[:1]:
     return f'labels must be int32 [{len(images)}], not {labels.dtype} {list(labels.shape)}'
-  if labels.min() < 0 or labels.max() >= num_classes:
-    return f'labels must be in [0, {num_classes}), not {labels.min()} to {labels.max()}'
   return ''

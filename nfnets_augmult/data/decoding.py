@@ -1,7 +1,6 @@
 """Encoded images to uint8 pixels, no more of them than needed, with a policy for bad ones."""
 
 import dataclasses
-import re
 import struct
 import threading
 from collections.abc import Callable
@@ -11,6 +10,8 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from nfnets_augmult.data import image_formats, pillow_images
+from nfnets_augmult.data.image_formats import DecodeError, DecodeRules, JpegHeader
 from nfnets_augmult.data.sources import (
   ArraySource,
   BadDataError,
@@ -19,10 +20,15 @@ from nfnets_augmult.data.sources import (
   check_image_size,
 )
 
+# Pixels of an image of another format than JPEG from which on it is scaled down as a JPEG would be:
+# smaller ones are exact, larger ones would take too much memory, 25 bytes a pixel.
+_LARGE = 2**24
+
 # From the height and width of an image to the parts that will be used, see `ImageReader.read`.
 MakeBoxes = Callable[[int, int], np.ndarray]
 
 _JPEG_START, _JPEG_END = b'\xff\xd8\xff', b'\xff\xd9'
+_PNG_START = b'\x89PNG\r\n\x1a\n'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +40,17 @@ class ReadOptions:
     on_bad_image: `'fail'` ends the run at the first image that does not decode; `'skip'` reports
       it once and leaves its copies out of the loss, so that no other batch changes.
     jpeg_scaling: whether a JPEG that is needed at less than half its resolution is decoded at a
-      half, a quarter or an eighth of it, see `scale_denominator`.
+      half, a quarter or an eighth of it, see `scale_denominator`; and an image of another format,
+      of more than 16.8 million pixels, averaged to it.
     antialias: see `resizing.resize_boxes`.
+    rules: what holds for every image, whatever it is read for.
   """
 
   image_size: int = 0
   on_bad_image: str = 'fail'
   jpeg_scaling: bool = True
   antialias: bool = False
+  rules: DecodeRules = image_formats.DEFAULT_RULES
 
   def __post_init__(self):
     check_bad_image_policy(self.on_bad_image)
@@ -60,21 +69,101 @@ def scale_denominator(boxes: np.ndarray, image_size: int) -> int:
   return max(d for d in (1, 2, 4, 8) if d == 1 or smallest >= 2 * d * image_size)
 
 
-def jpeg_size(encoded: bytes) -> tuple[int, int] | None:
-  """Returns height and width as the header of a JPEG states them, or None if none is found.
+def decode(encoded: bytes, rules: DecodeRules, *, mode: str = 'RGB') -> np.ndarray:
+  """Returns all of an image in any of the formats that are read, uint8 `[H, W, C]`.
 
-  A tenth of a millisecond cheaper than `tf.io.extract_jpeg_shape`, which matters with n = 1.
-  Segments begin with 0xff, a marker and their length; the size stands in the start of frame.
-  Source: ITU-T T.81, Annex B.
+  Args:
+    encoded: the file.
+    rules: see there.
+    mode: see `pillow_images.decode`.
+
+  Raises:
+    DecodeError: it cannot be decoded.
   """
-  place = 2
-  while place + 9 <= len(encoded) and encoded[place] == 0xFF:
-    marker = encoded[place + 1]
-    if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-      height, width = struct.unpack_from('>HH', encoded, place + 5)
-      return (height, width) if height and width else None
-    place += 2 + struct.unpack_from('>H', encoded, place + 2)[0]
-  return None
+  header = _header(encoded, rules)
+  if header is None or mode == 'RGBA':
+    return pillow_images.decode(encoded, rules, mode=mode)
+  return image_formats.orient(_decode_jpeg(encoded, header, channels=len(mode)), header.orientation)
+
+
+def is_plain(encoded: bytes, rules: DecodeRules) -> bool:
+  """Whether `tf.io.decode_image` makes the same of an image as `decode`.
+
+  That is a PNG or JPEG that is not turned, not for print, and not too large.
+  """
+  try:
+    if encoded.startswith(_JPEG_START):
+      header = _header(encoded, rules)
+      return header is not None and header.orientation == 1
+    if not encoded.startswith(_PNG_START):
+      return False
+    rules.check_size(*struct.unpack_from('>II', encoded, 16)[::-1])
+    # EXIF stands in a chunk, XMP and the EXIF of some programs in a text, before the pixels.
+    return not any(chunk in encoded for chunk in (b'eXIf', b'tEXt', b'iTXt', b'zTXt'))
+  except (DecodeError, struct.error):
+    return False
+
+
+def check_some_image_decodes(source: Source, options: ReadOptions) -> None:
+  """Makes sure, before a run begins, that leaving bad images out would not leave out all.
+
+  Decodes images until one does, under the policy `'skip'` only: the other finds out by itself.
+
+  Raises:
+    BadDataError: none does.
+  """
+  if isinstance(source, ArraySource) or options.on_bad_image != 'skip':
+    return
+  first_problem = ''
+  for index in range(source.num_images):
+    try:
+      decode(source.read(index)[0], options.rules)
+      return
+    except DecodeError as error:
+      first_problem = first_problem or f'{source.image_name(index)}: {error}'
+  raise BadDataError(
+    f'none of the {source.num_images:,} images of {source.description} decodes, so that '
+    f'dataset.on_bad_image=skip would leave out all; the first is {first_problem}'
+  )
+
+
+def _header(encoded: bytes, rules: DecodeRules) -> JpegHeader | None:
+  """The header of a JPEG for TensorFlow's decoder; None for what is left to Pillow.
+
+  That is every other format, and JPEGs for print: TensorFlow is up to 11 grey levels off there.
+  """
+  if not encoded.startswith(_JPEG_START):
+    return None
+  header = image_formats.jpeg_header(encoded)
+  rules.check_size(header.height, header.width)
+  if header.components not in (1, 3):
+    return None
+  return header if rules.apply_orientation else header._replace(orientation=1)
+
+
+def _decode_jpeg(
+  encoded: bytes,
+  header: JpegHeader,
+  *,
+  channels: int = 3,
+  denominator: int = 1,
+  window: np.ndarray | None = None,
+) -> np.ndarray:
+  """The pixels of a JPEG as they are stored, uint8 `[H, W, C]`: all, at a fraction, or a part."""
+  try:
+    with tf.device('cpu'):
+      if window is not None:
+        return tf.io.decode_and_crop_jpeg(encoded, window, channels=channels).numpy()
+      pixels = tf.io.decode_jpeg(encoded, channels=channels, ratio=denominator).numpy()
+  except tf.errors.InvalidArgumentError as error:
+    is_whole = _JPEG_END in encoded[-1024:]
+    raise DecodeError(
+      'its JPEG data are damaged' if is_whole else 'it is cut off: the end of the JPEG is missing'
+    ) from error
+  stated = header.height, header.width
+  if pixels.shape[:2] != tuple(-(-length // denominator) for length in stated):
+    raise DecodeError(f'its header states {stated}, and it has {pixels.shape[:2]} pixels')
+  return pixels
 
 
 class Read(NamedTuple):
@@ -97,7 +186,7 @@ class ImageReader:
   """Reads and decodes images of a source, and keeps account of those that cannot be decoded.
 
   Attributes:
-    bad_images: index to name of every image that did not decode so far.
+    bad_images: index to name, and what is wrong, of every image that did not decode so far.
     image_shape: height, width and channels of what is made of every image.
     antialias: see `ReadOptions`.
   """
@@ -140,11 +229,10 @@ class ImageReader:
       self._unreadable = str(error)
       raise
     try:
-      with tf.device('cpu'):
-        pixels, boxes = self._decode(encoded, make_boxes, image_size)
+      pixels, boxes = self._decode(encoded, make_boxes, image_size)
       return Read(pixels, boxes, np.int32(label), np.float32(1))
-    except tf.errors.InvalidArgumentError as error:
-      self._take_account(index, error.message)
+    except DecodeError as error:
+      self._take_account(index, str(error))
     # One black pixel, scaled to as many parts as of any other image.
     boxes = np.tile(np.array([0, 0, 1, 1], np.int32), (len(make_boxes(1, 1)), 1))
     return Read(np.zeros((1, 1, 3), np.uint8), boxes, np.int32(label), np.float32(0))
@@ -152,14 +240,19 @@ class ImageReader:
   def _decode(
     self, encoded: bytes, make_boxes: MakeBoxes, image_size: int
   ) -> tuple[np.ndarray, np.ndarray]:
-    if not encoded.startswith(_JPEG_START):
-      pixels = tf.io.decode_image(encoded, channels=3, expand_animations=False).numpy()
-      return pixels, make_boxes(*pixels.shape[:2])
-    height, width = jpeg_size(encoded) or tf.io.extract_jpeg_shape(encoded).numpy()[:2].tolist()
+    """The part of an image that covers the boxes, and where they lie in it."""
+    rules = self._options.rules
+    header = _header(encoded, rules)
+    if header is None:
+      return self._decode_by_pillow(encoded, make_boxes, image_size)
+    turn = header.orientation
+    # As it is to be seen, which the boxes are drawn in.
+    height, width = (header.height, header.width)[:: -1 if turn >= 5 else 1]
     boxes = make_boxes(height, width)
     denominator = scale_denominator(boxes, image_size) if self._options.jpeg_scaling else 1
     if denominator > 1:
-      pixels = tf.io.decode_jpeg(encoded, channels=3, ratio=denominator).numpy()
+      pixels = _decode_jpeg(encoded, header, denominator=denominator)
+      pixels = np.ascontiguousarray(image_formats.orient(pixels, turn))
       return pixels, _scale_boxes(boxes, (height, width), pixels.shape[:2])
     top, left = boxes[:, :2].min(axis=0)
     bottom, right = (boxes[:, :2] + boxes[:, 2:]).max(axis=0)
@@ -167,25 +260,41 @@ class ImageReader:
     # Of a file cut short a window may decode; such a file is to fail whatever is drawn.
     is_whole = encoded.endswith(_JPEG_END)
     if is_whole and window[2] * window[3] < 0.9 * height * width:
-      pixels = tf.io.decode_and_crop_jpeg(encoded, window, channels=3).numpy()
-      return pixels, boxes - np.array([top, left, 0, 0], np.int32)
-    return tf.io.decode_jpeg(encoded, channels=3).numpy(), boxes
+      stored = image_formats.stored_box(window, turn, height, width)
+      pixels = _decode_jpeg(encoded, header, window=stored)
+      boxes = boxes - np.array([top, left, 0, 0], np.int32)
+    else:
+      pixels = _decode_jpeg(encoded, header)
+    return np.ascontiguousarray(image_formats.orient(pixels, turn)), boxes
 
-  def _take_account(self, index: int, message: str) -> None:
+  def _decode_by_pillow(
+    self, encoded: bytes, make_boxes: MakeBoxes, image_size: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """See `_decode`; there is no decoding of a part, but large images are averaged down."""
+    full_size, boxes = (1, 1), np.empty((0, 4), np.int32)
+
+    def shrink(height: int, width: int) -> int:
+      nonlocal full_size, boxes
+      full_size, boxes = (height, width), make_boxes(height, width)
+      is_scaled = self._options.jpeg_scaling and height * width > _LARGE
+      return scale_denominator(boxes, image_size) if is_scaled else 1
+
+    pixels = pillow_images.decode(encoded, self._options.rules, shrink=shrink)
+    if pixels.shape[:2] != full_size:
+      boxes = _scale_boxes(boxes, full_size, pixels.shape[:2])
+    return np.ascontiguousarray(pixels), boxes
+
+  def _take_account(self, index: int, reason: str) -> None:
     """Records that an image does not decode; raises under the policy `'fail'`."""
-    name = self._source.image_name(index)
+    name = f'{self._source.image_name(index)}: {reason}'
     with self._lock:
       is_new = index not in self.bad_images
       self.bad_images[index] = name
     if self._options.on_bad_image == 'fail':
-      raise ValueError(f'image {name} does not decode')
+      raise ValueError(f'an image does not decode: {name}')
     if is_new:
-      reason = re.sub(r'\{\{.*?\}\}|\[Op:.*?\]', '', message).strip().split('\n')[0][:200]
       logging.warning(
-        'image %s does not decode and is left out (%d so far): %s',
-        name,
-        len(self.bad_images),
-        reason,
+        'an image does not decode and is left out (%d so far): %s', len(self.bad_images), name
       )
 
   def explain(self, error: tf.errors.OpError) -> Exception:
@@ -193,9 +302,10 @@ class ImageReader:
     if self._unreadable:
       return BadDataError(f'the data set cannot be read: {self._unreadable}')
     if self.bad_images and self._options.on_bad_image == 'fail':
-      names = ', '.join(self.bad_images.values())
+      # Several where they were read at the same time; one is enough.
+      name = self.bad_images[min(self.bad_images)]
       return BadDataError(
-        f'an image does not decode: {names}. Repair or remove it, or leave such images out with '
+        f'an image does not decode: {name}. Repair or remove it, or leave such images out with '
         '--config.dataset.on_bad_image=skip'
       )
     return error

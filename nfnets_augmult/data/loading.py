@@ -3,7 +3,9 @@
 from collections.abc import Callable
 
 from nfnets_augmult.data.array_files import array_source
-from nfnets_augmult.data.sources import Source, digits_source, folder_source
+from nfnets_augmult.data.folder_source import folder_source
+from nfnets_augmult.data.image_formats import DEFAULT_RULES, DecodeRules
+from nfnets_augmult.data.sources import Source, check_not_empty, digits_source
 
 # All others are of TensorFlow Datasets.
 OWN_SOURCES: dict[str, Callable[..., Source]] = {
@@ -14,9 +16,15 @@ OWN_SOURCES: dict[str, Callable[..., Source]] = {
 
 
 def load_source(
-  name: str, *, split: str, data_dir: str = '', allow_download: bool = False
+  name: str,
+  *,
+  split: str,
+  data_dir: str = '',
+  allow_download: bool = False,
+  train_split: str = 'train',
+  rules: DecodeRules = DEFAULT_RULES,
 ) -> Source:
-  """Returns one split of a labelled image data set.
+  """Returns one split of a labelled image data set, with all labels in `[0, num_classes)`.
 
   Args:
     name: `'digits'` (scikit-learn's 1,797 handwritten digits, 8x8 grey, bundled: no download),
@@ -26,16 +34,23 @@ def load_source(
       part of one, as `'train[:90%]'`.
     data_dir: where the data lie; not used for `digits`.
     allow_download: whether TensorFlow Datasets may download and prepare what is missing.
+    train_split: the split that the run trains on; of a `'folder'` it names the classes.
+    rules: for images that are decoded at once.
 
   Raises:
-    ValueError: unknown data set or split, no `data_dir`, or nothing prepared there. The message
-      names the config key and says what to do.
+    ValueError: unknown data set or split, no `data_dir`, nothing prepared there, no images, images
+      without a label, or one class only. The message names the config key and says what to do.
   """
-  if name in OWN_SOURCES:
-    return OWN_SOURCES[name](split=split, data_dir=data_dir)
-  # Only here, because importing TensorFlow Datasets takes seconds.
-  from nfnets_augmult.data import tfds_source
+  if name == 'folder':
+    source = folder_source(split=split, data_dir=data_dir, train_split=train_split)
+  elif name in OWN_SOURCES:
+    source = OWN_SOURCES[name](split=split, data_dir=data_dir)
+  else:
+    # Only here, because importing TensorFlow Datasets takes seconds.
+    from nfnets_augmult.data import tfds_source
 
-  return tfds_source.tfds_source(
-    name, split=split, data_dir=data_dir, allow_download=allow_download
-  )
+    source = tfds_source.tfds_source(
+      name, split=split, data_dir=data_dir, allow_download=allow_download, rules=rules
+    )
+  check_not_empty(source)
+  return source

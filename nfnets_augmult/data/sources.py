@@ -6,12 +6,10 @@ what makes a batch a pure function of (seed, step) and a resume at any step imme
 
 import collections
 import dataclasses
-import os
 import re
 import unicodedata
-import zlib
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -52,7 +50,7 @@ class ArraySource:
 
 
 class EncodedSource(Protocol):
-  """A data set whose images stay encoded (JPEG, PNG, GIF, BMP) until they are used."""
+  """A data set whose images stay encoded, as JPEG for example, until they are used."""
 
   class_names: tuple[str, ...]
   description: str
@@ -99,88 +97,6 @@ def digits_source(*, split: str, data_dir: str = '') -> ArraySource:
   )
 
 
-def folder_source(*, split: str, data_dir: str) -> 'FolderSource':
-  """Returns the images of a folder that has one sub-folder per class.
-
-  Either `data_dir/train/CLASS/*.jpg` and `data_dir/test/CLASS/*.jpg`, or just
-  `data_dir/CLASS/*.jpg`; then every file whose path has a CRC-32 divisible by 10 belongs to
-  `test`, about one in ten. The choice of a file does not change when others come or go.
-  Classes and files are taken in alphabetical order. Files and folders whose name begins with a
-  dot are passed over, and so are files that have no image suffix (`.jpg .jpeg .png .gif .bmp`).
-
-  Raises:
-    ValueError: `data_dir` is missing, no folder, or holds no images for `split`.
-  """
-  from etils import epath
-
-  require_data_dir('folder', data_dir)
-  root = epath.Path(data_dir)
-  if not root.is_dir():
-    raise ValueError(f'dataset.data_dir={data_dir!r} is not a folder')
-  has_splits = (root / 'train').is_dir() and (root / 'test').is_dir()
-  if not has_splits:
-    check_split('folder', split)
-  elif not (root / split).is_dir():
-    raise ValueError(f'no split {split!r}: there is no folder {root / split}')
-  # The training folder names the classes of all splits.
-  class_root = root / 'train' if has_splits else root
-  class_names = tuple(sorted(p.name for p in class_root.iterdir() if _is_visible_folder(p)))
-  if has_splits:
-    theirs = {p.name for p in (root / split).iterdir() if _is_visible_folder(p)}
-    if unknown := sorted(theirs - set(class_names)):
-      raise ValueError(f'{root / split} has classes that {class_root} lacks: {", ".join(unknown)}')
-  files, labels = [], []
-  for label, class_name in enumerate(class_names):
-    folder = (root / split if has_splits else root) / class_name
-    names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-    for file_name in names:
-      if not file_name.lower().endswith(_IMAGE_SUFFIXES) or file_name.startswith('.'):
-        continue
-      held_out = zlib.crc32(f'{class_name}/{file_name}'.encode()) % 10 == 0
-      if has_splits or held_out == (split == 'test'):
-        files.append(str(folder / file_name))
-        labels.append(label)
-  if not files:
-    raise ValueError(
-      f'no images for split {split!r} in dataset.data_dir={data_dir!r}: it needs one sub-folder '
-      f'per class with files that end in {" ".join(_IMAGE_SUFFIXES)}'
-    )
-  return FolderSource(tuple(files), np.array(labels, np.int32), class_names, f'folder/{split}')
-
-
-@dataclasses.dataclass(frozen=True)
-class FolderSource:
-  """An `EncodedSource` of image files."""
-
-  files: Sequence[str]
-  labels: np.ndarray
-  class_names: tuple[str, ...]
-  description: str
-
-  @property
-  def num_images(self) -> int:
-    """N."""
-    return len(self.files)
-
-  @property
-  def listing(self) -> tuple[str, ...]:
-    """Class and name of each file."""
-    return tuple(os.path.join(*file.split(os.sep)[-2:]) for file in self.files)
-
-  def read(self, index: int) -> tuple[bytes, int]:
-    """Returns the bytes of the file and the label."""
-    from etils import epath
-
-    return epath.Path(self.files[index]).read_bytes(), int(self.labels[index])
-
-  def image_name(self, index: int) -> str:
-    """Returns the path of the file."""
-    return self.files[index]
-
-
-_IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.gif', '.bmp')
-
-
 # How many names a message shows of a list.
 _MOST_NAMES = 5
 
@@ -197,13 +113,13 @@ def describe_class_changes(ours: Sequence[str], theirs: Sequence[str]) -> str:
   """
   here, there = _label_of_each(ours), _label_of_each(theirs)
   moved = [
-    f'{_shown(name)} ({label}, was {there[name, count]})'
+    f'{display_name(name)} ({label}, was {there[name, count]})'
     for (name, count), label in here.items()
     if there.get((name, count), label) != label
   ]
   parts = {
-    'missing here': [_shown(name) for name, count in there if (name, count) not in here],
-    'new here': [_shown(name) for name, count in here if (name, count) not in there],
+    'missing here': [display_name(name) for name, count in there if (name, count) not in here],
+    'new here': [display_name(name) for name, count in here if (name, count) not in there],
     'in another place': moved,
   }
   return '; '.join(f'{what}: {shorten(names)}' for what, names in parts.items() if names)
@@ -219,8 +135,8 @@ def _label_of_each(names: Sequence[str]) -> dict[tuple[str, int], int]:
   return labels
 
 
-def _shown(name: str) -> str:
-  """A name for a list in a message: quoted where its end would not be seen otherwise."""
+def display_name(name: str) -> str:
+  """Returns a name for a list in a message: quoted where its end would not be seen otherwise."""
   text = printable(name)
   return text if text and text == text.strip() and not set(text) & set(',;:()') else repr(text)
 
@@ -232,10 +148,10 @@ def shorten(names: Sequence[str], most: int = _MOST_NAMES) -> str:
 
 
 def printable(name: str) -> str:
-  """Returns a name of a file or class as any terminal shows it.
+  r"""Returns a name of a file or class as any terminal shows it.
 
-  What is no UTF-8, cannot be seen, or is composed in an unusual way is written as `\\xff` or
-  `\\u0301`, so that two names never look alike.
+  What is no UTF-8, cannot be seen, or is composed in an unusual way is written as `\xff` or
+  `\u0301`, so that two names never look alike.
   """
   if name.isprintable() and unicodedata.is_normalized('NFC', name):
     return name
@@ -261,6 +177,54 @@ def check_bad_image_policy(policy: str) -> None:
     raise ValueError(
       f'dataset.on_bad_image={policy!r} must be one of {", ".join(BAD_IMAGE_POLICIES)}'
     )
+
+
+def check_not_empty(source: Source) -> None:
+  """Raises ValueError unless there are images, and two classes to tell apart."""
+  if not source.num_images:
+    raise ValueError(f'{_split_name(source.description)} holds no images')
+  if len(source.class_names) < 2:
+    raise ValueError(
+      f'{_split_name(source.description)} has only one class, '
+      f'{shorten([display_name(name) for name in source.class_names])}: two are needed'
+    )
+
+
+def check_labels(
+  labels: np.ndarray, num_classes: int, description: str, *, num_images: int | None = None
+) -> None:
+  """Checks that all labels are those of classes.
+
+  Args:
+    labels: integers; -1 is for images without a label, as of the test splits of competitions.
+    num_classes: K.
+    description: of the split, as that of a source.
+    num_images: in the split, where `labels` are those of only some of them.
+
+  Raises:
+    ValueError: some are not; the message says how many.
+  """
+  is_known = (labels >= 0) & (labels < num_classes)
+  if is_known.all():
+    return
+  looked_at = (
+    '' if num_images in (None, len(labels)) else f' of {len(labels):,} that were looked at'
+  )
+  what = _split_name(description)
+  choose = 'choose another split with dataset.train_split or dataset.test_split (--split)'
+  if num_unlabelled := int((labels == -1).sum()):
+    raise ValueError(
+      f'{what} has {num_unlabelled:,} images without a label (-1){looked_at}; {choose}'
+    )
+  raise ValueError(
+    f'{what} has {int((~is_known).sum()):,} images with labels outside [0, {num_classes})'
+    f'{looked_at}, as {int(labels[~is_known][0])}; {choose}, or repair the labels'
+  )
+
+
+def _split_name(description: str) -> str:
+  name, _, split = description.rpartition('/')
+  return f'split {split!r} of {name!r}'
 
 
 def check_image_size(source: Source, image_size: int) -> None:
@@ -297,7 +261,3 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
   mean = shares @ np.arange(256)
   std = np.sqrt(np.maximum(shares @ np.arange(256) ** 2 - mean**2, 1e-12))
   return tuple(mean.tolist()), tuple(std.tolist())
-
-
-def _is_visible_folder(path: Any) -> bool:
-  return path.is_dir() and not path.name.startswith('.')

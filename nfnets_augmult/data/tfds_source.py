@@ -1,6 +1,7 @@
 """Image classification data sets that TensorFlow Datasets has prepared, by index."""
 
 import bisect
+import concurrent.futures
 import functools
 import itertools
 import os
@@ -13,11 +14,14 @@ import tensorflow_datasets as tfds
 from etils import epath
 from google.protobuf import message
 
+from nfnets_augmult.data import decoding
+from nfnets_augmult.data.image_formats import DEFAULT_RULES, DecodeError, DecodeRules
 from nfnets_augmult.data.record_files import RECORD_FILES
 from nfnets_augmult.data.sources import (
   ArraySource,
   EncodedSource,
   Source,
+  check_labels,
   check_split,
   require_data_dir,
 )
@@ -25,8 +29,20 @@ from nfnets_augmult.data.sources import (
 # A data set whose images all have one shape is decoded into memory up to this size.
 _MAX_BYTES_IN_MEMORY = 2 * 2**30
 
+# Of how many records the labels are looked at before a run: all of a small split; of a larger one
+# as many stretches, evenly spread, so that not every file must be opened.
+_MOST_RECORDS_LOOKED_AT = 10_000
+_STRETCHES, _STRETCH = 32, 64
 
-def tfds_source(name: str, *, split: str, data_dir: str, allow_download: bool = False) -> Source:
+
+def tfds_source(
+  name: str,
+  *,
+  split: str,
+  data_dir: str,
+  allow_download: bool = False,
+  rules: DecodeRules = DEFAULT_RULES,
+) -> Source:
   """Returns a split of the prepared data set `name`; see `loading.load_source`.
 
   Images of one fixed shape (CIFAR, MNIST, SVHN ...) come as an `ArraySource`, if they fit in
@@ -34,7 +50,9 @@ def tfds_source(name: str, *, split: str, data_dir: str, allow_download: bool = 
   for in the notation of TensorFlow Datasets: `train[:5000]`, `train[90%:]`.
 
   Raises:
-    ValueError: unknown name or split, or nothing prepared in `data_dir`.
+    ValueError: unknown name or split, nothing prepared in `data_dir`, or images without a label. Of
+      more than 10,000 encoded images the labels of some are looked at here, and each one when it is
+      read.
   """
   require_data_dir(name, data_dir)
   directory = _prepared_directory(name, data_dir)
@@ -50,8 +68,10 @@ def tfds_source(name: str, *, split: str, data_dir: str, allow_download: bool = 
   shape = builder.info.features[image_key].shape
   num_images = builder.info.splits[split].num_examples
   if None not in shape and num_images * int(np.prod(shape)) <= _MAX_BYTES_IN_MEMORY:
-    return _read_into_memory(builder, split, image_key, label_key)
-  return TfdsRecordSource(builder, split, image_key, label_key)
+    return _read_into_memory(builder, split, image_key, label_key, rules)
+  source = TfdsRecordSource(builder, split, image_key, label_key)
+  source.check_labels()
+  return source
 
 
 def _prepared_directory(name: str, data_dir: str) -> str | None:
@@ -102,6 +122,8 @@ def _supervised_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
     raise ValueError(f'{builder.info.name!r} is no image classification data set')
   if not isinstance(features[keys[1]], tfds.features.ClassLabel):
     raise ValueError(f'the label {keys[1]!r} of {builder.info.name!r} is not a class')
+  if features[keys[1]].num_classes is None:
+    raise ValueError(f'the label {keys[1]!r} of {builder.info.name!r} has no list of classes')
   return keys[0], keys[1]
 
 
@@ -160,14 +182,55 @@ class TfdsRecordSource(EncodedSource):
       ValueError: the file is cut off or damaged; the message names it.
     """
     example = self._example(index)
-    encoded = example[self._image_key].bytes_list.value
-    label = example[self._label_key].int64_list.value
-    if len(encoded) != 1 or len(label) != 1:
+    encoded = example[self._image_key].bytes_list.value if self._image_key in example else ()
+    label = self._label(example)
+    if len(encoded) != 1 or label is None:
       raise ValueError(
         f'{self.description}[{index}] lacks {self._image_key!r} or {self._label_key!r}; prepare '
         'the data set again'
       )
-    return encoded[0], label[0]
+    if not 0 <= label < len(self.class_names):
+      what = 'has no label (-1)' if label == -1 else f'has the label {label}'
+      raise ValueError(
+        f'{self.image_name(index)} {what}; labels must be in [0, {len(self.class_names)})'
+      )
+    return encoded[0], label
+
+  def check_labels(self) -> None:
+    """Looks at the labels of all records, or of evenly spread ones where these are many.
+
+    Records that cannot be read are passed over: whoever needs them will be told.
+
+    Raises:
+      ValueError: some images have no label.
+    """
+    indices = np.arange(self.num_images)
+    if self.num_images > _MOST_RECORDS_LOOKED_AT:
+      starts = np.linspace(0, self.num_images - _STRETCH, _STRETCHES).astype(int)
+      indices = (starts[:, np.newaxis] + np.arange(_STRETCH)).ravel()
+
+    def label(index: int) -> int | None:
+      try:
+        found = self._label(self._example(index))
+      except ValueError:
+        return None
+      return -1 if found is None else found
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+      labels = [found for found in pool.map(label, indices.tolist()) if found is not None]
+    check_labels(
+      np.array(labels, np.int64),
+      len(self.class_names),
+      self.description,
+      num_images=self.num_images if len(indices) < self.num_images else None,
+    )
+
+  def _label(self, example: Mapping[str, tf.train.Feature]) -> int | None:
+    """The label of an example; None if there is none, or several."""
+    if self._label_key not in example:
+      return None
+    values = example[self._label_key].int64_list.value
+    return values[0] if len(values) == 1 else None
 
   def image_name(self, index: int) -> str:
     """Returns the example's `file_name` or `id` where it has one, and its place in the split."""
@@ -195,10 +258,13 @@ class TfdsRecordSource(EncodedSource):
 
 
 def _read_into_memory(
-  builder: tfds.core.DatasetBuilder, split: str, image_key: str, label_key: str
+  builder: tfds.core.DatasetBuilder, split: str, image_key: str, label_key: str, rules: DecodeRules
 ) -> ArraySource:
   """Reads everything in the order of the files, as TfdsRecordSource counts."""
   source = TfdsRecordSource(builder, split, image_key, label_key)
+  source.check_labels()
+  shape = builder.info.features[image_key].shape
+  mode = {1: 'L', 3: 'RGB', 4: 'RGBA'}[shape[-1]]
 
   def read(index: np.ndarray) -> tuple[bytes, np.int64]:
     encoded, label = source.read(int(index))
@@ -216,21 +282,62 @@ def _read_into_memory(
     records = tf.data.Dataset.range(source.num_images).map(
       lambda index: tf.numpy_function(read, [index], (tf.string, tf.int64), stateful=False)
     )
-  num_channels = builder.info.features[image_key].shape[-1]
-  examples = records.map(
-    lambda encoded, label: (tf.io.decode_image(encoded, num_channels), label),
-    num_parallel_calls=tf.data.AUTOTUNE,
+
+  def is_plain(encoded: np.ndarray) -> np.ndarray:
+    return np.array([decoding.is_plain(one, rules) for one in encoded])
+
+  def decode_any(encoded: bytes) -> np.ndarray:
+    return np.ascontiguousarray(decoding.decode(encoded, rules, mode=mode))
+
+  def decode(encoded: tf.Tensor, label: tf.Tensor, plain: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    # Without Python, and so on all cores, where nothing is special about an image.
+    image = tf.cond(
+      plain,
+      lambda: tf.io.decode_image(encoded, shape[-1], expand_animations=False),
+      lambda: tf.numpy_function(decode_any, [encoded], tf.uint8, stateful=False),
+    )
+    return tf.ensure_shape(image, shape), label
+
+  examples = (
+    records.batch(256)
+    .map(
+      lambda encoded, label: (
+        encoded,
+        label,
+        tf.numpy_function(is_plain, [encoded], tf.bool, stateful=False),
+      )
+    )
+    .unbatch()
+    .map(decode, num_parallel_calls=tf.data.AUTOTUNE)
   )
   try:
     batches = list(examples.batch(1024).as_numpy_iterator())
   except tf.errors.OpError as error:
     raise ValueError(
       f'{source.description} in {builder.data_dir} is damaged; prepare or copy it again: '
-      f'{error.message}'
+      f'{_first_problem(source, rules, mode, shape) or error.message}'
     ) from error
+  labels = np.concatenate([labels for _, labels in batches])
+  check_labels(labels, len(source.class_names), source.description)
   return ArraySource(
     images=np.concatenate([images for images, _ in batches]),
-    labels=np.concatenate([labels for _, labels in batches]).astype(np.int32),
+    labels=labels.astype(np.int32),
     class_names=source.class_names,
     description=source.description,
   )
+
+
+def _first_problem(
+  source: TfdsRecordSource, rules: DecodeRules, mode: str, shape: tuple[int, ...]
+) -> str:
+  """What is wrong with the first image that cannot be read; '' if none is found."""
+  for index in range(source.num_images):
+    try:
+      pixels = decoding.decode(source.read(index)[0], rules, mode=mode)
+    except DecodeError as error:
+      return f'{source.image_name(index)}: {error}'
+    except ValueError as error:
+      return str(error)
+    if pixels.shape != tuple(shape):
+      return f'{source.image_name(index)} is {list(pixels.shape)}, not {list(shape)}'
+  return ''

@@ -1,0 +1,493 @@
+"""A folder of images with one sub-folder per class, as a source.
+
+What is an image is decided by the first bytes of a file, not by its name, and images may lie any
+number of folders below their class. Nothing that is there is left out without a word: what is
+passed over is counted by its reason.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import functools
+import os
+import re
+import shlex
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from nfnets_augmult.data import image_formats
+from nfnets_augmult.data.sources import display_name, printable, require_data_dir, shorten
+
+# Reading the first bytes waits for the disk, or for the network behind it, most of the time.
+_NUM_THREADS = 16
+_FILES_PER_TASK = 256
+
+# Left by archives, file managers and file systems, besides everything that begins with a dot.
+_LITTER_FOLDERS = (b'__macosx', b'__pycache__', b'@eadir', b'$recycle.bin', b'lost+found')
+_LITTER_FOLDERS += (b'system volume information',)
+_LITTER_FILES = (b'thumbs.db', b'ehthumbs.db', b'desktop.ini', b'icon\r')
+
+_TRAIN_WORDS = ('train', 'training', 'trn')
+_TEST_WORDS = ('test', 'testing', 'tst', 'val', 'valid', 'validation', 'eval', 'evaluation', 'dev')
+_TEST_WORDS += ('holdout',)
+# What may stand beside those words in the name of a split.
+_SPLIT_COMPANIONS = ('', 'set', 'split', 'data', 'image', 'images', 'img', 'imgs', 'photos')
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderSource:
+  """An `EncodedSource` of image files.
+
+  Attributes:
+    folder: that the paths below it start from.
+    paths: of the images below `folder`, as the file system has them.
+    labels: int32 `[N]`.
+    class_names: one string per class.
+    description: for messages, for example `folder/train`.
+    notes: lines about the reading that a user should see: what was passed over, and why.
+  """
+
+  folder: bytes
+  paths: Sequence[bytes]
+  labels: np.ndarray
+  class_names: tuple[str, ...]
+  description: str
+  notes: tuple[str, ...] = ()
+
+  @property
+  def num_images(self) -> int:
+    """N."""
+    return len(self.paths)
+
+  @functools.cached_property
+  def relative_paths(self) -> tuple[str, ...]:
+    r"""`class/.../file` of every image in order; bytes that are no UTF-8 are written `\xff`."""
+    return tuple(map(_name, self.paths))
+
+  @property
+  def listing(self) -> tuple[str, ...]:
+    """What identifies the images: their relative paths."""
+    return self.relative_paths
+
+  def read(self, index: int) -> tuple[bytes, int]:
+    """Returns the bytes of the file and the label.
+
+    Raises:
+      ValueError: the file cannot be read; the message names it.
+    """
+    try:
+      with open(os.path.join(self.folder, self.paths[index]), 'rb') as file:
+        return file.read(), int(self.labels[index])
+    except OSError as error:
+      raise ValueError(f'{self.image_name(index)} cannot be read: {error.strerror}') from error
+
+  def image_name(self, index: int) -> str:
+    """Returns the path of the file, printable."""
+    return _shown(self.folder, self.paths[index])
+
+
+def folder_source(*, split: str, data_dir: str, train_split: str = 'train') -> FolderSource:
+  """Returns the images of a folder that has one sub-folder per class.
+
+  Either `data_dir/train/CLASS/...` and `data_dir/test/CLASS/...`, or just `data_dir/CLASS/...`;
+  then every file whose path from the class on has a CRC-32 divisible by 10 belongs to `test`, about
+  one in ten. The choice of a file does not change when others come or go.
+
+  Classes, and the files of each by their path below it, are ordered by the bytes of their names in
+  UTF-8, whatever the language of the system: `10` before `2`, `Z` before `a`. Images may lie in
+  folders below that of their class. Links are followed, except to a folder that was read for the
+  class already or that holds the class. What begins with a dot, and what archives and file managers
+  leave behind, is passed over. A file that is named as an image and is none counts as an image that
+  does not decode.
+
+  Args:
+    split: `train_split`, or the folder of another one; `train` or `test` without such folders.
+    data_dir: the folder.
+    train_split: the split whose folders are the classes of all others. Where it is not there, as
+      when only test images were copied, the folders of `split` are.
+
+  Raises:
+    ValueError: `data_dir` is missing, no folder, has another layout, or lacks images; the message
+      names the folders that are there and the key that fits.
+  """
+  require_data_dir('folder', data_dir)
+  if '://' in data_dir or not os.path.isdir(data_dir):
+    raise ValueError(f'dataset.data_dir={data_dir!r} is not a folder of this file system')
+  root, asked, train = map(os.fsencode, (data_dir, split, train_split))
+  folders = _folders(root)
+  if _holds_splits(root, folders, {asked, train}):
+    if asked not in folders:
+      raise ValueError(_no_such_split(root, folders, split, train_split))
+    folder = os.path.join(root, asked)
+    class_root = os.path.join(root, train) if train in folders else folder
+    classes = _folders(class_root)
+    if unknown := sorted(set(_folders(folder)) - set(classes)):
+      raise ValueError(
+        f'{_shown(folder)} has classes that {_shown(class_root)} lacks: {_listed(unknown)}'
+      )
+    scan = _scan(folder, classes)
+    kept = scan.files
+  elif split not in ('train', 'test'):
+    raise ValueError(
+      f"'folder' has no split {split!r}; it has train, test: there is no folder "
+      f'{_shown(root, asked)}, and dataset.data_dir={data_dir!r} holds {_listed(folders)}'
+    )
+  else:
+    folder, classes, is_test = root, folders, split == 'test'
+    scan = _scan(folder, classes, only_held_out=is_test)
+    kept = [file for file in scan.files if _is_held_out(file.path) == is_test]
+  if split in ('train', train_split):
+    _check_classes(folder, classes, scan, kept, is_share=folder == root)
+  if not kept:
+    raise ValueError(_no_images(split, folder, classes, is_share=folder == root))
+  return FolderSource(
+    folder=folder,
+    paths=tuple(file.path for file in kept),
+    labels=np.array([file.label for file in kept], np.int32),
+    class_names=tuple(map(_name, classes)),
+    description=f'folder/{split}',
+    notes=_notes(scan),
+  )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _File:
+  """An image, or what is named as one: `path` begins with the class; `kind` is '' for no image."""
+
+  label: int
+  path: bytes
+  kind: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scan:
+  """What class folders hold: files in order, and what was passed over by its reason."""
+
+  files: list[_File]
+  passed_over: dict[str, list[bytes]]
+
+
+def _scan(folder: bytes, classes: Sequence[bytes], *, only_held_out: bool = False) -> _Scan:
+  """Reads which files of `folder/CLASS` are images.
+
+  Args:
+    folder: of the classes.
+    classes: names of its folders, in the order of their labels.
+    only_held_out: look at the tenth for the test alone, and leave what is passed over to the scan
+      of the others.
+  """
+  passed_over = collections.defaultdict(list)
+  found = [
+    (label, path) for label, name in enumerate(classes) for path in _walk(folder, name, passed_over)
+  ]
+  if only_held_out:
+    found = [(label, path) for label, path in found if _is_held_out(path)]
+  files = []
+  kinds = _formats(folder, [path for _, path in found])
+  for (label, path), kind in zip(found, kinds, strict=True):
+    is_read = kind in image_formats.READ_FORMATS
+    if is_read or _name(path).lower().endswith(image_formats.IMAGE_SUFFIXES):
+      files.append(_File(label, path, kind if is_read else ''))
+    else:
+      passed_over[f'in the format {kind}, which is not read' if kind else _NO_IMAGE].append(path)
+  if only_held_out:
+    return _Scan(files, {})
+  beside = _entries(folder)
+  passed_over[_LITTER] += [entry.name for entry in beside if _is_litter(entry)]
+  strays = [entry.name for entry in beside if entry.is_file() and not _is_litter(entry)]
+  kinds = _formats(folder, strays)
+  passed_over[_STRAY] += [name for name, kind in zip(strays, kinds, strict=True) if kind]
+  return _Scan(files, passed_over)
+
+
+# Reasons to pass something over, as they follow a number.
+_NO_IMAGE = 'without an image'
+_STRAY = 'outside of the class folders'
+_LITTER = 'hidden or left by other programs'
+_NOWHERE = 'linked to nothing'
+_AGAIN = 'linked to a folder that is read anyway'
+_SPECIAL = 'neither a file nor a folder'
+
+
+def _walk(root: bytes, name: bytes, passed_over: dict[str, list[bytes]]) -> list[bytes]:
+  """Paths below `root` of all files of the class folder `name`, sorted."""
+  if not os.path.isdir(os.path.join(root, name)):
+    return []  # a class of the training images that this split lacks
+  real_class = os.path.realpath(os.path.join(root, name))
+  if _holds(real_class, os.path.realpath(root)):
+    passed_over[_AGAIN].append(name)
+    return []
+  files, folders, links, seen = [], [name], [], set()
+  while folders or links:
+    # Links last: a folder goes by its own name rather than that of a link to it.
+    folder = folders.pop() if folders else links.pop(0)
+    status = os.stat(os.path.join(root, folder))
+    if (status.st_dev, status.st_ino) in seen:
+      passed_over[_AGAIN].append(folder)
+      continue
+    seen.add((status.st_dev, status.st_ino))
+    for entry in _entries(os.path.join(root, folder)):
+      path = folder + b'/' + entry.name
+      if _is_litter(entry):
+        passed_over[_LITTER].append(path)
+      elif entry.is_file():
+        files.append(path)
+      elif entry.is_dir() and not entry.is_symlink():
+        folders.append(path)
+      elif entry.is_dir():
+        is_above = _holds(os.path.realpath(entry.path), real_class)
+        (passed_over[_AGAIN] if is_above else links).append(path)
+      else:
+        passed_over[_NOWHERE if entry.is_symlink() else _SPECIAL].append(path)
+  return sorted(files)
+
+
+def _holds(outer: bytes, inner: bytes) -> bool:
+  """Whether the folder `outer` is `inner`, or one that it lies in."""
+  return os.path.join(inner, b'').startswith(os.path.join(outer, b''))
+
+
+def _entries(folder: bytes) -> list[os.DirEntry[bytes]]:
+  """What is in a folder, sorted by name.
+
+  Raises:
+    ValueError: it cannot be read.
+  """
+  try:
+    with os.scandir(folder) as entries:
+      return sorted(entries, key=lambda entry: entry.name)
+  except OSError as error:
+    raise ValueError(f'{_shown(folder)} cannot be read: {error.strerror}') from error
+
+
+def _folders(folder: bytes) -> list[bytes]:
+  """Names of the folders in `folder` that may be classes or splits, sorted."""
+  return [e.name for e in _entries(folder) if e.is_dir() and not _is_litter(e)]
+
+
+def _is_litter(entry: os.DirEntry[bytes]) -> bool:
+  name = entry.name.lower()
+  return name.startswith(b'.') or name in (_LITTER_FOLDERS if entry.is_dir() else _LITTER_FILES)
+
+
+def _is_held_out(path: bytes) -> bool:
+  return zlib.crc32(path) % 10 == 0
+
+
+def _formats(folder: bytes, paths: Sequence[bytes]) -> list[str]:
+  """See `image_formats.format_of`, of many files."""
+
+  def read(start: int) -> list[str]:
+    return [_format(os.path.join(folder, path)) for path in paths[start : start + _FILES_PER_TASK]]
+
+  starts = range(0, len(paths), _FILES_PER_TASK)
+  if len(starts) < 2:
+    return [kind for start in starts for kind in read(start)]
+  with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
+    return [kind for kinds in pool.map(read, starts) for kind in kinds]
+
+
+def _format(path: bytes) -> str:
+  try:
+    file = os.open(path, os.O_RDONLY | getattr(os, 'O_BINARY', 0))
+    try:
+      start = os.read(file, image_formats.NUM_START_BYTES)
+    finally:
+      os.close(file)
+  except OSError as error:
+    raise ValueError(f'{_shown(path)} cannot be read: {error.strerror}') from error
+  return image_formats.format_of(start, _name(path))
+
+
+def _notes(scan: _Scan) -> tuple[str, ...]:
+  """What a user should know of a scan, a line for each kind of thing."""
+  notes = []
+  # Sorted, so that it says the same wherever and however the files were found.
+  counts = [
+    f'{len(paths):,} {reason} (e.g. {_shown(min(paths))})'
+    for reason, paths in sorted(scan.passed_over.items())
+    if paths
+  ]
+  if counts:
+    total = sum(map(len, scan.passed_over.values()))
+    notes.append(f'{total:,} {"files" if total > 1 else "file"} passed over: {", ".join(counts)}')
+  if bad := [file.path for file in scan.files if not file.kind]:
+    notes.append(
+      f'{len(bad):,} with the name of an image but none that is read inside, to be treated as '
+      f'dataset.on_bad_image says (e.g. {_shown(bad[0])})'
+    )
+  if below := [file.path for file in scan.files if file.path.count(b'/') > 1]:
+    notes.append(
+      f'{len(below):,} of {len(scan.files):,} images lie in folders below that of their class '
+      f'(e.g. {_shown(below[0])})'
+    )
+  return tuple(notes)
+
+
+def _check_classes(
+  folder: bytes, classes: Sequence[bytes], scan: _Scan, kept: Sequence[_File], *, is_share: bool
+) -> None:
+  """Checks that there are classes and that each can be learnt.
+
+  Raises:
+    ValueError: there are not two, or one of them has no training image.
+  """
+  _check_no_splits_inside(folder, classes, is_share=is_share)
+  with_images = sorted({file.label for file in scan.files if file.kind})
+  hint = ''
+  if len(classes) == 1 or len(with_images) == 1:
+    only = classes[with_images[0] if with_images else 0]
+    hint = _one_level_deeper(folder, only, is_share=is_share)
+  if len(classes) < 2:
+    if not classes and (strays := len(scan.passed_over[_STRAY])):
+      hint = (
+        f'. It holds {strays:,} images itself: if these are one class of several, dataset.data_dir '
+        'is the folder above'
+      )
+    has = f'only one class, {_listed(classes)}' if classes else 'no class folder'
+    raise ValueError(
+      f'{_shown(folder)} has {has}: dataset.data_dir needs one sub-folder per class, two at least, '
+      f'directly or below folders for train and test{hint}'
+    )
+  if empty := [name for label, name in enumerate(classes) if label not in with_images]:
+    notes = ''.join(f'. {note}' for note in _notes(scan))
+    raise ValueError(
+      f'{_shown(folder)} has no image for {_class_or_classes(empty)}: add images or remove the '
+      f'folder{hint}{notes}'
+    )
+  in_training = {file.label for file in kept if file.kind}
+  if untrained := [name for label, name in enumerate(classes) if label not in in_training]:
+    raise ValueError(
+      f'{_shown(folder)} has so few images of {_class_or_classes(untrained)} that all of them fall '
+      f'into the tenth held out for the test: {_BY_HAND}'
+    )
+
+
+def _check_no_splits_inside(folder: bytes, classes: Sequence[bytes], *, is_share: bool) -> None:
+  """Raises ValueError if what would be taken as classes are splits, or hold splits."""
+  if is_share:
+    for name in classes:
+      inside = _folders(os.path.join(folder, name))
+      if splits := [inner for inner in inside if _purpose(inner)]:
+        raise ValueError(
+          f'{_shown(folder, name)} holds {_listed(splits)}, which are no names of a class but of '
+          f'splits: say {_flag("data_dir", os.path.join(folder, name))} if they hold the classes, '
+          'or divide the images as train/CLASS/... and test/CLASS/...'
+        )
+  elif len(splits := [name for name in classes if _purpose(name)]) > 1:
+    raise ValueError(
+      f'{_shown(folder)} holds {_listed(splits)}, which are no names of classes but of splits: say '
+      f'{_flag("data_dir", folder)}, or give the classes other names'
+    )
+
+
+_BY_HAND = 'add images, or divide them by hand, into train/CLASS/... and test/CLASS/...'
+
+
+def _one_level_deeper(folder: bytes, only: bytes, *, is_share: bool) -> str:
+  """What to do if the folders in the only class that has images are the classes; '' if it has none.
+
+  Args:
+    folder: of the classes.
+    only: the class.
+    is_share: whether `folder` is `data_dir` itself and not that of a split.
+  """
+  inner = os.path.join(folder, only)
+  while len(names := _folders(inner)) == 1:
+    inner = os.path.join(inner, names[0])
+  if not names:
+    return ''
+  remedy = f'say {_flag("data_dir", inner)}' if is_share else f'move them to {_shown(folder)}'
+  return f'. If its folders {_listed(names)} are the ones meant, {remedy}'
+
+
+def _no_images(split: str, folder: bytes, classes: Sequence[bytes], *, is_share: bool) -> str:
+  """The message for a split without images."""
+  if is_share:
+    return (
+      f'{_shown(folder)} has no folders train and test, so about a tenth of its images is held out '
+      f'for the test, and they are too few for that: none is for {split!r}; {_BY_HAND}'
+    )
+  return (
+    f'no images for split {split!r}: there is none in the class folders of {_shown(folder)}, '
+    f'{_listed(classes) or "of which there are none"}'
+  )
+
+
+def _holds_splits(root: bytes, folders: Sequence[bytes], asked: set[bytes]) -> bool:
+  """Whether the folders in `root` are of splits, rather than of classes.
+
+  They are if one has the name of a split that is asked for, or a usual name of one. Only `train`
+  may also be a class, beside cars and ships: a folder of files among several other folders.
+  """
+  splits = [name for name in folders if name in asked or _purpose(name)]
+  if splits == [b'train'] and len(folders) > 2:
+    inside = [e for e in _entries(os.path.join(root, b'train')) if not _is_litter(e)]
+    return not inside or any(entry.is_dir() for entry in inside)
+  return bool(splits)
+
+
+def _purpose(name: bytes) -> str:
+  """'train' or 'test' for a usual name of such a split, as `Train` or `val_images`; else ''."""
+  words = {word.rstrip('0123456789') for word in re.split(r'[\W_]+', _name(name).lower())}
+  for purpose, usual in (('train', _TRAIN_WORDS), ('test', _TEST_WORDS)):
+    if words & set(usual) and words <= {*usual, *_SPLIT_COMPANIONS}:
+      return purpose
+  return ''
+
+
+def _no_such_split(root: bytes, folders: Sequence[bytes], split: str, train_split: str) -> str:
+  """The message for a split whose folder is not there, with the keys that fit what is."""
+  key = 'train_split' if split == train_split else 'test_split'
+  wrong = {'train_split', 'test_split'} if key == 'train_split' else {'test_split'}
+  remedies = []
+  for of_key, purpose, name in (
+    ('train_split', 'train', train_split),
+    ('test_split', 'test', 'test' if key == 'train_split' else split),
+  ):
+    usual = [folder for folder in folders if _purpose(folder) == purpose]
+    if of_key in wrong and usual and os.fsencode(name) not in folders:
+      remedies.append(_flag(of_key, min(usual, key=_rank)))
+  if remedies:
+    remedy = f'; say {" ".join(remedies)}'
+  elif os.fsencode(train_split) in folders:
+    remedy = (
+      f'; to hold out a tenth of the training images for it, say '
+      f'{_flag("data_dir", os.path.join(root, os.fsencode(train_split)))}'
+    )
+  else:
+    usual = [folder for folder in folders if _purpose(folder)]
+    remedy = f'. If {_listed(usual)} is a class, it needs another name' if usual else ''
+  return (
+    f'no split {split!r}: there is no folder {_shown(root, os.fsencode(split))} (dataset.{key}); '
+    f'{_shown(root)} holds {_listed(folders)}{remedy}'
+  )
+
+
+def _rank(name: bytes) -> int:
+  """Smaller for the more usual name of a split: `test` before `val` before `dev`."""
+  usual = _TRAIN_WORDS + _TEST_WORDS
+  return min(usual.index(w) for w in re.split(r'[\W_\d]+', _name(name).lower()) if w in usual)
+
+
+def _flag(key: str, value: bytes) -> str:
+  return f'--config.dataset.{key}={shlex.quote(printable(_name(value)))}'
+
+
+def _listed(names: Sequence[bytes]) -> str:
+  return shorten([display_name(_name(name)) for name in names])
+
+
+def _class_or_classes(names: Sequence[bytes]) -> str:
+  return f'{"the class" if len(names) == 1 else f"{len(names):,} classes:"} {_listed(names)}'
+
+
+def _name(path: bytes) -> str:
+  """A path or a part of one as text that every encoding of Unicode takes, the same everywhere."""
+  return path.decode('utf-8', 'backslashreplace')
+
+
+def _shown(*parts: bytes) -> str:
+  return printable(_name(os.path.join(*parts)))
