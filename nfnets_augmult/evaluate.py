@@ -96,10 +96,10 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('workdir', None, 'Directory of the run.', required=True)
+  front_door.define_path('workdir', None, 'Directory of the run.', required=True)
   flags.DEFINE_string('split', '', 'Split of its data set; default: the test split of its config.')
   flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or the number of a step.")
-  flags.DEFINE_string('data_dir', '', 'Where the data lie, if they were moved.')
-  flags.DEFINE_integer('batch_size', 0, 'Images per batch; 0: as in the config.')
-  flags.DEFINE_string('output', '', 'JSON file for the results.')
+  front_door.define_path('data_dir', '', 'Where the data lie, if they were moved.')
+  flags.DEFINE_integer('batch_size', 0, 'Images per batch; 0: as in the config.', 0)
+  front_door.define_path('output', '', 'JSON file for the results.')
   front_door.run(main)

@@ -27,6 +27,7 @@ from absl import flags, logging
 from nfnets_augmult import assembly, configs
 from nfnets_augmult.data.augmentation import NOTHING
 from nfnets_augmult.data.sources import BadDataError
+from nfnets_augmult.ops import paths
 from nfnets_augmult.training import loop, records
 from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
 from nfnets_augmult.training.plan import Plan
@@ -66,6 +67,7 @@ def prepare(
   """
   assembly.check(config)
   check_workdir(config, workdir)
+  paths.check_writable('workdir', workdir)
   if assembly.needs_tensorflow(config):
     front_door.import_tensorflow_quietly()
   data = data or assembly.load_data(config)
@@ -77,6 +79,7 @@ def prepare(
   )
   network = assembly.make_network(config, data)
   assembly.check_images_fit(config, data, network)
+  assembly.check_memory(config, data, plan, network)
   train_step, key = assembly.make_train_step(config, network, plan)
   cadence = assembly.make_cadence(config, plan)
   loaded_params = assembly.read_initial_params(config, network)
@@ -346,7 +349,7 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('workdir', None, 'Directory of the run; default: runs/NAME of the config.')
+  front_door.define_path('workdir', None, 'Directory of the run; default: runs/NAME of the config.')
   front_door.define_host_flags()
   front_door.define_config_flag()
   front_door.run(main)

@@ -287,16 +287,16 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('workdir', None, 'Directory of the run; gets the results.', required=True)
+  front_door.define_path('workdir', None, 'Directory of the run; gets the results.', required=True)
   flags.DEFINE_string(
     'checkpoint', 'latest', "'latest', 'best', the number of a step, or 'initialization'."
   )
-  flags.DEFINE_string('data_dir', '', 'Where the data lie, if they were moved.')
-  flags.DEFINE_integer('blocks', 16, 'Independent estimates, of which intervals are made.')
-  flags.DEFINE_integer('images_per_block', 16, 'Different images in each of them.')
-  flags.DEFINE_integer('copies', 4, 'Augmented copies of each image.')
+  front_door.define_path('data_dir', '', 'Where the data lie, if they were moved.')
+  flags.DEFINE_integer('blocks', 16, 'Independent estimates, of which intervals are made.', 2)
+  flags.DEFINE_integer('images_per_block', 16, 'Different images in each of them.', 2)
+  flags.DEFINE_integer('copies', 4, 'Augmented copies of each image.', 2)
   flags.DEFINE_list('augmults', '1,2,4,8,16', 'Values of n in tables and pictures.')
-  flags.DEFINE_integer('minibatches', 0, 'Mini-batches to measure for each n, as in Figure 9.')
+  flags.DEFINE_integer('minibatches', 0, 'Mini-batches to measure for each n, as in Figure 9.', 0)
   flags.DEFINE_boolean('draw_only', False, 'Make tables and pictures from variance.json alone.')
   front_door.define_config_flag(required=False)
   front_door.run(main)
