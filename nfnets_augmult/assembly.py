@@ -39,6 +39,7 @@ Batches = Iterator[dict[str, np.ndarray]]
 # Where training batches are made.
 INPUTS = ('tf.data', 'device')
 
+_LARGEST_SEED = 2**32 - 1
 # Pixels of a side; more than any network is made for.
 _LARGEST_IMAGE = 2**14
 # What a step needs of each image is stacked for as many steps.
@@ -519,7 +520,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     ValueError: the message names the key, what is wrong, and what to do.
   """
   configs.check_keys(config)
-  checks.check_int('seed', config.seed, most=2**32 - 1)
+  checks.check_int('seed', config.seed, most=_LARGEST_SEED)
   plan_lib.check_length(total_epochs=config.total_epochs, total_steps=config.total_steps)
   _, unique_images_per_batch, _ = _solve_batch(config)
   make_augmentation(config).mixing.check_unique_images(unique_images_per_batch)
@@ -633,11 +634,15 @@ def check_single(config: ml_collections.ConfigDict, workdir: str) -> None:
 def _check_runs(config: ml_collections.ConfigDict) -> None:
   """Checks the runs that are to train together, if there are any."""
   asked = {'runs.seeds': config.runs.seeds, 'runs.learning_rates': config.runs.learning_rates}
-  for seed in config.runs.seeds:
-    checks.check_int('runs.seeds: one of them', seed, most=2**32 - 1)
-  for rate in config.runs.learning_rates:
-    checks.check_number('runs.learning_rates: one of them', rate, above=0)
   for key, values in asked.items():
+    try:
+      for value in values:
+        if key == 'runs.seeds':
+          checks.check_int('seed', value, most=_LARGEST_SEED)
+        else:
+          checks.check_number('optimizer.learning_rate', value, above=0)
+    except ValueError as error:
+      raise ValueError(f'{key}={checks.shown(values)}: {error}') from error
     if len(set(values)) < len(values):
       raise ValueError(f'{key}={values} names a value twice')
   if not are_runs_together(config):

@@ -83,7 +83,9 @@ def define_path(name: str, default: str | None, help_text: str, *, required: boo
   )
 
 
-def define_config_flag(*, required: bool = True) -> None:
+def define_config_flag(
+  *, required: bool = True, flag_values: flags.FlagValues = flags.FLAGS
+) -> None:
   """Defines the flag `--config=FILE.py` with its `--config.KEY=VALUE` overrides."""
   for kind, parser in (
     # None stands for what a model itself has; elsewhere the config is refused.
@@ -93,11 +95,17 @@ def define_config_flag(*, required: bool = True) -> None:
     (tuple, _TupleParser()),
   ):
     config_flags.register_flag_parser_for_type(kind, parser)
-  config_flags.DEFINE_config_file(
-    'config', None, 'File with get_config(), see experiments/; --config.KEY=VALUE overrides.'
-  )
+  try:
+    config_flags.DEFINE_config_file(
+      'config',
+      None,
+      'File with get_config(), see experiments/; --config.KEY=VALUE overrides.',
+      flag_values,
+    )
+  except flags.Error as error:  # it looks into a --flagfile
+    fail(_one_line(str(error)))
   if required:
-    flags.mark_flag_as_required('config')
+    flags.mark_flag_as_required('config', flag_values)
 
 
 def define_host_flags() -> None:
@@ -122,7 +130,7 @@ def join_hosts() -> None:
   try:
     jax.distributed.initialize(args.coordinator, args.num_hosts, args.host_index)
   except (RuntimeError, ValueError) as error:
-    fail(f'--multi_host: the machines cannot be joined: {" ".join(str(error).split())[:300]}')
+    fail(f'--multi_host: the machines cannot be joined: {_one_line(str(error))}')
 
 
 def config_path() -> str:
@@ -139,7 +147,7 @@ def run(main: Callable[[], None]) -> None:
     _configure_logging()
     _call(main)
 
-  app.run(guarded, flags_parser=_parse)
+  app.run(guarded, flags_parser=parse)
 
 
 def run_command(commands: dict[str, Callable[[], None]]) -> None:
@@ -151,7 +159,7 @@ def run_command(commands: dict[str, Callable[[], None]]) -> None:
     _configure_logging()
     _call(commands[argv[1]])
 
-  app.run(guarded, flags_parser=_parse)
+  app.run(guarded, flags_parser=parse)
 
 
 def _call(main: Callable[[], None]) -> None:
@@ -167,14 +175,14 @@ def _call(main: Callable[[], None]) -> None:
 
 def _explain(error: Exception) -> str:
   """What to say of an error that is no bug of a program, on one line; '' if it may be one."""
-  text = ' '.join(str(error).split())
+  text = _one_line(str(error))
   if 'RESOURCE_EXHAUSTED' in text or isinstance(error, MemoryError):
-    return f'out of memory: a smaller batch or network may fit. {text[:300]}'
+    return f'out of memory: a smaller batch or network may fit. {text}'
   if isinstance(error, RuntimeError) and 'nable to initialize backend' in text:
     asked = f'JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")}'
-    return f'JAX cannot use the devices that it was told to ({asked}): {text[:300]}'
+    return f'JAX cannot use the devices that it was told to ({asked}): {text}'
   if isinstance(error, OSError | ImportError):
-    return text
+    return text or type(error).__name__
   return ''
 
 
@@ -231,9 +239,9 @@ class StopSignals:
     return self._signal is not None
 
 
-def _parse(argv: list[str]) -> list[str]:
+def parse(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
   """Reads the flags; what is wrong with them becomes one message."""
-  has_config = 'config' in flags.FLAGS
+  has_config = 'config' in flag_values
   if has_config:
     # The library looks for overrides in sys.argv by itself.
     argv = sys.argv = _with_whole_config_path(argv)
@@ -243,31 +251,54 @@ def _parse(argv: list[str]) -> list[str]:
     fail(f'--config is given {len(files)} times: {" and ".join(files)}')
   if has_config and overrides and not files:
     fail(f'{overrides[0]} overrides a config file: say --config=FILE.py as well')
+  logging.set_verbosity(logging.ERROR)  # what libraries warn of here ends the program anyhow
   try:
-    rest = flags.FLAGS(argv)
-    if has_config and flags.FLAGS['config'].present:
-      configs.check_keys(flags.FLAGS.config)  # a file that cannot be read raises only here
-    return rest
+    rest = flag_values(argv)
+    if files:
+      getattr(flag_values.config, 'seed', None)  # a file that cannot be read raises only here
   except Exception as error:
-    fail(_unknown_key(argv) if has_config and _unknown_key(argv) else _explain_flags(error, files))
+    fail(_unknown_key(argv, overrides) or _explain_flags(error, files))
+  try:
+    if files:
+      configs.check_keys(flag_values.config)
+  except ValueError as error:
+    fail(str(error))
+  return rest
 
 
 def _explain_flags(error: Exception, files: list[str]) -> str:
   """What to say of an error in the flags, or in the config file that they name."""
   text, flag = str(error), files[0] if files else ''
+  if missing := re.match(r'flag --(\w+)=None: Flag .* must have a value', text):
+    returned = (
+      'get_config() returns nothing' if files and missing[1] == 'config' else 'it is needed'
+    )
+    return f'{flag or f"say --{missing[1]}=..."}: {returned}'
   if 'failure to load: ' in text:
-    return f'{flag} cannot be read: {" ".join(text.split("failure to load: ")[1].split())}'
+    reason = re.sub(r'.*\[Errno \d+\] ', '', _one_line(text.split('failure to load: ')[1]))
+    return f'{flag} cannot be read: {reason}'
+  if "no attribute 'get_config'" in text:
+    return f'{flag}: there is no get_config() in it'
   file = flag.partition('=')[2].split(':')[0]
-  place = _place_in(file, error)
+  place, of_file = _place_in(file, error), not isinstance(error, flags.Error)
   if 'Traceback' in text:
+    of_file = True
     # Of some errors in the file the library keeps nothing but the text of the traceback.
     place = (re.findall(rf'File "{re.escape(file)}", (line \d+)', text) or [place])[-1]
     text = text.strip().splitlines()[-1].removeprefix('ValueError: ')
   elif place:
     text = f'{type(error).__name__}: {text}'
   # Of values that a parser of ours refuses the library says `flag --NAME=VALUE: must be ...`.
-  text = re.sub(r'^flag (--.*?=.*): (must )', r'\1 \2', ' '.join(text.split()))
-  return f'{flag}, {place}: {text}' if place else text
+  text = re.sub(r'^flag (--[^ ]*?=.*?): (must )', r'\1 \2', _one_line(text)).removeprefix('flag ')
+  if not (place or of_file):
+    return text
+  return f'{flag}, {place}: {text}' if place else f'{flag}: {text}'
+
+
+def _one_line(text: str) -> str:
+  """A text of any length as a line that can be read."""
+  line = ' '.join(text.split())
+  return line if len(line) <= 300 else f'{line[:300]}...'
 
 
 def _with_whole_config_path(argv: list[str]) -> list[str]:
@@ -320,27 +351,29 @@ def _configure_logging() -> None:
   sys.excepthook = hook
 
 
-def _unknown_key(argv: list[str]) -> str:
+def _unknown_key(argv: list[str], overrides: list[str]) -> str:
   """What is wrong with the first override whose key the config does not have; '' if none."""
-  known = list(configs.flatten(_config_without_overrides(argv)))
-  for argument in argv:
-    key = argument.lstrip('-').removeprefix('config.').split('=')[0]
-    if argument.lstrip('-').startswith('config.') and key not in known:
-      alike = [k for k in known if k.split('.')[-1] == key.split('.')[-1]]
-      alike = alike or difflib.get_close_matches(key, known, n=3, cutoff=0.5)
-      tail = f'did you mean {" or ".join(alike)}?' if alike else f'there is {", ".join(known)}'
-      return f'the config has no key {key!r}; {tail}'
+  try:
+    known = list(configs.flatten(_config_without_overrides(argv))) if overrides else []
+  except Exception:  # the file itself is wrong, which is said elsewhere
+    return ''
+  for override in overrides:
+    key = override.lstrip('-').removeprefix('config.').split('=')[0]
+    if key in known:
+      continue
+    if members := [k for k in known if k.startswith(f'{key}.')]:
+      return f'{key!r} is a group of keys: set one of them, as in --config.{members[0]}=VALUE'
+    alike = [k for k in known if k.split('.')[-1] == key.split('.')[-1]]
+    alike = alike or difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+    tail = f'did you mean {" or ".join(alike)}?' if alike else f'there is {", ".join(known)}'
+    return f'the config has no key {key!r}; {tail}'
   return ''
 
 
 def _config_without_overrides(argv: list[str]) -> ml_collections.ConfigDict:
-  """The config as its file has it. config_flags takes overrides from sys.argv: it is replaced."""
+  """The config as its file has it."""
   values = flags.FlagValues()
-  config_flags.DEFINE_config_file('config', flag_values=values)
   rest = [argument for argument in argv if not argument.lstrip('-').startswith('config.')]
-  original, sys.argv = sys.argv, rest
-  try:
-    values(rest, known_only=True)
-    return values.config
-  finally:
-    sys.argv = original
+  config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=rest)
+  values(rest, known_only=True)
+  return values.config
