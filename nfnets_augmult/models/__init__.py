@@ -84,7 +84,7 @@ def make_model(name: str, *, num_classes: int, **options: Any) -> hk.Transformed
   known = set(inspect.signature(module).parameters) - {*fixed, 'num_classes', 'name'}
   if unknown := set(options) - known:
     raise ValueError(
-      f'model.{min(unknown)}: the model {name!r} has no such option; '
+      f'model.{min(unknown)}: the model {name!r} has no option {", ".join(sorted(unknown))}; '
       f'it has {", ".join(sorted(known))}'
     )
 

@@ -18,8 +18,11 @@ _LARGEST_NUMBER = float(np.finfo(np.float32).max)
 def check_int(key: str, value: Any, *, least: int = 0, most: int = LARGEST_COUNT) -> None:
   """Raises ValueError unless `value` is an integer in `[least, most]`; True and 1.0 are none."""
   is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-  if not is_whole or not least <= value <= most:
-    raise ValueError(f'{key}={shown(value)} must be a whole number from {least} to {most}')
+  if is_whole and least <= value <= most:
+    return
+  is_bound_of_interest = most != LARGEST_COUNT or (is_whole and value > most)
+  bounds = f'from {least} to {most}' if is_bound_of_interest else f'of at least {least}'
+  raise ValueError(f'{key}={shown(value)} must be a whole number {bounds}')
 
 
 def check_number(
