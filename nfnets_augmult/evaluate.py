@@ -45,10 +45,11 @@ def evaluate(
     ValueError: no run there, or no such split.
     CheckpointError: no such checkpoint.
   """
-  flat = records.read_json(os.path.join(workdir, 'config.json'))
+  flat = records.read_object(os.path.join(workdir, 'config.json'))
   if flat is None:
     raise ValueError(f'workdir={workdir!r} holds no run: there is no config.json')
   config = configs.from_flat(flat)
+  configs.check_keys(config)
   assembly.check_single(config, workdir)
   config.dataset.data_dir = data_dir or config.dataset.data_dir
   config.evaluation.batch_size = batch_size or config.evaluation.batch_size
@@ -74,6 +75,7 @@ def evaluate(
 def main() -> None:
   """Reads the flags, evaluates, prints."""
   args = flags.FLAGS
+  front_door.check_devices()
   try:
     results = evaluate(
       args.workdir,
@@ -92,7 +94,10 @@ def main() -> None:
       f'cross entropy {means["cross_entropy"]:.4f}  ({means["count"]:,.0f} images)'
     )
   if args.output:
-    records.write_json(args.output, results)
+    try:
+      records.write_json(args.output, results)
+    except OSError as error:
+      front_door.fail(f'--output={args.output!r} cannot be written: {error}')
 
 
 if __name__ == '__main__':

@@ -53,6 +53,7 @@ def export(output: str, *, workdir: str = '', params: str = '') -> int:
 def main() -> None:
   """Reads the flags, exports, says so."""
   args = flags.FLAGS
+  front_door.check_devices()
   try:
     count = export(args.output, workdir=args.workdir, params=args.params)
   except (ValueError, CheckpointError, OSError) as error:

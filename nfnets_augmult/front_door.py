@@ -133,6 +133,18 @@ def join_hosts() -> None:
     fail(f'--multi_host: the machines cannot be joined: {_one_line(str(error))}')
 
 
+def check_devices() -> None:
+  """Fails if JAX finds no device to compute on, as with a JAX_PLATFORMS that is not installed."""
+  import jax
+
+  try:
+    jax.devices()
+  except Exception as error:  # some of what its plugins raise has neither kind nor text
+    asked = os.environ.get('JAX_PLATFORMS', '')
+    reason = _one_line(str(error)) or 'they are not there'
+    fail(f'JAX cannot use the devices that it was told to, JAX_PLATFORMS={asked!r}: {reason}')
+
+
 def config_path() -> str:
   """Returns what `--config` says, before it was read."""
   return config_flags.get_config_filename(flags.FLAGS['config'])
@@ -166,11 +178,14 @@ def _call(main: Callable[[], None]) -> None:
   """Calls `main`; what machines do to a program becomes one message, and bugs keep their trace."""
   try:
     main()
-    sys.stdout.flush()
   except Exception as error:
     if explanation := _explain(error):
       fail(explanation)
     raise
+  try:
+    sys.stdout.flush()
+  except OSError as error:
+    fail(f'the output cannot be written: {error}')
 
 
 def _explain(error: Exception) -> str:
@@ -178,9 +193,6 @@ def _explain(error: Exception) -> str:
   text = _one_line(str(error))
   if 'RESOURCE_EXHAUSTED' in text or isinstance(error, MemoryError):
     return f'out of memory: a smaller batch or network may fit. {text}'
-  if isinstance(error, RuntimeError) and 'nable to initialize backend' in text:
-    asked = f'JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")}'
-    return f'JAX cannot use the devices that it was told to ({asked}): {text}'
   if isinstance(error, OSError | ImportError):
     return text or type(error).__name__
   return ''

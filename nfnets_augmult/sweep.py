@@ -210,6 +210,7 @@ def main() -> None:
       for line in commands(sweep, shard, config_path=path, workdir=workdir):
         print(line)
       return
+    front_door.check_devices()
     check(sweep, points, workdir)
     todo = [[point] for point in points]
     if flags.FLAGS.together:

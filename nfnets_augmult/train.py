@@ -93,7 +93,22 @@ def finished_result(config: ml_collections.ConfigDict, workdir: str) -> dict[str
     ValueError: `workdir` holds a run with another config.
   """
   check_workdir(config, workdir)
-  return records.read_json(os.path.join(workdir, 'result.json'))
+  path = os.path.join(workdir, 'result.json')
+  result = records.read_object(path)
+  if result is not None:
+    # Of runs that trained together it has those of each; None of those that diverged.
+    results = result.values() if assembly.are_runs_together(config) else [result]
+    for values in results:
+      if values is not None and not _is_result(values):
+        raise records.DamagedError(f'{path} is damaged: it holds no evaluation; remove it')
+  return result
+
+
+def _is_result(values: Any) -> bool:
+  """Whether `report` can print it."""
+  means = ('top_1', 'top_5', 'cross_entropy')
+  names = ['step', 'epoch', *(f'test/{name}/{key}' for name in ('raw', 'ema') for key in means)]
+  return isinstance(values, dict) and all(isinstance(values.get(n), int | float) for n in names)
 
 
 def train(
@@ -181,7 +196,7 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: str) -> None:
     raise ValueError(f'workdir={workdir!r} must be a path of the file system, mounted if need be')
   if os.path.exists(workdir) and not os.path.isdir(workdir):
     raise ValueError(f'workdir={workdir!r} is a file, not a directory')
-  theirs = records.read_json(os.path.join(workdir, 'config.json'))
+  theirs = records.read_object(os.path.join(workdir, 'config.json'))
   if theirs is None:
     return
   if differ := configs.differences(configs.flatten(config), theirs):
@@ -315,6 +330,7 @@ def main() -> None:
         report(result, workdir, 'This run is finished')
       return
     front_door.join_hosts()
+    front_door.check_devices()
     run = many_runs.prepare(config, workdir) if is_together else prepare(config, workdir)
   except ValueError as error:
     front_door.fail(str(error))

@@ -247,10 +247,11 @@ def _measure_minibatches(
 def _config(given: ml_collections.ConfigDict | None, workdir: str, data_dir: str) -> Any:
   """The config that was given, or that of the run."""
   if given is None:
-    flat = records.read_json(os.path.join(workdir, 'config.json'))
+    flat = records.read_object(os.path.join(workdir, 'config.json'))
     if flat is None:
       raise ValueError(f'--workdir={workdir} holds no run (no config.json): give a --config')
     given = configs.from_flat(flat)
+    configs.check_keys(given)
     assembly.check_single(given, workdir)
   given.dataset.data_dir = data_dir or given.dataset.data_dir
   return given
@@ -266,6 +267,8 @@ def main() -> None:
   """Reads the flags, measures, prints and draws."""
   args = flags.FLAGS
   try:
+    if not args.draw_only:
+      front_door.check_devices()
     if args.draw_only:
       raw = variance_report.read_raw(args.workdir)
     else:

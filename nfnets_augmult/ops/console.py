@@ -73,18 +73,25 @@ def end(number: int) -> None:
   os._exit(128 + number)
 
 
-class _Pipe(io.FileIO):
-  """A file descriptor whose reader may go away: what comes after that is dropped."""
+class _Descriptor(io.FileIO):
+  """A file descriptor whose reader may go away: what comes after that is dropped.
+
+  Any other failure, such as that of a full disk, is raised once.
+  """
 
   def write(self, data: bytes) -> int | None:
     """Writes, if anybody reads."""
     try:
       return super().write(data)
-    except BrokenPipeError:
+    except BlockingIOError:
+      raise
+    except OSError as error:
       # The descriptor itself is turned away, for libraries that write past Python.
       nowhere = os.open(os.devnull, os.O_WRONLY)
       os.dup2(nowhere, self.fileno())
       os.close(nowhere)
+      if not isinstance(error, BrokenPipeError):
+        raise
       return len(data)
 
 
@@ -93,7 +100,7 @@ def _output(descriptor: int, stream: io.TextIOWrapper | None) -> io.TextIOWrappe
   if stream is None:  # closed by who started the process
     return open(os.devnull, 'w', encoding='utf-8')
   stream.flush()
-  raw = _Pipe(descriptor, 'w', closefd=False)
+  raw = _Descriptor(descriptor, 'w', closefd=False)
   return io.TextIOWrapper(
     io.BufferedWriter(raw),
     encoding=stream.encoding,
