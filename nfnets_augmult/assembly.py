@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from absl import logging
 
-from nfnets_augmult import models
+from nfnets_augmult import configs, models
 from nfnets_augmult.data import array_batches, device_input, identity, loading, sources
 from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.crop_flip import CropFlip
@@ -26,7 +26,7 @@ from nfnets_augmult.data.inception_crop import InceptionCrop
 from nfnets_augmult.data.mixing import Mixing
 from nfnets_augmult.data.multiplicity import Images, Multiplicity, solve_batch
 from nfnets_augmult.data.randaugment import RandAugment
-from nfnets_augmult.ops import addressed_random
+from nfnets_augmult.ops import addressed_random, checks, paths
 from nfnets_augmult.optim import sam, schedules, sgd
 from nfnets_augmult.training import bundle, devices, feeding
 from nfnets_augmult.training import plan as plan_lib
@@ -40,6 +40,12 @@ Batches = Iterator[dict[str, np.ndarray]]
 
 # Where training batches are made.
 INPUTS = ('tf.data', 'device')
+
+_LARGEST_SEED = 2**32 - 1
+# Pixels of a side; more than any network is made for.
+_LARGEST_IMAGE = 2**14
+# What a step needs of each image is stacked for as many steps.
+_MOST_STEPS_PER_DISPATCH = 10_000
 
 # Per channel statistics of ImageNet, for data sets that are not held in memory.
 _IMAGENET = step_lib.Normalization(
@@ -69,7 +75,7 @@ def load_split(config: ml_collections.ConfigDict, split: str) -> sources.Source:
   return loading.load_source(
     config.dataset.name,
     split=split,
-    data_dir=config.dataset.data_dir,
+    data_dir=_path(config, 'dataset.data_dir'),
     allow_download=config.dataset.allow_download,
     train_split=config.dataset.train_split,
     rules=_decode_rules(config),
@@ -82,8 +88,8 @@ def load_data(config: ml_collections.ConfigDict) -> Data:
   Raises:
     ValueError: the message names the key, what is wrong, and what to do.
   """
-  train = load_split(config, config.dataset.train_split)
-  test = load_split(config, config.dataset.test_split)
+  train = _load_split_of_key(config, 'train_split')
+  test = _load_split_of_key(config, 'test_split')
   if changes := sources.describe_class_changes(test.class_names, train.class_names):
     raise ValueError(
       f'{test.description} has other classes than {train.description}: {changes} (here is '
@@ -207,6 +213,20 @@ def _check_some_images_decode(config: ml_collections.ConfigDict, *splits: source
     decoding.check_some_image_decodes(source, read_options(config))
 
 
+def _load_split_of_key(config: ml_collections.ConfigDict, key: str) -> sources.Source:
+  """The split that a key of `dataset` names, which must hold images."""
+  split = config.dataset[key]
+  try:
+    source = load_split(config, split)
+  except ValueError as error:
+    if 'dataset.' in str(error):
+      raise
+    raise ValueError(f'dataset.{key}={split!r}: {error}') from error
+  if not source.num_images:
+    raise ValueError(f'dataset.{key}={split!r}: {source.description} holds no images')
+  return source
+
+
 def needs_tensorflow(config: ml_collections.ConfigDict) -> bool:
   """Whether the data set or the batches of the run that `config` describes need TensorFlow."""
   return config.input != 'device' or config.dataset.name not in loading.OWN_SOURCES
@@ -277,9 +297,9 @@ def relative_cost(config: ml_collections.ConfigDict) -> float:
 def make_cadence(config: ml_collections.ConfigDict, plan: plan_lib.Plan) -> Cadence:
   """Returns how often to log, save and evaluate, in steps."""
   every = config.evaluation.every_epochs * plan.multiplicity.steps_per_epoch
-  return Cadence(
-    log=config.log_every_steps, save=config.checkpoint.every_steps, evaluate=max(1, round(every))
-  )
+  # After the last step there is an evaluation anyhow.
+  evaluate = max(1, round(min(every, plan.total_steps)))
+  return Cadence(log=config.log_every_steps, save=config.checkpoint.every_steps, evaluate=evaluate)
 
 
 def steps_per_dispatch(config: ml_collections.ConfigDict) -> int:
@@ -391,7 +411,7 @@ def read_initial_params(config: ml_collections.ConfigDict, network: Network) -> 
   Raises:
     ValueError: there are none, they cannot be read, or they are of another network.
   """
-  path = config.init_from
+  path = _path(config, 'init_from')
   if not path:
     return None
   if not os.path.exists(path):
@@ -648,52 +668,107 @@ def check(config: ml_collections.ConfigDict) -> None:
   Raises:
     ValueError: the message names the key, what is wrong, and what to do.
   """
-  if not 0 <= config.seed < 2**32:
-    raise ValueError(f'seed={config.seed} must be in [0, 2**32)')
+  configs.check_keys(config)
+  checks.check_int('seed', config.seed, most=_LARGEST_SEED)
   plan_lib.check_length(total_epochs=config.total_epochs, total_steps=config.total_steps)
   _, unique_images_per_batch, _ = _solve_batch(config)
   make_augmentation(config).mixing.check_unique_images(unique_images_per_batch)
   make_evaluation_crop(config)
-  if config.input not in INPUTS:
-    raise ValueError(f'input={config.input!r} must be one of {", ".join(INPUTS)}')
-  if config.input == 'device':
-    _device_crop(config)
-  if config.steps_per_dispatch < 1:
-    raise ValueError(f'steps_per_dispatch={config.steps_per_dispatch} must be at least 1')
-  if config.steps_per_dispatch > 1 and config.input != 'device':
-    raise ValueError(
-      f"steps_per_dispatch={config.steps_per_dispatch} needs input='device': its batches are "
-      'made in the program of the step'
-    )
+  _check_input_keys(config)
   _check_runs(config)
-  sources.check_bad_image_policy(config.dataset.on_bad_image)
   _decode_rules(config)
   _make_model(config, num_classes=2)
   _make_optimizer(config)
-  optimizer = config.optimizer
+  optimizer, evaluation, checkpoint = config.optimizer, config.evaluation, config.checkpoint
+  checks.check_int('optimizer.warmup_steps', optimizer.warmup_steps)
   schedules.make_schedule(optimizer.schedule, optimizer.learning_rate, total_steps=1)
-  for group, key in (
-    ('evaluation', 'batch_size'),
-    ('evaluation', 'every_epochs'),
-    ('checkpoint', 'every_steps'),
-    ('checkpoint', 'keep'),
-  ):
-    if not config[group][key] > 0:
-      raise ValueError(f'{group}.{key}={config[group][key]} must be above 0')
-  if config.sam.rho < 0 or not 0 < config.sam.ascent_fraction <= 1:
-    raise ValueError(
-      f'sam.rho={config.sam.rho} must not be negative, and sam.ascent_fraction='
-      f'{config.sam.ascent_fraction} must be in (0, 1]'
-    )
-  if config.dropout_masks < 1:
-    raise ValueError(f'dropout_masks={config.dropout_masks} must be at least 1')
+  # Makes no network yet; it checks its arguments.
+  step_lib.make_train_step(
+    classifier=None,
+    optimizer=None,
+    schedule=None,
+    ema_decay=config.ema_decay,
+    label_smoothing=config.label_smoothing,
+    dropout_masks=config.dropout_masks,
+  )
+  checks.check_choice('compute_dtype', config.compute_dtype, step_lib.COMPUTE_DTYPES)
+  checks.check_number('evaluation.every_epochs', evaluation.every_epochs, above=0)
+  checks.check_int('evaluation.batch_size', evaluation.batch_size, least=1)
+  checks.check_int('evaluation.train_images', evaluation.train_images, least=-1)
+  checks.check_int('checkpoint.every_steps', checkpoint.every_steps, least=1)
+  checks.check_int('checkpoint.keep', checkpoint.keep, least=1)
+  checks.check_int('log_every_steps', config.log_every_steps, least=1)
+  checks.check_number('sam.rho', config.sam.rho, least=0)
+  checks.check_number('sam.ascent_fraction', config.sam.ascent_fraction, above=0, most=1)
   if config.dropout_masks > 1 and not config.model.dropout_rate:
     raise ValueError(
       f'dropout_masks={config.dropout_masks} needs dropout to average over, and model.dropout_rate='
       f'{config.model.dropout_rate} names none: set it as well, to 0.4 in the paper'
     )
-  if config.log_every_steps < 1:
-    raise ValueError(f'log_every_steps={config.log_every_steps} must be at least 1')
+  _path(config, 'init_from')
+
+
+def _check_input_keys(config: ml_collections.ConfigDict) -> None:
+  """Checks where images come from, how they are read, and where batches are made."""
+  dataset = config.dataset
+  if not dataset.name:
+    raise ValueError("dataset.name='' must be the name of a data set, such as 'folder'")
+  _path(config, 'dataset.data_dir')
+  checks.check_int('dataset.image_size', dataset.image_size, most=_LARGEST_IMAGE)
+  checks.check_int('dataset.test_image_size', dataset.test_image_size, most=_LARGEST_IMAGE)
+  sources.check_bad_image_policy(dataset.on_bad_image)
+  checks.check_choice('input', config.input, INPUTS)
+  checks.check_int(
+    'steps_per_dispatch', config.steps_per_dispatch, least=1, most=_MOST_STEPS_PER_DISPATCH
+  )
+  if config.input == 'device':
+    _device_crop(config)
+  elif config.steps_per_dispatch > 1:
+    raise ValueError(
+      f"steps_per_dispatch={config.steps_per_dispatch} needs input='device': its batches are "
+      'made in the program of the step'
+    )
+
+
+def _path(config: ml_collections.ConfigDict, key: str) -> str:
+  """The path that a key holds, see `paths.expand`; as written it stays in the config."""
+  path = configs.flatten(config)[key]
+  try:
+    return paths.expand(path)
+  except ValueError as error:
+    raise ValueError(f'{key}={path!r}: {error}') from error
+
+
+def check_memory(
+  config: ml_collections.ConfigDict, data: Data, plan: plan_lib.Plan, network: Network
+) -> None:
+  """Checks that this machine can hold a batch and the parameters at all.
+
+  Raises:
+    ValueError: it cannot; the message names the key.
+  """
+  memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+  height, width, channels = data.image_shape
+  test_size = config.dataset.test_image_size
+  test_pixels = test_size**2 if test_size else height * width
+  state = jax.eval_shape(network.initial_state)
+  needed = {
+    f'batch_size={plan.multiplicity.batch_size}': (
+      plan.batch_size_per_host * height * width * channels
+    ),
+    f'evaluation.batch_size={config.evaluation.batch_size}': (
+      config.evaluation.batch_size // jax.process_count() * test_pixels * channels
+    ),
+    f'model.name={config.model.name!r}': sum(
+      leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)
+    ),
+  }
+  for key, size in needed.items():
+    if size > memory:
+      raise ValueError(
+        f'{key} takes {size / 2**30:,.0f} GiB on this machine, which has {memory / 2**30:,.0f} GiB '
+        'of memory'
+      )
 
 
 def check_single(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -710,10 +785,14 @@ def _check_runs(config: ml_collections.ConfigDict) -> None:
   """Checks the runs that are to train together, if there are any."""
   asked = {'runs.seeds': config.runs.seeds, 'runs.learning_rates': config.runs.learning_rates}
   for key, values in asked.items():
-    kind = int if key == 'runs.seeds' else int | float
-    if not all(isinstance(value, kind) for value in values):
-      what = 'whole numbers' if kind is int else 'numbers'
-      raise ValueError(f'{key}={values} must be {what}')
+    try:
+      for value in values:
+        if key == 'runs.seeds':
+          checks.check_int('seed', value, most=_LARGEST_SEED)
+        else:
+          checks.check_number('optimizer.learning_rate', value, above=0)
+    except ValueError as error:
+      raise ValueError(f'{key}={checks.shown(values)}: {error}') from error
     if len(set(values)) < len(values):
       raise ValueError(f'{key}={values} names a value twice')
   if not are_runs_together(config):

@@ -36,6 +36,7 @@ from nfnets_augmult.data import sources
 from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.inception_crop import InceptionCrop
 from nfnets_augmult.models import model_spec
+from nfnets_augmult.ops import console
 
 
 def benchmark_input() -> None:
@@ -88,6 +89,7 @@ def benchmark_step() -> None:
   """Measures a training step and prints what it found."""
   args = flags.FLAGS
   _refuse_other_flags('step')
+  front_door.check_devices()
   model, batch = args.model or 'nfnet_f0', args.batch or 8
   # Only what was asked for: not every model has every option.
   options = {
@@ -169,6 +171,7 @@ def benchmark_device_input() -> None:
   """Measures what batches that are made on the device cost a step, and prints it."""
   args = flags.FLAGS
   _refuse_other_flags('device_input')
+  front_door.check_devices()
   model, batch = args.model or 'wrn_16_4', args.batch or 1024
   from nfnets_augmult.analysis.device_input_benchmark import compare
 
@@ -264,4 +267,5 @@ if __name__ == '__main__':
   flags.DEFINE_integer('steps_per_dispatch', 10, 'device_input: steps in one dispatch.', 1)
   front_door.define_config_flag(required=False)
   _define_step_flags()
+  console.end_when_nobody_reads()
   front_door.run_command(COMMANDS)

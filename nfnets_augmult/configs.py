@@ -8,6 +8,8 @@ from typing import Any
 
 import ml_collections
 
+from nfnets_augmult.ops import checks
+
 
 def default_config() -> ml_collections.ConfigDict:
   """Returns a complete, locked config: an unknown or misspelt key is an error."""
@@ -135,6 +137,50 @@ def default_config() -> ml_collections.ConfigDict:
   return config
 
 
+# What is said of a value whose kind is not that of the default.
+_KINDS = {
+  bool: 'True or False',
+  int: 'a whole number',
+  float: 'a number',
+  str: 'text',
+  list: 'values with commas between them',
+}
+
+
+def check_keys(config: ml_collections.ConfigDict) -> None:
+  """Checks that a config has the keys of `default_config` with values of their kinds.
+
+  Of `model`, which keys there are depends on the model, which checks them itself.
+
+  Raises:
+    ValueError: it does not; the message names the key.
+  """
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise ValueError(
+      'get_config() must return a config as default_config() makes it, not a '
+      f'{type(config).__name__}'
+    )
+  given, defaults = flatten(config), flatten(default_config())
+  if missing := sorted(defaults.keys() - given.keys()):
+    raise ValueError(
+      f'{missing[0]} is missing from the config: start from default_config() of '
+      'nfnets_augmult.configs'
+    )
+  if unknown := [key for key in given if key not in defaults and not key.startswith('model.')]:
+    raise ValueError(f'{unknown[0]} is no key of a config: nothing reads it')
+  for key, default in defaults.items():
+    value = given[key]
+    if default is None and value is None:
+      continue
+    kind = float if default is None else type(default)
+    if isinstance(value, int) and not isinstance(value, bool) and kind is float:
+      continue
+    if type(value) is not kind:
+      raise ValueError(f'{key}={checks.shown(value)} must be {_KINDS[kind]}')
+    if kind is str:
+      checks.check_text(key, value)
+
+
 # Keys that may differ when a run goes on: they change what is watched, not what is computed.
 FREE_KEYS = (
   'dataset.data_dir',
@@ -172,13 +218,20 @@ def from_flat(flat: Mapping[str, Any]) -> ml_collections.ConfigDict:
   """Returns the config whose leaves by dotted key are `flat`, as in a run's `config.json`.
 
   Keys that came into being after the run was started have their defaults.
+
+  Raises:
+    ValueError: `flat` is no such config.
   """
+  if not isinstance(flat, Mapping):
+    raise ValueError(f'a config must have keys with values, and this is a {type(flat).__name__}')
   nested: dict[str, Any] = {}
   for dotted, value in with_defaults(flat).items():
     *groups, key = dotted.split('.')
     node = nested
     for group in groups:
       node = node.setdefault(group, {})
+      if not isinstance(node, dict):
+        raise ValueError(f'{dotted} and {group} cannot both be keys of a config')
     node[key] = tuple(value) if isinstance(value, list) else value
   return ml_collections.ConfigDict(nested).lock()
 

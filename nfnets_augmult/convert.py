@@ -76,6 +76,6 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('output', None, 'Folder to write.', required=True)
+  front_door.define_path('output', None, 'Folder to write.', required=True)
   front_door.define_config_flag()
   front_door.run(main)

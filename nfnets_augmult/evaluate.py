@@ -48,10 +48,11 @@ def evaluate(
     ValueError: no run there, no such split, or one with other classes.
     CheckpointError: no such checkpoint.
   """
-  flat = records.read_json(os.path.join(workdir, 'config.json'))
+  flat = records.read_object(os.path.join(workdir, 'config.json'))
   if flat is None:
     raise ValueError(f'workdir={workdir!r} holds no run: there is no config.json')
   config = configs.from_flat(flat)
+  configs.check_keys(config)
   assembly.check_single(config, workdir)
   config.dataset.data_dir = data_dir or config.dataset.data_dir
   config.evaluation.batch_size = batch_size or config.evaluation.batch_size
@@ -84,6 +85,7 @@ def evaluate(
 def main() -> None:
   """Reads the flags, evaluates, prints."""
   args = flags.FLAGS
+  front_door.check_devices()
   try:
     results = evaluate(
       args.workdir,
@@ -103,17 +105,20 @@ def main() -> None:
       f'cross entropy {means["cross_entropy"]:.4f}  ({means["count"]:,.0f} images)'
     )
   if args.output:
-    records.write_json(args.output, results)
+    try:
+      records.write_json(args.output, results)
+    except OSError as error:
+      front_door.fail(f'--output={args.output!r} cannot be written: {error}')
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('workdir', None, 'Directory of the run.', required=True)
+  front_door.define_path('workdir', None, 'Directory of the run.', required=True)
   flags.DEFINE_string('split', '', 'Split of its data set; default: the test split of its config.')
   flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or the number of a step.")
-  flags.DEFINE_string('data_dir', '', 'Where the data lie, if they were moved.')
-  flags.DEFINE_integer('batch_size', 0, 'Images per batch; 0: as in the config.')
+  front_door.define_path('data_dir', '', 'Where the data lie, if they were moved.')
+  flags.DEFINE_integer('batch_size', 0, 'Images per batch; 0: as in the config.', 0)
   flags.DEFINE_boolean(
     'map_classes_by_name', False, 'Find classes by name, if their order or number is another.'
   )
-  flags.DEFINE_string('output', '', 'JSON file for the results.')
+  front_door.define_path('output', '', 'JSON file for the results.')
   front_door.run(main)

@@ -53,6 +53,7 @@ def export(output: str, *, workdir: str = '', params: str = '') -> int:
 def main() -> None:
   """Reads the flags, exports, says so."""
   args = flags.FLAGS
+  front_door.check_devices()
   try:
     count = export(args.output, workdir=args.workdir, params=args.params)
   except (ValueError, CheckpointError, OSError) as error:
@@ -61,7 +62,7 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('workdir', '', 'Directory of a run.')
-  flags.DEFINE_string('params', '', 'Parameter file to convert, instead of --workdir.')
-  flags.DEFINE_string('output', None, 'File to write: .npz or .safetensors.', required=True)
+  front_door.define_path('workdir', '', 'Directory of a run.')
+  front_door.define_path('params', '', 'Parameter file to convert, instead of --workdir.')
+  front_door.define_path('output', None, 'File to write: .npz or .safetensors.', required=True)
   front_door.run(main)

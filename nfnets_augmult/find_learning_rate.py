@@ -29,6 +29,7 @@ from absl import flags, logging
 from nfnets_augmult import assembly, configs, train
 from nfnets_augmult.analysis import learning_rate_figure
 from nfnets_augmult.data.sources import BadDataError
+from nfnets_augmult.ops import checks, paths
 from nfnets_augmult.training import learning_rate_finder as finder
 from nfnets_augmult.training import records
 from nfnets_augmult.training.checkpoints import CheckpointError
@@ -145,7 +146,7 @@ def find(
   check_steps = min(check_steps, run.plan.total_steps)
   trainer = _Trainer(run, max_steps=max(ramp_steps, check_steps))
   ramp_rates = finder.exponential_ramp(lowest, highest, steps=ramp_steps)
-  ramps, checks, largest_stable = [], [], {}
+  ramps, all_checks, largest_stable = [], [], {}
   for seed in range(config.seed, config.seed + seeds):
     ramp = finder.make_ramp(trainer.train, seed, ramp_rates)
     logging.info('seed %d: %s', seed, _describe_ramp(ramp))
@@ -158,11 +159,11 @@ def find(
       high=highest,
     )
     ramps.append(ramp)
-    checks += made
+    all_checks += made
   return Findings(
     facts=_facts(run, ramp_steps=ramp_steps, check_steps=check_steps),
     ramps=ramps,
-    checks=checks,
+    checks=all_checks,
     largest_stable=largest_stable,
     safety=safety,
   )
@@ -178,19 +179,12 @@ def check_settings(
   safety: float,
 ) -> None:
   """Raises ValueError if an argument of `find` is out of its range; the message names the flag."""
-  least = 3 * finder.WINDOW
-  if not 1 <= seeds <= 1000:
-    raise ValueError(f'--seeds={seeds} must be from 1 to 1,000')
-  for name, steps in (('ramp_steps', ramp_steps), ('check_steps', check_steps)):
-    if not least <= steps <= 10**6:
-      raise ValueError(f'--{name}={steps} must be from {least} to 1,000,000')
-  if not (0 < lowest < highest and math.isfinite(highest)):
-    raise ValueError(
-      f'--lowest={lowest} and --highest={highest} must be positive and finite, and the first one '
-      'the smaller'
-    )
-  if not (safety >= 1 and math.isfinite(safety)):
-    raise ValueError(f'--safety={safety} must be at least 1, and finite')
+  checks.check_int('--seeds', seeds, least=1, most=1000)
+  for name, steps in (('--ramp_steps', ramp_steps), ('--check_steps', check_steps)):
+    checks.check_int(name, steps, least=3 * finder.WINDOW, most=10**6)
+  checks.check_number('--lowest', lowest, above=0)
+  checks.check_number('--highest', highest, above=lowest)
+  checks.check_number('--safety', safety, least=1)
 
 
 class _Trainer:
@@ -361,8 +355,9 @@ def main() -> None:
   """Reads the flags, searches, prints, draws and writes."""
   args = flags.FLAGS
   workdir = args.workdir or f'{train.default_workdir(front_door.config_path())}-find_learning_rate'
+  front_door.check_devices()
   try:
-    os.makedirs(workdir, exist_ok=True)
+    paths.check_writable('--workdir', workdir)
     findings = find(
       args.config,
       seeds=args.seeds,
@@ -373,6 +368,7 @@ def main() -> None:
       safety=args.safety,
     )
     result = findings.to_json()
+    os.makedirs(workdir, exist_ok=True)
     records.write_json(os.path.join(workdir, JSON_NAME), result)
     learning_rate_figure.save(result, os.path.join(workdir, PICTURE_NAME))
   except (ValueError, BadDataError, CheckpointError) as error:
@@ -384,7 +380,7 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string(
+  front_door.define_path(
     'workdir', None, 'Folder of the results; default: runs/NAME-find_learning_rate.'
   )
   flags.DEFINE_integer('seeds', 3, "How many: the config's and those that follow it.")

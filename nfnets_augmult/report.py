@@ -292,9 +292,9 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string(
+  front_door.define_path(
     'workdir', None, 'Directory of a sweep, of a run, or of several.', required=True
   )
-  flags.DEFINE_string('output', '', 'Where the report goes; default: WORKDIR/report.')
+  front_door.define_path('output', '', 'Where the report goes; default: WORKDIR/report.')
   flags.DEFINE_string('metric', '', 'Test accuracy that counts; default: what the sweep says.')
   front_door.run(main)

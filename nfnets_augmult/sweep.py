@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import os
 import shlex
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -24,6 +23,7 @@ import numpy as np
 from absl import flags
 
 from nfnets_augmult import assembly, sweep_units, sweeps, train
+from nfnets_augmult.ops import console
 from nfnets_augmult.training import loop, records
 
 # Below this a compilation is not worth a file.
@@ -205,11 +205,12 @@ def main() -> None:
     if flags.FLAGS.list:
       if flags.FLAGS.together:
         raise ValueError('--list prints commands of single runs: leave --together out')
-      signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # for `| head`, like other programs
+      console.end_when_nobody_reads()
       shard = take_shard(points, flags.FLAGS.shard)
       for line in commands(sweep, shard, config_path=path, workdir=workdir):
         print(line)
       return
+    front_door.check_devices()
     check(sweep, points, workdir)
     todo = [[point] for point in points]
     if flags.FLAGS.together:
@@ -239,7 +240,9 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('workdir', None, 'Directory of the sweep; default: runs/NAME of the config.')
+  front_door.define_path(
+    'workdir', None, 'Directory of the sweep; default: runs/NAME of the config.'
+  )
   flags.DEFINE_string('shard', '0/1', 'I/K: only every K-th run, from the I-th on, I from 0.')
   flags.DEFINE_boolean(
     'together', False, "Train seeds and learning rates of one shape in one program; input='device'."

@@ -222,12 +222,14 @@ def describe(sweep: Sweep, workdir: str) -> None:
     ValueError: `workdir` holds another sweep, or a single run.
   """
   path = os.path.join(workdir, 'sweep.json')
-  ours, theirs = sweep.description(), records.read_json(path)
+  ours, theirs = sweep.description(), records.read_object(path)
   if theirs is None:
     if os.path.exists(os.path.join(workdir, 'config.json')):
       raise ValueError(f'workdir={workdir!r} holds a single run; choose another --workdir')
     os.makedirs(workdir, exist_ok=True)
   else:
+    if not all(isinstance(theirs.get(key), dict) for key in ('base', 'points')):
+      raise records.DamagedError(f'{path} is damaged: it has no base and points; remove it')
     differ = configs.differences(ours['base'], theirs['base'])
     gone = [
       name

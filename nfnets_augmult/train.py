@@ -28,6 +28,7 @@ from absl import flags, logging
 from nfnets_augmult import assembly, configs
 from nfnets_augmult.data.augmentation import NOTHING
 from nfnets_augmult.data.sources import BadDataError
+from nfnets_augmult.ops import paths
 from nfnets_augmult.training import checkpoints as checkpoints_lib
 from nfnets_augmult.training import loop, records
 from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
@@ -74,6 +75,8 @@ def prepare(
   """
   assembly.check(config)
   check_workdir(config, workdir)
+  if workdir:
+    paths.check_writable('workdir', workdir)
   if assembly.needs_tensorflow(config):
     front_door.import_tensorflow_quietly()
   data = data or assembly.load_data(config)
@@ -88,6 +91,7 @@ def prepare(
   )
   network = assembly.make_network(config, data)
   assembly.check_images_fit(config, data, network)
+  assembly.check_memory(config, data, plan, network)
   train_step, key = assembly.make_train_step(config, network, plan)
   cadence = assembly.make_cadence(config, plan)
   # What a checkpoint goes on from is in the checkpoint.
@@ -102,7 +106,27 @@ def finished_result(config: ml_collections.ConfigDict, workdir: str) -> dict[str
     ValueError: `workdir` holds a run with another config.
   """
   check_workdir(config, workdir)
-  return records.read_json(os.path.join(workdir, 'result.json'))
+  path = os.path.join(workdir, 'result.json')
+  result = records.read_object(path)
+  if result is not None:
+    # Of runs that trained together it has those of each; None of those that diverged.
+    results = result.values() if assembly.are_runs_together(config) else [result]
+    for values in results:
+      if values is not None and not _is_result(values):
+        raise records.DamagedError(f'{path} is damaged: it holds no evaluation; remove it')
+  return result
+
+
+def _is_result(values: Any) -> bool:
+  """Whether `report` can print it."""
+  parameters = ('raw', 'ema')
+  names = ['step', 'epoch', *(f'test/{p}/{key}' for p in parameters for key in ('top_1', 'top_5'))]
+  return (
+    isinstance(values, dict)
+    and all(isinstance(values.get(name), int | float) for name in names)
+    # null is written for what is not finite, as when one logit of a sound network overflows.
+    and all(f'test/{p}/cross_entropy' in values for p in parameters)
+  )
 
 
 def train(
@@ -194,7 +218,7 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: str) -> None:
     raise ValueError(f'workdir={workdir!r} must be a path of the file system, mounted if need be')
   if os.path.exists(workdir) and not os.path.isdir(workdir):
     raise ValueError(f'workdir={workdir!r} is a file, not a directory')
-  theirs = records.read_json(os.path.join(workdir, 'config.json'))
+  theirs = records.read_object(os.path.join(workdir, 'config.json'))
   if theirs is None:
     return
   if differ := configs.differences(configs.flatten(config), theirs):
@@ -340,6 +364,7 @@ def main() -> None:
         report(result, workdir, 'This run is finished')
       return
     front_door.join_hosts()
+    front_door.check_devices()
     run = many_runs.prepare(config, workdir) if is_together else prepare(config, workdir)
   except (ValueError, CheckpointError) as error:
     front_door.fail(str(error))
@@ -377,7 +402,7 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('workdir', None, 'Directory of the run; default: runs/NAME of the config.')
+  front_door.define_path('workdir', None, 'Directory of the run; default: runs/NAME of the config.')
   front_door.define_host_flags()
   front_door.define_config_flag()
   front_door.run(main)

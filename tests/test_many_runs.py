@@ -190,8 +190,10 @@ def test_what_cannot_train_together_is_refused():
   with pytest.raises(ValueError, match=r'runs.seeds=\(1, 1\) names a value twice'):
     assembly.check(config)
   config.runs.seeds = (0, 0.5)
-  with pytest.raises(ValueError, match=r'runs.seeds=\(0, 0.5\) must be whole numbers'):
+  with pytest.raises(ValueError, match=r'runs.seeds=\(0, 0.5\): seed=0.5 must be a whole number'):
     assembly.check(config)
   config.runs.seeds, config.runs.learning_rates = (1,), (0.1, -1.0)
-  with pytest.raises(ValueError, match=r'optimizer.learning_rate=-1.0 must be positive'):
+  with pytest.raises(
+    ValueError, match=r'runs.learning_rates=\(0.1, -1.0\): optimizer.learning_rate=-1.0'
+  ):
     assembly.check(config)

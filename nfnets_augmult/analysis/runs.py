@@ -248,6 +248,18 @@ def recorded_metrics(runs: Iterable[Run]) -> list[str]:
   return sorted({name for run in runs for name in run.result if name.endswith('/top_1')})
 
 
+# What a `sweep.json` must hold.
+_SWEEP = {
+  'title': str,
+  'expected': str,
+  'metric': str,
+  'is_small': bool,
+  'base': dict,
+  'points': dict,
+  'published': list,
+}
+
+
 def inside(run: Run, folder: str) -> bool:
   """Whether the work directory of `run` lies below `folder`."""
   return os.path.abspath(run.path).startswith(os.path.join(os.path.abspath(folder), ''))
@@ -258,7 +270,11 @@ def read_sweeps(workdir: str) -> list[dict[str, Any]]:
   sweeps = []
   for folder, _, files in _walk(workdir):
     if 'sweep.json' in files:
-      sweeps.append({'path': folder, **records.read_json(os.path.join(folder, 'sweep.json'))})
+      path = os.path.join(folder, 'sweep.json')
+      sweep = records.read_object(path) or {}
+      if lacking := [key for key, kind in _SWEEP.items() if not isinstance(sweep.get(key), kind)]:
+        raise records.DamagedError(f'{path} is damaged: it has no {lacking[0]}')
+      sweeps.append({'path': folder, **sweep})
   return sweeps
 
 
@@ -297,5 +313,5 @@ def _walk(workdir: str) -> Iterable[tuple[str, list[str], list[str]]]:
 
 def _read_run(path: str, config: Mapping[str, Any]) -> Run:
   status, message = records.read_status(path)
-  result = records.read_json(os.path.join(path, 'result.json')) or {}
+  result = records.read_object(os.path.join(path, 'result.json')) or {}
   return Run(path, status, message, config, result)

@@ -250,10 +250,11 @@ def _measure_minibatches(
 def _config(given: ml_collections.ConfigDict | None, workdir: str, data_dir: str) -> Any:
   """The config that was given, or that of the run."""
   if given is None:
-    flat = records.read_json(os.path.join(workdir, 'config.json'))
+    flat = records.read_object(os.path.join(workdir, 'config.json'))
     if flat is None:
       raise ValueError(f'--workdir={workdir} holds no run (no config.json): give a --config')
     given = configs.from_flat(flat)
+    configs.check_keys(given)
     assembly.check_single(given, workdir)
   given.dataset.data_dir = data_dir or given.dataset.data_dir
   return given
@@ -269,6 +270,8 @@ def main() -> None:
   """Reads the flags, measures, prints and draws."""
   args = flags.FLAGS
   try:
+    if not args.draw_only:
+      front_door.check_devices()
     if args.draw_only:
       raw = variance_report.read_raw(args.workdir)
     else:
@@ -290,16 +293,16 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('workdir', None, 'Directory of the run; gets the results.', required=True)
+  front_door.define_path('workdir', None, 'Directory of the run; gets the results.', required=True)
   flags.DEFINE_string(
     'checkpoint', 'latest', "'latest', 'best', the number of a step, or 'initialization'."
   )
-  flags.DEFINE_string('data_dir', '', 'Where the data lie, if they were moved.')
-  flags.DEFINE_integer('blocks', 16, 'Independent estimates, of which intervals are made.')
-  flags.DEFINE_integer('images_per_block', 16, 'Different images in each of them.')
-  flags.DEFINE_integer('copies', 4, 'Augmented copies of each image.')
+  front_door.define_path('data_dir', '', 'Where the data lie, if they were moved.')
+  flags.DEFINE_integer('blocks', 16, 'Independent estimates, of which intervals are made.', 2)
+  flags.DEFINE_integer('images_per_block', 16, 'Different images in each of them.', 2)
+  flags.DEFINE_integer('copies', 4, 'Augmented copies of each image.', 2)
   flags.DEFINE_list('augmults', '1,2,4,8,16', 'Values of n in tables and pictures.')
-  flags.DEFINE_integer('minibatches', 0, 'Mini-batches to measure for each n, as in Figure 9.')
+  flags.DEFINE_integer('minibatches', 0, 'Mini-batches to measure for each n, as in Figure 9.', 0)
   flags.DEFINE_boolean('draw_only', False, 'Make tables and pictures from variance.json alone.')
   front_door.define_config_flag(required=False)
   front_door.run(main)

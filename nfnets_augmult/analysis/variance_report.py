@@ -157,7 +157,7 @@ def read_raw(workdir: str) -> Raw:
   Raises:
     ValueError: there are none.
   """
-  found = records.read_json(os.path.join(workdir, 'variance.json'))
+  found = records.read_object(os.path.join(workdir, 'variance.json'))
   if found is None:
     raise ValueError(f'--draw_only: there is no variance.json in {workdir}')
   if 'raw' not in found:

@@ -6,8 +6,10 @@ from typing import NamedTuple
 import numpy as np
 
 from nfnets_augmult.ops import addressed_random
+from nfnets_augmult.ops.checks import check_bool, check_choice, check_int
 
 PAD_MODES = {'mirror': 'reflect', 'constant': 'constant'}
+_MOST_PAD = 2**14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,15 +28,16 @@ class CropFlip:
   flip: bool = True
 
   def __post_init__(self):
-    if self.pad < 0:
-      raise ValueError(f'augmentation.pad={self.pad} must be at least 0')
-    if self.pad_mode not in PAD_MODES:
-      raise ValueError(
-        f'augmentation.pad_mode={self.pad_mode!r} must be one of {", ".join(PAD_MODES)}'
-      )
+    check_int('augmentation.pad', self.pad, most=_MOST_PAD)
+    check_choice('augmentation.pad_mode', self.pad_mode, PAD_MODES)
+    check_bool('augmentation.flip', self.flip)
 
   def check_image_size(self, height: int, width: int) -> None:
-    """Raises ValueError where an image is too small to be mirrored by `pad` pixels."""
+    """Raises ValueError where an image is smaller than what is added to it on one side."""
+    if self.pad > min(height, width):
+      raise ValueError(
+        f'augmentation.pad={self.pad} must be at most the size of the images, {height}x{width}'
+      )
     if self.pad_mode == 'mirror' and self.pad >= min(height, width):
       raise ValueError(
         f'augmentation.pad={self.pad} needs images of more than {self.pad} pixels to mirror; '

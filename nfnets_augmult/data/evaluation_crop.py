@@ -4,7 +4,11 @@ import dataclasses
 
 import numpy as np
 
+from nfnets_augmult.ops.checks import check_choice, check_int
+
 KINDS = ('crop_then_resize', 'resize_then_crop')
+# More pixels than any network gets; images are scaled to as many.
+_MOST_PADDING = 2**12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,10 +26,8 @@ class EvaluationCrop:
   padding: int = 32
 
   def __post_init__(self):
-    if self.kind not in KINDS:
-      raise ValueError(f'evaluation.crop={self.kind!r} must be one of {", ".join(KINDS)}')
-    if self.padding < 0:
-      raise ValueError(f'evaluation.crop_padding={self.padding} must be at least 0')
+    check_choice('evaluation.crop', self.kind, KINDS)
+    check_int('evaluation.crop_padding', self.padding, most=_MOST_PADDING)
 
   def scaled_size(self, size: int) -> int:
     """Returns to how many pixels the `box` is scaled; the central `size` of them are kept."""

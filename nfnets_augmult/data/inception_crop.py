@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nfnets_augmult.ops import addressed_random
+from nfnets_augmult.ops.checks import check_bool, check_pair
 
 MAX_ATTEMPTS = 10
 
@@ -25,14 +26,10 @@ class InceptionCrop:
   flip: bool = True
 
   def __post_init__(self):
-    if not (len(self.area) == 2 and 0 < self.area[0] <= self.area[1] <= 1):
-      raise ValueError(
-        f'augmentation.inception.area={self.area} must be two shares, 0 < a <= b <= 1'
-      )
-    if not (len(self.aspect) == 2 and 0 < self.aspect[0] <= self.aspect[1]):
-      raise ValueError(
-        f'augmentation.inception.aspect={self.aspect} must be two ratios, 0 < a <= b'
-      )
+    check_pair('augmentation.inception.area', self.area, above=0, most=1)
+    # Nobody's photographs are longer; it keeps the arithmetic of boxes within its numbers.
+    check_pair('augmentation.inception.aspect', self.aspect, above=0, most=1000)
+    check_bool('augmentation.flip', self.flip)
 
 
 class Draws(NamedTuple):

@@ -19,6 +19,7 @@ import numpy as np
 
 from nfnets_augmult.data.multiplicity import Multiplicity
 from nfnets_augmult.ops import addressed_random
+from nfnets_augmult.ops.checks import check_number
 
 BLOCK = 8
 
@@ -40,13 +41,15 @@ class Mixing:
   mixup_alpha: float = 0.2
 
   def __post_init__(self):
-    if not (self.mixup >= 0 and self.cutmix >= 0 and self.mixup + self.cutmix <= 1):
+    check_number('augmentation.mixup.share', self.mixup, least=0, most=1)
+    check_number('augmentation.cutmix.share', self.cutmix, least=0, most=1)
+    if self.mixup + self.cutmix > 1:
       raise ValueError(
         f'augmentation.mixup.share={self.mixup} and augmentation.cutmix.share={self.cutmix} are '
-        'shares of a batch: neither may be negative, nor their sum above 1'
+        'shares of a batch: their sum must be at most 1'
       )
-    if not self.mixup_alpha > 0:
-      raise ValueError(f'augmentation.mixup.alpha={self.mixup_alpha} must be above 0')
+    # Beyond these bounds the weight is always 0, 1/2 or 1, as far as its distribution is known.
+    check_number('augmentation.mixup.alpha', self.mixup_alpha, least=0.001, most=1000)
 
   @property
   def is_on(self) -> bool:

@@ -36,6 +36,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nfnets_augmult.ops import addressed_random
+from nfnets_augmult.ops.checks import LARGEST_COUNT, check_choice, check_int
 
 PLACEMENTS = ('within', 'neighbouring')
 
@@ -103,16 +104,16 @@ def solve_batch(
     ValueError: fewer than two are given, or they contradict each other; the message names the
       keys and a way out.
   """
-  if placement not in PLACEMENTS:
-    raise ValueError(f'placement={placement!r} must be one of {", ".join(PLACEMENTS)}')
+  check_choice('placement', placement, PLACEMENTS)
   given = {
     'batch_size': batch_size or None,
     'unique_images_per_batch': unique_images_per_batch or None,
     'augmult': augmult or None,
   }
+  # 0 stands for what the other two determine.
   for key, value in given.items():
-    if value is not None and value < 1:
-      raise ValueError(f'{key}={value} must be at least 1, or 0 where the other two determine it')
+    if value is not None:
+      check_int(key, value, most=MAX_AUGMULT if key == 'augmult' else LARGEST_COUNT)
   missing = [key for key, value in given.items() if value is None]
   if len(missing) > 1:
     stated = ', '.join(f'{key}={value or 0}' for key, value in given.items())
@@ -131,6 +132,7 @@ def solve_batch(
       )
     return size or unique, unique or size, n
   if size is None:
+    check_int('unique_images_per_batch * augmult', unique * n, least=1)
     return unique * n, unique, n
   divisor = ('augmult', n) if n is not None else ('unique_images_per_batch', unique)
   key, value = divisor
@@ -171,10 +173,8 @@ class Multiplicity:
   placement: str = 'within'
 
   def __post_init__(self):
-    if self.placement not in PLACEMENTS:
-      raise ValueError(f'placement={self.placement!r} must be one of {", ".join(PLACEMENTS)}')
-    if not 1 <= self.augmult <= MAX_AUGMULT:
-      raise ValueError(f'augmult={self.augmult} must be from 1 to {MAX_AUGMULT}')
+    check_choice('placement', self.placement, PLACEMENTS)
+    check_int('augmult', self.augmult, least=1, most=MAX_AUGMULT)
     if not 1 <= self.num_images < 2**32:
       raise ValueError(f'{self.num_images} training images: there must be from 1 to 2**32 - 1')
     unique = self.unique_images_per_batch

@@ -40,12 +40,12 @@ SolarizeAdd, unknown to Pillow, are those of `'reference'`.
 """
 
 import dataclasses
-import math
 from typing import NamedTuple
 
 import numpy as np
 
 from nfnets_augmult.ops import addressed_random
+from nfnets_augmult.ops.checks import check_choice, check_int, check_number
 
 OPERATIONS = (
   'AutoContrast',
@@ -67,6 +67,9 @@ OPERATIONS = (
 )
 BEHAVIOURS = ('reference', 'pil')
 _DRAWS_PER_LAYER = 4
+# Far beyond use, and within what the operations' int32 and the draws' memory can hold.
+_MOST_LAYERS = 100
+_LARGEST_MAGNITUDE = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,19 +87,11 @@ class RandAugment:
   behaviour: str = 'reference'
 
   def __post_init__(self):
-    if self.layers < 0:
-      raise ValueError(
-        f'augmentation.randaugment.layers={self.layers} must be at least 0, where 0 is off'
-      )
-    if not 0 <= self.magnitude < math.inf:
-      raise ValueError(
-        f'augmentation.randaugment.magnitude={self.magnitude} must be a number of at least 0'
-      )
-    if self.behaviour not in BEHAVIOURS:
-      raise ValueError(
-        f'augmentation.randaugment.behaviour={self.behaviour!r} must be one of '
-        f'{", ".join(BEHAVIOURS)}'
-      )
+    check_int('augmentation.randaugment.layers', self.layers, most=_MOST_LAYERS)
+    check_number(
+      'augmentation.randaugment.magnitude', self.magnitude, least=0, most=_LARGEST_MAGNITUDE
+    )
+    check_choice('augmentation.randaugment.behaviour', self.behaviour, BEHAVIOURS)
 
   def check_channels(self, channels: int) -> None:
     """Raises ValueError if it is on and the images are not in colour."""

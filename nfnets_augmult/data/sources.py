@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from nfnets_augmult.ops import addressed_random
+from nfnets_augmult.ops.checks import check_choice
 
 # What to do about an image that does not decode; see `decoding.ReadOptions`.
 BAD_IMAGE_POLICIES = ('fail', 'skip')
@@ -173,10 +174,7 @@ def require_data_dir(name: str, data_dir: str) -> None:
 
 def check_bad_image_policy(policy: str) -> None:
   """Raises ValueError unless `policy` is one of `BAD_IMAGE_POLICIES`."""
-  if policy not in BAD_IMAGE_POLICIES:
-    raise ValueError(
-      f'dataset.on_bad_image={policy!r} must be one of {", ".join(BAD_IMAGE_POLICIES)}'
-    )
+  check_choice('dataset.on_bad_image', policy, BAD_IMAGE_POLICIES)
 
 
 def check_not_empty(source: Source) -> None:

@@ -61,7 +61,7 @@ def model_spec(name: str) -> ModelSpec:
     if match := re.fullmatch(pattern, name):
       numbers = {key: int(value) for key, value in match.groupdict().items()}
       return spec._replace(arguments={**spec.arguments, **numbers})
-  raise ValueError(f'no model named {name!r}; there is: {"; ".join(MODEL_NAMES)}')
+  raise ValueError(f'model.name={name!r} is no model; there is: {"; ".join(MODEL_NAMES)}')
 
 
 def make_model(name: str, *, num_classes: int, **options: Any) -> hk.Transformed:
@@ -84,7 +84,7 @@ def make_model(name: str, *, num_classes: int, **options: Any) -> hk.Transformed
   known = set(inspect.signature(module).parameters) - {*fixed, 'num_classes', 'name'}
   if unknown := set(options) - known:
     raise ValueError(
-      f'model {name!r} has no option {", ".join(sorted(unknown))}; '
+      f'model.{min(unknown)}: the model {name!r} has no option {", ".join(sorted(unknown))}; '
       f'it has {", ".join(sorted(known))}'
     )
 

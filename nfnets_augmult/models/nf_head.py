@@ -3,21 +3,41 @@
 import haiku as hk
 import jax
 
+from nfnets_augmult.models.grouped_conv import ALGORITHMS
 from nfnets_augmult.models.nf_blocks import ACTIVATIONS, linear
+from nfnets_augmult.ops.checks import check_bool, check_choice, check_int, check_number
+
+# A hidden layer of a unit in a thousand, or of sixteen times the width.
+_SMALLEST_RATIO, _LARGEST_RATIO = 0.001, 16
 
 
 def check_options(
-  *, activation: str, dropout_rate: float, stochastic_depth_rate: float, num_classes: int
+  *,
+  activation: str,
+  alpha: float,
+  squeeze_excite_ratio: float,
+  dropout_rate: float,
+  stochastic_depth_rate: float,
+  num_classes: int,
+  conv_algorithm: str,
+  scan_blocks: bool,
+  remat: bool,
 ) -> None:
-  """Raises ValueError, with the name and the value, for an option out of its range."""
-  if activation not in ACTIVATIONS:
-    raise ValueError(f'no activation={activation!r}; there is: {", ".join(ACTIVATIONS)}')
-  if num_classes < 1:
-    raise ValueError(f'num_classes={num_classes} must be at least 1')
-  rates = {'dropout_rate': dropout_rate, 'stochastic_depth_rate': stochastic_depth_rate}
-  for name, rate in rates.items():
-    if not 0 <= rate < 1:
-      raise ValueError(f'{name}={rate} must be in [0, 1)')
+  """Raises ValueError, with the key and the value, for an option out of its range."""
+  check_choice('model.activation', activation, ACTIVATIONS)
+  check_int('num_classes', num_classes, least=1)
+  check_number('model.dropout_rate', dropout_rate, least=0, below=1)
+  check_number('model.stochastic_depth_rate', stochastic_depth_rate, least=0, below=1)
+  check_number('model.alpha', alpha, above=0)
+  check_number('model.squeeze_excite_ratio', squeeze_excite_ratio, least=0, most=_LARGEST_RATIO)
+  if squeeze_excite_ratio and squeeze_excite_ratio < _SMALLEST_RATIO:
+    raise ValueError(
+      f'model.squeeze_excite_ratio={squeeze_excite_ratio} must be 0, for none, or at least '
+      f'{_SMALLEST_RATIO}'
+    )
+  check_choice('model.conv_algorithm', conv_algorithm, ('auto', *ALGORITHMS))
+  check_bool('model.scan_blocks', scan_blocks)
+  check_bool('model.remat', remat)
 
 
 def classify(

@@ -8,6 +8,7 @@ from nfnets_augmult.models.nf_blocks import BlockShape, Linear, NFBlock, activat
 from nfnets_augmult.models.nf_head import check_options, classify
 from nfnets_augmult.models.nf_stages import draw_keep, plan_blocks, run_blocks
 from nfnets_augmult.models.ws_conv import WSConv2D, ws_conv2d
+from nfnets_augmult.ops.checks import check_int
 
 # Blocks per stage. Source: He et al. 2016 (arXiv:1512.03385), Table 1, and 2016b for depth 200.
 DEPTHS = {
@@ -20,6 +21,7 @@ _STEM_CHANNELS = 64
 _BOTTLENECK_CHANNELS = (64, 128, 256, 512)
 _STAGE_STRIDES = (1, 2, 2, 2)
 _CLASSIFIER_STDDEV = 0.01
+_LARGEST_WIDTH = 64
 
 
 def _stage_shapes(
@@ -98,11 +100,17 @@ class NFResNet(hk.Module):
     if depth not in DEPTHS:
       raise ValueError(f'no NF-ResNet of depth={depth}; there is: {", ".join(map(str, DEPTHS))}')
     dropout_rate = 0.25 if dropout_rate is None else dropout_rate
+    check_int('model.width', width, least=1, most=_LARGEST_WIDTH)
     check_options(
       activation=activation,
+      alpha=alpha,
+      squeeze_excite_ratio=squeeze_excite_ratio,
       dropout_rate=dropout_rate,
       stochastic_depth_rate=stochastic_depth_rate,
       num_classes=num_classes,
+      conv_algorithm=conv_algorithm,
+      scan_blocks=scan_blocks,
+      remat=remat,
     )
     self._dropout_rate = dropout_rate
     self._activation = activation

@@ -129,9 +129,14 @@ class NFNet(hk.Module):
     self._dropout_rate = shape.dropout_rate if dropout_rate is None else dropout_rate
     check_options(
       activation=activation,
+      alpha=alpha,
+      squeeze_excite_ratio=squeeze_excite_ratio,
       dropout_rate=self._dropout_rate,
       stochastic_depth_rate=stochastic_depth_rate,
       num_classes=num_classes,
+      conv_algorithm=conv_algorithm,
+      scan_blocks=scan_blocks,
+      remat=remat,
     )
     self._activation = activation
     self._alpha = alpha

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from nfnets_augmult.models import MODEL_NAMES, make_model, model_spec
+from nfnets_augmult.ops import console
 
 
 class Row(NamedTuple):
@@ -120,6 +121,11 @@ def format_row(row: Row) -> str:
 
 def main(names: list[str]) -> None:
   """Prints the table of the models `names`, or of all that have a fixed name."""
+  try:
+    for name in names:
+      make_model(name, num_classes=1)
+  except ValueError as error:
+    raise SystemExit(f'error: {error}') from error
   print(
     f'{"model":16} {"parameters":>13} {"train":>6} {"mult-adds":>11} {"test":>6} {"mult-adds":>11}'
   )
@@ -128,4 +134,6 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == '__main__':
+  console.prepare()
+  console.end_when_nobody_reads()
   main(sys.argv[1:])

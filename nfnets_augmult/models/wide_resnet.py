@@ -4,6 +4,11 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
+from nfnets_augmult.ops.checks import check_int, check_number
+
+# Far beyond use; every layer is traced one by one.
+_LARGEST_DEPTH, _LARGEST_WIDTH = 1000, 256
+
 # He initialization, for layers that feed a relu.
 _HE_NORMAL = hk.initializers.VarianceScaling(2.0, 'fan_in', 'truncated_normal')
 
@@ -76,15 +81,14 @@ class WideResNet(hk.Module):
       ValueError: an argument is out of its range.
     """
     super().__init__(name=name)
-    if depth < 10 or (depth - 4) % 6:
+    if not 10 <= depth <= _LARGEST_DEPTH or (depth - 4) % 6:
       raise ValueError(
-        f'a Wide-ResNet has 6 k + 4 layers (10, 16, 22, 28, 40 ...), not depth={depth}'
+        f'model.name: a Wide-ResNet has 6 k + 4 layers (10, 16, 22, 28, 40 ... {_LARGEST_DEPTH}), '
+        f'not depth={depth}'
       )
-    if width < 1:
-      raise ValueError(f'width={width} of a Wide-ResNet must be at least 1')
+    check_int('model.name: width', width, least=1, most=_LARGEST_WIDTH)
     dropout_rate = 0.0 if dropout_rate is None else dropout_rate
-    if not 0 <= dropout_rate < 1:
-      raise ValueError(f'dropout_rate={dropout_rate} must be in [0, 1)')
+    check_number('model.dropout_rate', dropout_rate, least=0, below=1)
     self._blocks_per_stage = (depth - 4) // 6
     self._width = width
     self._num_classes = num_classes

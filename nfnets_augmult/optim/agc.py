@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from nfnets_augmult.ops.checks import check_number
 from nfnets_augmult.ops.param_names import is_classifier
 
 
@@ -59,8 +60,8 @@ def clip_unitwise(
 
 def _check(clipping: float, eps: float) -> None:
   """Raises ValueError unless both are positive."""
-  if clipping <= 0 or eps <= 0:
-    raise ValueError(f'clipping={clipping} and eps={eps} must be positive')
+  check_number('optimizer.clipping', clipping, above=0)
+  check_number('optimizer.clipping_eps', eps, above=0)
 
 
 def adaptive_gradient_clipping(

@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from nfnets_augmult.ops.checks import check_number
+
 # Parameters and a batch, then anything: to a value (or a pair with auxiliary output) and gradient.
 ValueAndGrad = Callable[..., tuple[Any, Any]]
 
@@ -50,8 +52,7 @@ def ascent_slots_per_device(
     ValueError: the fraction is out of its range, or the batch does not divide; the message says by
       what.
   """
-  if not 0 < ascent_fraction <= 1:
-    raise ValueError(f'ascent_fraction={ascent_fraction} must be in (0, 1]')
+  check_number('sam.ascent_fraction', ascent_fraction, above=0, most=1)
   batch_size = unique_images_per_batch * augmult
   if batch_size % device_count:
     raise ValueError(
@@ -101,13 +102,12 @@ def sharpness_aware(
       `ascent_slots_per_device`. None for all of it.
 
   Raises:
-    ValueError: `rho` is negative.
+    ValueError: `rho` is negative or not finite.
 
   Source: Foret et al. 2021 (arXiv:2010.01412), Algorithm 1 and Section 4.1 (per-device ascent);
     Brock et al. 2021b (arXiv:2102.06171), Section 5 (20 % of the batch).
   """
-  if rho < 0:
-    raise ValueError(f'rho={rho} must not be negative')
+  check_number('sam.rho', rho, least=0)
 
   def value_and_grad(params: Any, batch: Any, *arguments: Any) -> tuple[Any, Any]:
     ascent_batch = batch if select_ascent is None else select_ascent(batch)

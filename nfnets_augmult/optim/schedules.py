@@ -5,6 +5,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from nfnets_augmult.ops.checks import LARGEST_COUNT, check_choice, check_int, check_number
+
+# Beyond it `halving` would overflow int32.
+MOST_STEPS = LARGEST_COUNT // 20
+
 # From the zero-based step, an integer array, to the learning rate, a float32 scalar.
 Schedule = Callable[[jax.Array], jax.Array]
 
@@ -34,7 +39,7 @@ def halving(learning_rate: float, *, total_steps: int, warmup_steps: int = 0) ->
   """
 
   def schedule(step: jax.Array) -> jax.Array:
-    # Whole numbers: exact at the boundaries, and within int32 up to 107 million steps.
+    # Whole numbers: exact at the boundaries, and within int32 up to `MOST_STEPS`.
     twentieths = jnp.asarray(step, jnp.int32) * 20 // total_steps
     halvings = jnp.clip(twentieths - 10, 0, 9).astype(jnp.float32)
     warmup = jnp.minimum(jnp.asarray(step, jnp.float32) / max(warmup_steps, 1), 1.0)
@@ -65,19 +70,19 @@ def make_schedule(
   Args:
     name: `'cosine'`, `'halving'` or `'constant'`.
     learning_rate: the peak, > 0.
-    total_steps: length of the run.
+    total_steps: length of the run, at most `MOST_STEPS`.
     warmup_steps: length of the linear warm-up, less than `total_steps`.
 
   Raises:
-    ValueError: unknown name, a learning rate that is not positive, or a warm-up that is too long.
+    ValueError: unknown name, a learning rate that is not positive, a run or a warm-up that is too
+      long.
   """
-  if name not in SCHEDULES:
-    raise ValueError(f'optimizer.schedule={name!r} must be one of {", ".join(SCHEDULES)}')
-  if not learning_rate > 0:
-    raise ValueError(f'optimizer.learning_rate={learning_rate} must be positive')
-  if not 0 <= warmup_steps < total_steps:
+  check_choice('optimizer.schedule', name, SCHEDULES)
+  check_number('optimizer.learning_rate', learning_rate, above=0)
+  check_int('total_steps', total_steps, least=1, most=MOST_STEPS)
+  check_int('optimizer.warmup_steps', warmup_steps)
+  if warmup_steps >= total_steps:
     raise ValueError(
-      f'the warm-up of {warmup_steps} steps must be shorter than the run of {total_steps}; '
-      'see optimizer.warmup_steps'
+      f'optimizer.warmup_steps={warmup_steps} must be fewer than the {total_steps} steps of the run'
     )
   return SCHEDULES[name](learning_rate, total_steps=total_steps, warmup_steps=warmup_steps)

@@ -2,6 +2,7 @@
 
 import optax
 
+from nfnets_augmult.ops.checks import check_bool, check_number
 from nfnets_augmult.optim import agc, masks
 
 
@@ -30,15 +31,11 @@ def sgd(
   Raises:
     ValueError: a coefficient is out of range.
   """
-  if not 0 <= momentum < 1:
-    raise ValueError(f'optimizer.momentum={momentum} must be in [0, 1)')
-  if weight_decay < 0:
-    raise ValueError(f'optimizer.weight_decay={weight_decay} must not be negative')
-  if clipping < 0 or clipping_eps <= 0:
-    raise ValueError(
-      f'optimizer.clipping={clipping} must not be negative, and optimizer.clipping_eps='
-      f'{clipping_eps} must be positive'
-    )
+  check_number('optimizer.momentum', momentum, least=0, below=1)
+  check_bool('optimizer.nesterov', nesterov)
+  check_number('optimizer.weight_decay', weight_decay, least=0)
+  check_number('optimizer.clipping', clipping, least=0)
+  check_number('optimizer.clipping_eps', clipping_eps, above=0)
   clip = optax.identity()
   if clipping:
     clip = agc.adaptive_gradient_clipping(clipping, eps=clipping_eps, mask=agc.is_clipped)

@@ -12,6 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from nfnets_augmult.training import fit
 from nfnets_augmult.training.state import TrainState
 
 _METRIC = 'metric'
@@ -226,9 +227,32 @@ class Checkpoints:
         f"no checkpoint {which!r} in {self._workdir}; say 'latest', 'best' or a step, of which it "
         f'has {have}'
       )
-    with self._explain('read'):
-      restored = manager.restore(step, args=ocp.args.StandardRestore(template._asdict()))
-    return type(template)(**restored)
+    try:
+      with self._explain('read'):
+        restored = manager.restore(step, args=ocp.args.StandardRestore(template._asdict()))
+    except CheckpointError:
+      self._check_fits(manager, step, template)
+      raise
+    state = type(template)(**restored)
+    # An array of another shape is restored as it is, whatever the template says.
+    if [leaf.shape for leaf in jax.tree.leaves(state)] != [
+      leaf.shape for leaf in jax.tree.leaves(template)
+    ]:
+      self._check_fits(manager, step, template)
+      raise CheckpointError(f'the checkpoint of step {step} in {self._workdir} is of another run')
+    return state
+
+  def _check_fits(self, manager: ocp.CheckpointManager, step: int, template: Any) -> None:
+    """Raises CheckpointError if the parameters are not those of `template`, saying how."""
+    difference = ''
+    with contextlib.suppress(Exception):  # whatever it is, another message is on its way
+      found = manager.restore(step, args=ocp.args.StandardRestore())
+      params = found.get('runs', found)['params']
+      difference = fit.difference(getattr(template, 'runs', template).params, params)
+    if difference:
+      raise CheckpointError(
+        f'the checkpoint of step {step} in {self._workdir} does not fit: {difference}'
+      )
 
   def read_class_names(self) -> tuple[str, ...]:
     """Returns the names that were kept with the newest checkpoint; () if there are none."""

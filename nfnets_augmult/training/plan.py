@@ -5,7 +5,9 @@ People confuse these numbers in every code base, so they are derived once, here,
 
 import dataclasses
 
-from nfnets_augmult.data.multiplicity import Multiplicity
+from nfnets_augmult.data.multiplicity import MAX_EPOCHS, Multiplicity
+from nfnets_augmult.ops.checks import check_int, check_number
+from nfnets_augmult.optim.schedules import MOST_STEPS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,14 +82,12 @@ class Plan:
 
 def check_length(*, total_epochs: float, total_steps: int) -> None:
   """Raises ValueError unless exactly one of the two is above 0, and the other is 0."""
-  if total_epochs < 0 or total_steps < 0:
-    raise ValueError(
-      f'total_epochs={total_epochs} and total_steps={total_steps} must not be negative'
-    )
+  check_number('total_epochs', total_epochs, least=0, most=MAX_EPOCHS)
+  check_int('total_steps', total_steps, most=MOST_STEPS)
   if bool(total_epochs) == bool(total_steps):
     raise ValueError(
-      f'state the length of the run once: total_epochs={total_epochs} and '
-      f'total_steps={total_steps}, and exactly one of them must be above 0'
+      f'total_epochs={total_epochs} and total_steps={total_steps} state the length of the run: '
+      'exactly one of them must be above 0'
     )
 
 
@@ -115,4 +115,13 @@ def make_plan(
         + ' or '.join(str(choice) for choice in (below, below + count) if choice)
       )
   steps = total_steps or multiplicity.steps_for_epochs(total_epochs)
-  return Plan(multiplicity, steps, learning_rate, host_count, device_count)
+  plan = Plan(multiplicity, steps, learning_rate, host_count, device_count)
+  stated = f'total_steps={total_steps}' if total_steps else f'total_epochs={total_epochs}'
+  if not 1 <= steps <= MOST_STEPS:
+    raise ValueError(f'{stated} makes {steps:,} steps; there must be from 1 to {MOST_STEPS:,}')
+  # The last batch may begin the epoch after the last.
+  if plan.total_epochs > MAX_EPOCHS - 1:
+    raise ValueError(
+      f'{stated} makes {plan.total_epochs:,.0f} epochs; a run has at most {MAX_EPOCHS - 1:,}'
+    )
+  return plan

@@ -51,22 +51,38 @@ def read_json(path: str) -> Any:
   with open(path, encoding='utf-8') as file:
     try:
       return json.load(file)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
       raise DamagedError(f'{path} is damaged: {error}; remove it, or the folder') from error
+
+
+def read_object(path: str) -> dict[str, Any] | None:
+  """Reads a JSON file of names with values; None if there is none, or if it says null.
+
+  Raises:
+    DamagedError: it is something else.
+  """
+  found = read_json(path)
+  if found is not None and not isinstance(found, dict):
+    raise DamagedError(
+      f'{path} is damaged: it must hold names with values, and holds a {type(found).__name__}; '
+      'remove it, or the folder'
+    )
+  return found
 
 
 def read_data_description(workdir: str) -> dict[str, Any] | None:
   """Returns what the run in `workdir` remembers of its data; None if it was not recorded.
 
   See `assembly.describe_data`.
+
+  Raises:
+    DamagedError: the record is not what was once written there.
   """
   path = os.path.join(workdir, 'run.json')
-  facts = read_json(path)
-  if facts is None:
-    return None
-  if not isinstance(facts, dict) or not isinstance(facts.get('data', {}), dict):
-    raise DamagedError(f'{path} is damaged; remove it, or the folder')
-  return facts.get('data')
+  data = (read_object(path) or {}).get('data')
+  if data is not None and not isinstance(data, dict):
+    raise DamagedError(f'{path} is damaged: it must describe the data; remove it, or the folder')
+  return data
 
 
 def write_status(
@@ -95,10 +111,10 @@ def read_status(workdir: str) -> tuple[str, str]:
     return 'finished', ''
   path = os.path.join(workdir, 'status.json')
   try:
-    ended = read_json(path)
+    ended = read_object(path)
     if ended is not None:
-      return ended['status'], ended['message']
-  except (DamagedError, KeyError, TypeError):
+      return str(ended['status']), str(ended['message'])
+  except (DamagedError, KeyError):
     return 'failed', f'{path} is damaged'  # to be tried again
   started = os.path.exists(os.path.join(workdir, 'config.json'))
   return 'unfinished' if started else 'missing', ''
@@ -188,8 +204,12 @@ def read_metrics(path: str) -> list[dict[str, Any]]:
   with open(path, encoding='utf-8') as file:
     lines = file.read().split('\n')[:-1]  # what follows the last newline is not whole
   try:
-    return [json.loads(line) for line in lines if line]
-  except ValueError as error:
+    found = [json.loads(line) for line in lines if line]
+    for record in found:
+      if not isinstance(record, dict) or not isinstance(record.get('step'), int):
+        raise ValueError('a line is no record of a step')
+    return found
+  except (ValueError, RecursionError) as error:
     raise DamagedError(f'{path} is damaged: {error}; remove it, or the folder') from error
 
 

@@ -8,12 +8,16 @@ import jax.numpy as jnp
 import jmp
 import optax
 
+from nfnets_augmult.ops import checks
 from nfnets_augmult.optim import ema, sam
 from nfnets_augmult.optim.schedules import Schedule
 from nfnets_augmult.training import losses
 from nfnets_augmult.training.state import TrainState
 
 AXIS_NAME = 'devices'
+COMPUTE_DTYPES = ('float32', 'bfloat16')
+# All masks of a batch are in memory at once; the paper goes to 16.
+_MOST_DROPOUT_MASKS = 4096
 
 Metrics = dict[str, jax.Array]
 # From params, key, uint8 images [B, H, W, C] and is_training to logits [B, K], float32.
@@ -42,8 +46,7 @@ def make_classifier(
   Raises:
     ValueError: another dtype.
   """
-  if compute_dtype not in ('float32', 'bfloat16'):
-    raise ValueError(f"compute_dtype={compute_dtype!r} must be 'float32' or 'bfloat16'")
+  checks.check_choice('compute_dtype', compute_dtype, COMPUTE_DTYPES)
   policy = jmp.get_policy(f'params=float32,compute={compute_dtype},output=float32')
 
   def classifier(params: Any, key: jax.Array, images: jax.Array, *, is_training: bool) -> jax.Array:
@@ -66,8 +69,7 @@ def make_update(
   Raises:
     ValueError: `ema_decay` is out of range.
   """
-  if not 0 <= ema_decay < 1:
-    raise ValueError(f'ema_decay={ema_decay} must be in [0, 1)')
+  checks.check_number('ema_decay', ema_decay, least=0, below=1)
 
   def descend(
     params: Any, opt_state: Any, gradient: Any, learning_rate: jax.Array
@@ -138,10 +140,8 @@ def make_train_step(
   Raises:
     ValueError: `ema_decay`, `label_smoothing` or `dropout_masks` is out of range.
   """
-  if not 0 <= label_smoothing < 1:
-    raise ValueError(f'label_smoothing={label_smoothing} must be in [0, 1)')
-  if dropout_masks < 1:
-    raise ValueError(f'dropout_masks={dropout_masks} must be at least 1')
+  checks.check_number('label_smoothing', label_smoothing, least=0, below=1)
+  checks.check_int('dropout_masks', dropout_masks, least=1, most=_MOST_DROPOUT_MASKS)
   update = make_update(optimizer=optimizer, schedule=schedule, ema_decay=ema_decay)
 
   def loss_fn(

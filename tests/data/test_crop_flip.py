@@ -109,7 +109,7 @@ def test_image_large_enough():
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
-    (dict(pad=-1), 'augmentation.pad=-1 must be at least 0'),
+    (dict(pad=-1), 'augmentation.pad=-1 must be a whole number from 0'),
     (dict(pad_mode='wrap'), "augmentation.pad_mode='wrap' must be one of mirror, constant"),
   ],
 )

@@ -170,7 +170,7 @@ def test_pixels():
   ('options', 'message'),
   [
     (dict(mixup=-0.1), 'augmentation.mixup.share=-0.1'),
-    (dict(mixup=0.6, cutmix=0.6), 'nor their sum above 1'),
+    (dict(mixup=0.6, cutmix=0.6), 'their sum must be at most 1'),
     (dict(mixup_alpha=0.0), 'augmentation.mixup.alpha=0.0'),
   ],
 )

@@ -266,9 +266,9 @@ def test_solve_batch(given, placement, solved):
   ('given', 'placement', 'key_and_remedy'),
   [
     ((64, None, 4), 'beside', "placement='beside' must be one of within, neighbouring"),
-    ((-64, None, 4), 'within', 'batch_size=-64 must be at least 1, or 0 where'),
-    ((64, -1, None), 'within', 'unique_images_per_batch=-1 must be at least 1, or 0 where'),
-    ((64, None, -2), 'neighbouring', 'augmult=-2 must be at least 1, or 0 where'),
+    ((-64, None, 4), 'within', 'batch_size=-64 must be a whole number of at least 0'),
+    ((64, -1, None), 'within', 'unique_images_per_batch=-1 must be a whole number of at least 0'),
+    ((64, None, -2), 'neighbouring', 'augmult=-2 must be a whole number from 0'),
     ((64, None, None), 'within', 'batch_size=64, unique_images_per_batch=0, augmult=0: state two'),
     ((0, 0, 0), 'neighbouring', 'augmult=0: state two of the three'),
     ((64, 64, None), 'neighbouring', 'placement=neighbouring needs augmult'),
@@ -308,8 +308,8 @@ def test_solve_batch_refuses(given, placement, key_and_remedy):
   ('changed', 'key_and_remedy'),
   [
     (dict(placement='beside'), "placement='beside' must be one of within, neighbouring"),
-    (dict(augmult=0), 'augmult=0 must be from 1 to 4096'),
-    (dict(augmult=4097), 'augmult=4097 must be from 1 to 4096'),
+    (dict(augmult=0), 'augmult=0 must be a whole number from 1 to 4096'),
+    (dict(augmult=4097), 'augmult=4097 must be a whole number from 1 to 4096'),
     (dict(num_images=0), '0 training images'),
     (dict(num_images=2**32), f'{2**32} training images'),
     (dict(unique_images_per_batch=0), 'unique_images_per_batch=0 must be from 1 to'),

@@ -402,7 +402,7 @@ def test_off_is_the_identity():
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
-    (dict(layers=-1), 'augmentation.randaugment.layers=-1 must be at least 0'),
+    (dict(layers=-1), 'augmentation.randaugment.layers=-1 must be a whole number from 0'),
     (dict(magnitude=-0.5), 'augmentation.randaugment.magnitude=-0.5 must be a number'),
     (dict(magnitude=math.nan), 'augmentation.randaugment.magnitude=nan must be a number'),
     (dict(behaviour='timm'), "randaugment.behaviour='timm' must be one of reference, pil"),

@@ -130,10 +130,13 @@ def test_make_schedule_by_name():
   ('changed', 'message'),
   [
     (dict(name='linear'), "schedule='linear' must be one of cosine, halving, constant"),
-    (dict(learning_rate=0.0), r'optimizer.learning_rate=0.0 must be positive'),
-    (dict(learning_rate=float('nan')), r'optimizer.learning_rate=nan must be positive'),
-    (dict(warmup_steps=10), '10 steps must be shorter than the run of 10; .*warmup_steps'),
-    (dict(warmup_steps=-1), '-1 steps must be shorter'),
+    (dict(learning_rate=0.0), r'optimizer.learning_rate=0.0 must be a finite number above 0'),
+    (
+      dict(learning_rate=float('nan')),
+      r'optimizer.learning_rate=nan must be a finite number above 0',
+    ),
+    (dict(warmup_steps=10), 'optimizer.warmup_steps=10 must be fewer than the 10 steps'),
+    (dict(warmup_steps=-1), 'optimizer.warmup_steps=-1 must be a whole number of at least 0'),
   ],
 )
 def test_refuses(changed, message):

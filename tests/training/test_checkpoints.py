@@ -100,10 +100,25 @@ def test_another_model_does_not_fit(tmp_path):
     checkpoints.save(_state(1))
     template = _state(0)
     template = template._replace(params={'other': template.params['linear']})
-    with pytest.raises(CheckpointError, match='cannot read'):
+    with pytest.raises(CheckpointError, match='of another network: 2 arrays are missing in it'):
       checkpoints.restore(template)
 
 
 def test_keep_must_be_positive(tmp_path):
   with pytest.raises(ValueError, match=r'checkpoint\.keep=0'):
     Checkpoints(str(tmp_path), keep=0)
+
+
+def test_a_checkpoint_of_other_classes_says_how_many(tmp_path):
+  """Not a word about shapes; the storage library itself would return what does not fit."""
+
+  def state(classes):
+    classifier = {'w': np.zeros((16, classes)), 'b': np.zeros(classes)}
+    return _state(1)._replace(params={'net/linear': classifier})
+
+  with Checkpoints(str(tmp_path)) as checkpoints:
+    checkpoints.save(state(10))
+    checkpoints.wait()
+    with pytest.raises(CheckpointError, match='it has 10 classes, and the data have 12'):
+      checkpoints.restore(state(12))
+    checkpoints.restore(state(10))

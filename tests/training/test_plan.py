@@ -60,7 +60,7 @@ def test_rounds_up_to_whole_groups():
   [
     ({}, ['total_epochs', 'total_steps', 'exactly one']),
     ({'total_epochs': 1, 'total_steps': 1}, ['exactly one']),
-    ({'total_steps': -1}, ['negative']),
+    ({'total_steps': -1}, ['total_steps=-1 must be a whole number']),
     ({'total_steps': 1, 'host_count': 3}, ['3 hosts', 'batch_size=64', '63 or 66']),
     ({'total_steps': 1, 'device_count': 5}, ['5 devices', '60 or 65']),
   ],
