@@ -9,6 +9,7 @@ import numpy as np
 import safetensors.numpy
 
 from nfnets_augmult.ops.atomic_file import write_atomically
+from nfnets_augmult.weights import metadata as metadata_lib
 from nfnets_augmult.weights.param_files import flatten
 
 _MODULES = {
@@ -80,11 +81,16 @@ def timm_state_dict(params: Mapping[str, Mapping[str, Any]]) -> dict[str, np.nda
   return state
 
 
-def export_to_timm(path: str | os.PathLike[str], params: Mapping[str, Mapping[str, Any]]) -> None:
+def export_to_timm(
+  path: str | os.PathLike[str],
+  params: Mapping[str, Mapping[str, Any]],
+  metadata: Mapping[str, Any] | None = None,
+) -> None:
   """Writes the parameters of an NFNet as a file that timm's `dm_nfnet_f*` load.
 
   `timm.create_model('dm_nfnet_f0', checkpoint_path=PATH)` reads it, with the `num_classes` that
   the network was trained for, and a name that ends in `.safetensors`.
   """
-  encoded = safetensors.numpy.save(timm_state_dict(params), metadata={'format': 'pt'})
+  texts = {**metadata_lib.to_texts(metadata or {}), 'format': 'pt'}
+  encoded = safetensors.numpy.save(timm_state_dict(params), metadata=texts)
   write_atomically(path, lambda file: file.write(encoded))
