@@ -1,19 +1,23 @@
 """What parameters are: a dict of dicts of finite real arrays, under names that can be written."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 Params = dict[str, dict[str, np.ndarray]]
+
+# How NumPy spells the types of real numbers, in files too.
+PLAIN_TYPE = re.compile(r'[<>|=]?(?:b1|[iu][1248]|f[248])')
 
 # No name of a network is nearly as long; a file could hold one of its own size.
 _LONGEST_NAME = 500
 _LONGEST_SHOWN = 100
 _LONGEST_MESSAGE = 400
 _LARGEST_EMPTY = 2**31
+_MOST_ARRAYS = 20_000
 
 # Arrays that come out of a file may be larger than it is, since a `.npz` can be compressed and an
 # array be used under two names. Trained float32 compresses by a tenth, 90 % of zeros by 8. The
@@ -42,6 +46,16 @@ def check_size(num_bytes: int, file_size: int) -> None:
       f'claims to hold {num_bytes / 2**20:,.1f} MiB of arrays in a file of '
       f'{file_size / 2**20:,.1f} MiB; at most {most / 2**20:,.1f} MiB are read from it'
     )
+
+
+def check_count(count: int) -> None:
+  """Refuses more arrays than a network can have.
+
+  Raises:
+    ValueError: there are more than 20,000; the largest NFNet has 1,700.
+  """
+  if count > _MOST_ARRAYS:
+    raise ValueError(f'{count:,} arrays; at most {_MOST_ARRAYS:,} are read from one file')
 
 
 def check_name(module: Any, name: Any) -> None:
@@ -95,12 +109,12 @@ def check_params(params: Mapping[str, Mapping[str, Any]]) -> Params:
 def _as_plain(leaf: Any, shown_name: str) -> np.ndarray:
   """Returns an array of a type that NumPy itself has, in the machine's byte order."""
   array = np.asarray(leaf)
-  if array.dtype.kind == 'V' and jnp.issubdtype(array.dtype, jnp.floating):
+  if not PLAIN_TYPE.fullmatch(array.dtype.str):
+    # bfloat16 and narrower, which come from outside of NumPy; nothing else can be cast.
+    if not np.can_cast(array.dtype, np.float32):
+      kind = show(str(array.dtype))
+      raise ValueError(f'{shown_name} is of type {kind}; parameters are real numbers')
     array = array.astype(np.float32)
-  if array.dtype.kind not in 'biuf' or array.dtype.itemsize > 8:
-    raise ValueError(
-      f'{shown_name} is of type {show(str(array.dtype))}; only real numbers are kept'
-    )
   return array.astype(array.dtype.newbyteorder('='), copy=False)
 
 

@@ -29,7 +29,6 @@ _HEADER = re.compile(
   r"\{(?:'(?:descr|fortran_order|shape)':(?:'[^']*'|True|False|\([\dL,]*\)),?)*\}"
 )
 _HEADER_ITEM = re.compile(r"'(descr|fortran_order|shape)':('[^']*'|True|False|\([\dL,]*\))")
-_NUMBERS = re.compile(r'[<>|=]?(?:b1|[iu][1248]|f[248])')
 _TEXT = re.compile(r'([<>])U(\d{1,9})')
 _MOST_AXES = 32
 
@@ -126,6 +125,7 @@ def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
     if info.compress_type == zipfile.ZIP_STORED and info.compress_size != info.file_size:
       raise ValueError(f'member {checks.show(name)} is damaged: its two sizes differ')
     members[name] = info
+  checks.check_count(len(members))
   if sum(info.compress_size for info in members.values()) > size:
     raise ValueError('its members are larger than the file: it is cut off, or they overlap')
   checks.check_size(sum(info.file_size for info in members.values()), size)
@@ -158,7 +158,7 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> n
   try:
     with archive.open(info) as member:
       descr, shape, is_fortran = _read_header(member)
-      if not _NUMBERS.fullmatch(descr):
+      if not checks.PLAIN_TYPE.fullmatch(descr):
         raise ValueError(f'it is of type {checks.show(descr)}; only real numbers are read')
       dtype = np.dtype(descr)
       start = member.tell()
