@@ -26,12 +26,17 @@ _MOST_EXPANSION = 8
 _FREE_BYTES = 16 * 2**20
 
 
-def show(text: str) -> str:
-  """Returns `text` quoted, printable, and cut in the middle if it is long."""
+def shorten(text: str) -> str:
+  """Returns `text` in printable characters, and cut in the middle if it is long."""
   if len(text) > _LONGEST_SHOWN:
     half = _LONGEST_SHOWN // 2
     text = f'{text[:half]}...{text[-half:]}'
-  return repr(text)
+  return text if text.isprintable() else repr(text)[1:-1]
+
+
+def show(text: str) -> str:
+  """Returns `text` as `shorten` does, in quotes."""
+  return f"'{shorten(text)}'"
 
 
 def check_size(num_bytes: int, file_size: int) -> None:
