@@ -17,13 +17,17 @@ _LONGEST_NAME = 500
 _LONGEST_SHOWN = 100
 _LONGEST_MESSAGE = 400
 _LARGEST_EMPTY = 2**31
-_MOST_ARRAYS = 20_000
+_MOST_ARRAYS = 10_000
 
 # Arrays that come out of a file may be larger than it is, since a `.npz` can be compressed and an
 # array be used under two names. Trained float32 compresses by a tenth, 90 % of zeros by 8. The
 # constant lets a small file of zeros through.
 _MOST_EXPANSION = 8
 _FREE_BYTES = 16 * 2**20
+
+
+class NotParametersError(ValueError):
+  """Something is no dict of dicts of finite real arrays, or claims more than its file can hold."""
 
 
 def shorten(text: str) -> str:
@@ -43,11 +47,11 @@ def check_size(num_bytes: int, file_size: int) -> None:
   """Refuses `num_bytes` of arrays in a file of `file_size` bytes if it cannot be meant.
 
   Raises:
-    ValueError: there are more than 16 MiB and 8 times the file's size.
+    NotParametersError: there are more than 16 MiB and 8 times the file's size.
   """
   most = _FREE_BYTES + _MOST_EXPANSION * file_size
   if num_bytes > most:
-    raise ValueError(
+    raise NotParametersError(
       f'claims to hold {num_bytes / 2**20:,.1f} MiB of arrays in a file of '
       f'{file_size / 2**20:,.1f} MiB; at most {most / 2**20:,.1f} MiB are read from it'
     )
@@ -57,26 +61,26 @@ def check_count(count: int) -> None:
   """Refuses more arrays than a network can have.
 
   Raises:
-    ValueError: there are more than 20,000; the largest NFNet has 1,700.
+    NotParametersError: there are more than 10,000; the largest NFNet has 1,700.
   """
   if count > _MOST_ARRAYS:
-    raise ValueError(f'{count:,} arrays; at most {_MOST_ARRAYS:,} are read from one file')
+    raise NotParametersError(f'{count:,} arrays; at most {_MOST_ARRAYS:,} are read from one file')
 
 
 def check_name(module: Any, name: Any) -> None:
   """Refuses what cannot be written as `module/parameter` and read back as the same.
 
   Raises:
-    ValueError: the name is empty, long, not printable, or would be another when read back.
+    NotParametersError: the name is empty, long, not printable, or would be another when read back.
   """
   for part in (module, name):
     if not isinstance(part, str):
-      raise ValueError(f'a name of type {type(part).__name__}; names are text')
+      raise NotParametersError(f'a name of type {type(part).__name__}; names are text')
     if len(part) > _LONGEST_NAME or not part.isprintable():
-      raise ValueError(f'{show(part)} is no name: it is long, or cannot be printed')
+      raise NotParametersError(f'{show(part)} is no name: it is long, or cannot be printed')
   parts = module.split('/')
   if '/' in name or not name or any(part in ('', '.', '..') for part in parts):
-    raise ValueError(f'{show(f"{module}/{name}")} is not of the form module/parameter')
+    raise NotParametersError(f'{show(f"{module}/{name}")} is not of the form module/parameter')
 
 
 def check_params(params: Mapping[str, Mapping[str, Any]]) -> Params:
@@ -87,14 +91,16 @@ def check_params(params: Mapping[str, Mapping[str, Any]]) -> Params:
   otherwise.
 
   Raises:
-    ValueError: there are none, a name cannot be written, an array is of another type, or a number
-      is nan or infinite; the message names the parameter.
+    NotParametersError: there are none, a name cannot be written, an array is of another type, or a
+      number is nan or infinite; the message names the parameter.
   """
   checked: Params = {}
   not_finite: dict[str, int] = {}
   for module, values in params.items():
     if not isinstance(values, Mapping):
-      raise ValueError(f'{show(str(module))} holds a {type(values).__name__}, not a dict of arrays')
+      raise NotParametersError(
+        f'{show(str(module))} holds a {type(values).__name__}, not a dict of arrays'
+      )
     checked[module] = {}
     for name, leaf in values.items():
       check_name(module, name)
@@ -103,11 +109,11 @@ def check_params(params: Mapping[str, Mapping[str, Any]]) -> Params:
         not_finite[f'{module}/{name}'] = bad
       checked[module][name] = array
   if not any(checked.values()):
-    raise ValueError('there are no parameters')
+    raise NotParametersError('there are no parameters')
   if not_finite:
     (first, count), *others = not_finite.items()
     rest = f', and so are some of {len(others):,} other parameters' if others else ''
-    raise ValueError(f'{show(first)}: {count:,} values are nan or infinite{rest}')
+    raise NotParametersError(f'{show(first)}: {count:,} values are nan or infinite{rest}')
   return checked
 
 
@@ -118,7 +124,7 @@ def _as_plain(leaf: Any, shown_name: str) -> np.ndarray:
     # bfloat16 and narrower, which come from outside of NumPy; nothing else can be cast.
     if not np.can_cast(array.dtype, np.float32):
       kind = show(str(array.dtype))
-      raise ValueError(f'{shown_name} is of type {kind}; parameters are real numbers')
+      raise NotParametersError(f'{shown_name} is of type {kind}; parameters are real numbers')
     array = array.astype(np.float32)
   return array.astype(array.dtype.newbyteorder('='), copy=False)
 
@@ -127,12 +133,12 @@ def check_shape(shape: tuple[int, ...], dtype: np.dtype, num_bytes: int) -> None
   """Refuses a shape that is not that of `num_bytes` bytes.
 
   Raises:
-    ValueError: it is of more or fewer, or an array of none claims a length.
+    NotParametersError: it is of more or fewer, or an array of none claims a length.
   """
   if math.prod(shape) * dtype.itemsize != num_bytes:
-    raise ValueError(f'{num_bytes:,} bytes for an array of shape {shape} and type {dtype}')
+    raise NotParametersError(f'{num_bytes:,} bytes for an array of shape {shape} and type {dtype}')
   if math.prod(size for size in shape if size) > _LARGEST_EMPTY and not num_bytes:
-    raise ValueError(f'an empty array of shape {shape}')
+    raise NotParametersError(f'an empty array of shape {shape}')
 
 
 def make_array(
@@ -147,10 +153,10 @@ def make_array(
     is_fortran: whether the first axis is the fastest in `buffer`.
 
   Raises:
-    ValueError: a truth value is neither 0 nor 1.
+    NotParametersError: a truth value is neither 0 nor 1.
   """
   if dtype.kind == 'b' and buffer.max(initial=0) > 1:
-    raise ValueError('truth values that are neither 0 nor 1')
+    raise NotParametersError('truth values that are neither 0 nor 1')
   flat = buffer.view(dtype)
   if not dtype.isnative:
     flat = flat.byteswap(inplace=True).view(dtype.newbyteorder('='))

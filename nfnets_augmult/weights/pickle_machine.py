@@ -17,7 +17,7 @@ from nfnets_augmult.weights import checks, pickle_names
 from nfnets_augmult.weights.pickle_names import FileBytes, UnsafePickleError, kind
 
 # The largest NFNet takes 80,000. A value of one operation takes up to 100 bytes.
-_MOST_OPERATIONS = 1_000_000
+_MOST_OPERATIONS = 500_000
 # Longer texts and bytes stay in the file until they are wanted.
 _LONGEST_KEPT = 1_000
 

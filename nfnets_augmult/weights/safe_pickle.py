@@ -42,6 +42,8 @@ def load_params(file: BinaryIO) -> Params:
     raise
   except MemoryError as error:
     raise UnsafePickleError('it does not fit into memory') from error
+  except checks.NotParametersError as error:
+    raise UnsafePickleError(str(error)) from error
   except Exception as error:  # A pickle that is cut or forged can fail in any way.
     raise UnsafePickleError(f'not a readable pickle: {checks.brief(error)}') from error
 
