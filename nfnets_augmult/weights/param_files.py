@@ -1,15 +1,21 @@
 """Parameter files: plain `.npz` in and out, the released pickles in."""
 
+import contextlib
+import json
 import os
-from collections.abc import Mapping
-from typing import Any
+import stat
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from nfnets_augmult.ops.atomic_file import write_atomically
-from nfnets_augmult.weights.safe_pickle import Params, load_params
+from nfnets_augmult.weights import checks, npz_reader, safe_pickle
+from nfnets_augmult.weights import metadata as metadata_lib
+from nfnets_augmult.weights.checks import Params
 
-_ZIP_MAGIC = b'PK\x03\x04'
+# Of a file, and of an archive without members.
+_ZIP_MAGICS = (b'PK\x03\x04', b'PK\x05\x06')
 _PICKLE_MAGIC = b'\x80'
 
 
@@ -28,21 +34,32 @@ def unflatten(arrays: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
   for full_name, leaf in arrays.items():
     module, slash, name = full_name.rpartition('/')
     if not slash:
-      raise ValueError(f'{full_name!r} is not of the form module/parameter')
+      raise ValueError(f'{checks.show(full_name)} is not of the form module/parameter')
     params.setdefault(module, {})[name] = leaf
   return params
 
 
-def write_npz(path: str | os.PathLike[str], params: Mapping[str, Mapping[str, Any]]) -> None:
+def write_npz(
+  path: str | os.PathLike[str],
+  params: Mapping[str, Mapping[str, Any]],
+  metadata: Mapping[str, Any] | None = None,
+) -> None:
   """Writes `params` as a plain `.npz` of arrays named `module/parameter`, whole or not at all.
 
+  Types stay as they are, in the machine's byte order, but for bfloat16 and narrower, which a
+  `.npz` cannot keep: they become float32.
+
+  Args:
+    path: of the file.
+    params: finite real arrays.
+    metadata: small JSON-able data, kept as one member of text, `__metadata__`.
+
   Raises:
-    ValueError: an array is of a type that `.npz` cannot keep, such as bfloat16.
+    ValueError: `params` are no parameters, see `check_params`, or `metadata` cannot be written.
   """
-  arrays = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
-  for name, array in arrays.items():
-    if array.dtype.kind not in 'biuf' or array.dtype.isbuiltin != 1:
-      raise ValueError(f'{name} is of type {array.dtype}; convert it to float32 before writing')
+  arrays = flatten(checks.check_params(params))
+  if metadata:
+    arrays[npz_reader.METADATA_MEMBER] = np.asarray(metadata_lib.to_json(metadata))
   # numpy takes keywords, and one of its own parameters is called `file`; no name of ours is.
   write_atomically(path, lambda file: np.savez(file, **arrays))
 
@@ -51,20 +68,76 @@ def read_params(path: str | os.PathLike[str]) -> Params:
   """Returns the dict of dicts of numpy arrays in a plain `.npz` or in a released file.
 
   Contents decide, not the name: the released `F0_haiku.npz` and so on are pickles, which are read
-  as `safe_pickle` says. Nothing in a file is executed.
+  as `safe_pickle` says. Nothing in a file is executed, and what it claims is checked before memory
+  is taken for it. Arrays own their memory and have the machine's byte order.
 
   Raises:
-    ValueError: neither of both, or unsafe; the message has the path.
+    ValueError: it cannot be read, is neither of both, is damaged or hostile, or holds something
+      else than finite real numbers; the message is short and has the path.
   """
+  with _explained(path), _opened(path) as (file, magic, size):
+    if magic in _ZIP_MAGICS:
+      return checks.check_params(unflatten(npz_reader.read_arrays(file, size)))
+    if magic.startswith(_PICKLE_MAGIC):
+      return checks.check_params(safe_pickle.load_params(file))
+    raise ValueError('neither a .npz nor a pickle of parameters')
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+  """Returns what was written beside the parameters of a `.npz` or `.safetensors`, or `{}`.
+
+  Raises:
+    ValueError: the file or its metadata cannot be read; the message has the path.
+  """
+  with _explained(path), _opened(path) as (file, magic, size):
+    if magic in _ZIP_MAGICS:
+      return npz_reader.read_metadata(file, size)
+    if os.fspath(path).endswith('.safetensors'):
+      return _read_safetensors_metadata(file, size)
+    return {}
+
+
+def _read_safetensors_metadata(file: BinaryIO, size: int) -> dict[str, Any]:
+  """Reads the header: its length in 8 bytes, then JSON."""
+  length = int.from_bytes(file.read(8), 'little')
+  # A name, a shape and two offsets per array come on top of the metadata.
+  if length > min(size, 2 * metadata_lib.MAX_CHARACTERS):
+    raise ValueError('its header is cut off, or too long')
+  try:
+    header = json.loads(file.read(length))
+  except (ValueError, RecursionError) as error:
+    raise ValueError('its header is no JSON') from error
+  texts = header.get('__metadata__', {}) if isinstance(header, dict) else None
+  if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+    raise ValueError('its header is not that of a .safetensors')
+  return metadata_lib.from_texts({key: text for key, text in texts.items() if key != 'format'})
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, bytes, int]]:
+  """Yields an ordinary file, its first four bytes, and how many it has."""
+  # A pipe or a device may block or have effects when it is opened.
+  if not stat.S_ISREG(os.stat(path).st_mode):
+    kind = 'a directory' if os.path.isdir(path) else 'a pipe, a socket or a device'
+    raise ValueError(f'it is {kind}, not a file of parameters')
   with open(path, 'rb') as file:
-    magic = file.read(len(_ZIP_MAGIC))
+    size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    try:
-      if magic == _ZIP_MAGIC:
-        with np.load(file, allow_pickle=False) as arrays:
-          return unflatten(dict(arrays))
-      if magic.startswith(_PICKLE_MAGIC):
-        return load_params(file)
-    except ValueError as error:
-      raise ValueError(f'{os.fspath(path)}: {error}') from error
-  raise ValueError(f'{os.fspath(path)}: neither a .npz nor a pickle of parameters')
+    if not size:
+      raise ValueError('the file is empty')
+    magic = file.read(4)
+    file.seek(0)
+    yield file, magic, size
+
+
+@contextlib.contextmanager
+def _explained(path: str | os.PathLike[str]) -> Iterator[None]:
+  """Turns what goes wrong into one short message with the path."""
+  try:
+    yield
+  except OSError as error:
+    raise ValueError(f'{os.fspath(path)}: {error.strerror or checks.brief(error)}') from error
+  except MemoryError as error:
+    raise ValueError(f'{os.fspath(path)}: it does not fit into memory') from error
+  except ValueError as error:
+    raise ValueError(f'{os.fspath(path)}: {checks.brief(error)}') from error

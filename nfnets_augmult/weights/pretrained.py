@@ -1,12 +1,16 @@
 """Putting loaded parameters into a network, with an account of what went where."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from nfnets_augmult.ops.param_names import is_classifier
+from nfnets_augmult.weights import checks
+from nfnets_augmult.weights.nfnet_layout import nfnet_name
 from nfnets_augmult.weights.param_files import flatten, unflatten
 
 
@@ -28,13 +32,25 @@ class Mismatch:
     return bool(self.missing or self.unexpected or self.misshapen)
 
   def __str__(self) -> str:
-    lines = [f'missing in the file: {name}' for name in self.missing]
-    lines += [f'unexpected in the file: {name}' for name in self.unexpected]
-    lines += [
-      f'wrong shape: {name} is {found} in the file, the network has {wanted}'
-      for name, wanted, found in self.misshapen
+    """Says how many there are of each kind, with a few of them, on up to three lines."""
+    lines = [
+      f'{kind} in the file: {_few([checks.shorten(name) for name in names])}'
+      for kind, names in (('missing', self.missing), ('unexpected', self.unexpected))
+      if names
     ]
+    if self.misshapen:
+      rows = [
+        f'{checks.shorten(name)} is {found} in the file, in the network {wanted}'
+        for name, wanted, found in self.misshapen
+      ]
+      lines.append(f'wrong shape: {_few(rows, separator="; ")}')
     return '\n'.join(lines) or 'all names and shapes agree'
+
+
+def _few(texts: Sequence[str], separator: str = ', ') -> str:
+  """Returns the first three texts and how many there are beside them."""
+  rest = f' and {len(texts) - 3:,} more' if len(texts) > 3 else ''
+  return separator.join(texts[:3]) + rest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +93,8 @@ def load_pretrained(
     loaded: as `read_params` gives them.
 
   Raises:
-    ValueError: any other difference; the message lists the missing, unexpected and wrongly shaped
-      names.
+    ValueError: any other difference, of which the message has examples, or a value that is not
+      finite in the network's dtype.
   """
   other_classes = {
     name.rpartition('/')[0]
@@ -90,12 +106,16 @@ def load_pretrained(
   def without(tree: Mapping[str, Any]) -> dict[str, Any]:
     return {module: values for module, values in tree.items() if module not in other_classes}
 
+  ours, theirs = flatten(params), flatten(without(loaded))
   if mismatch := compare(without(params), without(loaded)):
-    raise ValueError(f'the loaded parameters do not fit the network:\n{mismatch}')
-  theirs = flatten(without(loaded))
+    name = nfnet_name(loaded)
+    raise ValueError(
+      f'the loaded parameters{f", of {name}," if name else ""} do not fit the network, '
+      f'which has {len(ours):,}:\n{mismatch}'
+    )
   merged = {
-    name: jnp.asarray(theirs[name], leaf.dtype) if name in theirs else leaf
-    for name, leaf in flatten(params).items()
+    name: _as_type(name, theirs[name], leaf.dtype) if name in theirs else leaf
+    for name, leaf in ours.items()
   }
   report = LoadReport(
     loaded_arrays=len(theirs),
@@ -103,3 +123,12 @@ def load_pretrained(
     kept_fresh=tuple(sorted(merged.keys() - theirs.keys())),
   )
   return unflatten(merged), report
+
+
+def _as_type(name: str, value: Any, dtype: Any) -> jax.Array:
+  """Returns a loaded array in the network's dtype, in which its values must be finite."""
+  with np.errstate(over='ignore'):
+    array = np.asarray(value).astype(dtype)
+  if bad := int(array.size - np.isfinite(array).sum()):
+    raise ValueError(f'{checks.show(name)}: {bad:,} values are nan or infinite as {array.dtype}')
+  return jnp.asarray(array)

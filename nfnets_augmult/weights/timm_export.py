@@ -9,7 +9,9 @@ import numpy as np
 import safetensors.numpy
 
 from nfnets_augmult.ops.atomic_file import write_atomically
-from nfnets_augmult.weights.param_files import flatten
+from nfnets_augmult.weights import checks
+from nfnets_augmult.weights import metadata as metadata_lib
+from nfnets_augmult.weights.nfnet_layout import nfnet_name
 
 _MODULES = {
   'conv_shortcut': 'downsample.conv',
@@ -23,6 +25,8 @@ _MODULES = {
   'final_conv': 'final_conv',
   **{f'stem_conv{i}': f'stem.conv{i + 1}' for i in range(4)},
 }
+# Of the published NFNets. The wider ones and F7 it does not have; its `nfnet_f*` are others.
+TIMM_NAMES = tuple(f'dm_nfnet_f{size}' for size in range(7))
 _PARAMETERS = {'w': 'weight', 'b': 'bias', 'bias': 'bias', 'gain': 'gain'}
 
 
@@ -54,8 +58,6 @@ def _to_timm(
     prefix, path = stages[int(match[1] or 0)], path[match.end() :]
   if name == 'skip_gain' and not path:
     return f'{prefix}skipinit_gain', value
-  if path not in _MODULES or name not in _PARAMETERS:
-    raise ValueError(f'{module}/{name} has no counterpart in timm; only NFNets have')
   if value.ndim == 4:  # HWIO -> OIHW
     value = value.transpose(3, 2, 0, 1)
   elif name == 'w':  # IO -> OI, and squeeze-excite's are 1x1 convolutions there
@@ -65,26 +67,65 @@ def _to_timm(
   return f'{prefix}{_MODULES[path]}.{_PARAMETERS[name]}', value
 
 
+def timm_name(params: Mapping[str, Mapping[str, Any]]) -> str:
+  """Returns which of timm's networks has these parameters, as `'dm_nfnet_f0'`.
+
+  Raises:
+    ValueError: none has.
+  """
+  name = nfnet_name(params)
+  timm = f'dm_{name}'
+  if timm not in TIMM_NAMES:
+    what = f'the parameters of {name}' if name else 'no parameters of an NFNet as it was published'
+    raise ValueError(
+      f'these are {what}: timm has {TIMM_NAMES[0]} to {TIMM_NAMES[-1]}, whose names and shapes are '
+      f'those of nfnet_f0 to nfnet_f{len(TIMM_NAMES) - 1}; a .npz holds any network'
+    )
+  return timm
+
+
 def timm_state_dict(params: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
   """Returns the parameters of an NFNet under timm's names and in PyTorch's layouts, float32.
 
   Raises:
-    ValueError: a parameter has no counterpart; its name is in the message.
+    ValueError: timm has no such network, or a value is not finite as float32.
   """
+  timm_name(params)
   stages = _stages(params)
   state = {}
-  for full_name, leaf in flatten(params).items():
-    module, _, name = full_name.rpartition('/')
-    key, value = _to_timm(module, name, np.asarray(leaf, np.float32), stages)
-    state[key] = np.ascontiguousarray(value).reshape(value.shape)
+  plain = checks.check_params(params)
+  for module, values in checks.check_params(_as_float32(plain)).items():
+    for name, leaf in values.items():
+      key, value = _to_timm(module, name, leaf, stages)
+      state[key] = np.ascontiguousarray(value).reshape(value.shape)
   return state
 
 
-def export_to_timm(path: str | os.PathLike[str], params: Mapping[str, Mapping[str, Any]]) -> None:
-  """Writes the parameters of an NFNet as a file that timm's `dm_nfnet_f*` load.
+def _as_float32(params: checks.Params) -> checks.Params:
+  with np.errstate(over='ignore'):  # which shows as infinity
+    return {
+      module: {name: leaf.astype(np.float32, copy=False) for name, leaf in values.items()}
+      for module, values in params.items()
+    }
 
-  `timm.create_model('dm_nfnet_f0', checkpoint_path=PATH)` reads it, with the `num_classes` that
-  the network was trained for, and a name that ends in `.safetensors`.
+
+def export_to_timm(
+  path: str | os.PathLike[str],
+  params: Mapping[str, Mapping[str, Any]],
+  metadata: Mapping[str, Any] | None = None,
+) -> None:
+  """Writes the parameters of an NFNet-F0 to F6 as a file that timm's `dm_nfnet_f*` load.
+
+  `timm.create_model(NAME, checkpoint_path=PATH, num_classes=K)` reads it, NAME being what
+  `timm_name` returns, K the number of classes that the network was trained for, and PATH ending in
+  `.safetensors`. The file's own metadata has NAME and K, as `timm_model` and `num_classes`, and
+  `metadata`, whose values are JSON where they are no text.
+
+  Raises:
+    ValueError: as `timm_state_dict`, or `metadata` cannot be written.
   """
-  encoded = safetensors.numpy.save(timm_state_dict(params), metadata={'format': 'pt'})
+  name, state = timm_name(params), timm_state_dict(params)
+  facts = {'timm_model': name, 'num_classes': len(state['head.fc.bias'])}
+  texts = metadata_lib.to_texts({**(metadata or {}), **facts})
+  encoded = safetensors.numpy.save(state, metadata={**texts, 'format': 'pt'})
   write_atomically(path, lambda file: file.write(encoded))

@@ -50,7 +50,7 @@ class ParamFilesTest(parameterized.TestCase):
   def test_pickles_inside_an_npz_are_refused(self):
     path = self.folder / 'objects.npz'
     np.savez(path, **{'net/w': np.asarray([{}], object)})
-    with self.assertRaisesRegex(ValueError, 'objects.npz.*allow_pickle=False'):
+    with self.assertRaisesRegex(ValueError, "objects.npz: member 'net/w': it is of type '|O'"):
       read_params(path)
 
   def test_errors_name_the_file_or_the_array(self):
@@ -59,8 +59,8 @@ class ParamFilesTest(parameterized.TestCase):
       read_params(self.folder / 'notes.txt')
     with self.assertRaisesRegex(ValueError, "'w' is not of the form"):
       unflatten({'w': 1})
-    with self.assertRaisesRegex(ValueError, 'net/w is of type bfloat16'):
-      write_npz(self.folder / 'narrow.npz', {'net': {'w': jnp.ones(2, jnp.bfloat16)}})
+    with self.assertRaisesRegex(ValueError, "'net/w' is of type 'complex64'"):
+      write_npz(self.folder / 'complex.npz', {'net': {'w': np.ones(2, np.complex64)}})
 
   def test_unflatten_inverts_flatten(self):
     self.assertEqual(

@@ -55,13 +55,29 @@ class LoadPretrainedTest(absltest.TestCase):
       [
         'missing in the file: Net/~/conv/gain',
         'unexpected in the file: Net/~/extra/w',
-        'wrong shape: Net/~/conv/w is (3, 3, 3, 2) in the file, the network has (1, 1, 3, 2)',
+        'wrong shape: Net/~/conv/w is (3, 3, 3, 2) in the file, in the network (1, 1, 3, 2)',
       ],
     )
 
   def test_another_width_is_not_another_number_of_classes(self):
-    with self.assertRaisesRegex(ValueError, r'wrong shape: Net/~/linear/w is \(3, 4\)'):
+    with self.assertRaisesRegex(ValueError, r'Net/~/linear/w is \(3, 4\)'):
       load_pretrained(_network(4, 0.0), _network(4, 1.0, width=3))
+
+  def test_values_must_be_finite_in_the_network(self):
+    wanted = {'n': {'w': jnp.zeros(3, jnp.float32)}}
+    for values in ([1e300, 1.0, 2.0], [1.0, np.nan, 2.0]):
+      with self.assertRaisesRegex(ValueError, "'n/w': 1 values are nan or infinite as float32"):
+        load_pretrained(wanted, {'n': {'w': np.asarray(values)}})
+
+  def test_message_of_another_network_is_short_and_names_it(self):
+    small, large = (abstract_params(make_model(f'nfnet_f{k}', num_classes=10), 32) for k in (0, 1))
+    with self.assertRaises(ValueError) as caught:
+      load_pretrained(large, small)
+    message = str(caught.exception)
+    self.assertLess(len(message), 1000)
+    self.assertLen(message.splitlines(), 4)
+    self.assertIn('of nfnet_f0, do not fit', message)
+    self.assertRegex(message, r'missing in the file: NFNet/\S+, \S+, \S+ and \d+ more')
 
   def test_another_variant_does_not_fit(self):
     small, large = (abstract_params(make_model(f'nfnet_f{k}', num_classes=10), 32) for k in (0, 1))

@@ -129,9 +129,9 @@ class LoadParamsTest(parameterized.TestCase):
     ('records', {'net': {'w': np.zeros(2, 'f4,i4')}}, "type 'V8'"),
     ('list', [1, 2], 'a pickled list'),
     ('flat', {'w': np.ones(2)}, "'w' holds"),
-    ('deep', {'net': {'sub': {'w': np.ones(2)}}}, 'net/sub is a dict'),
-    ('text', {'net': {'w': 'text'}}, 'net/w is a str'),
-    ('keys', {3: {'w': np.ones(2)}}, '3 holds'),
+    ('deep', {'net': {'sub': {'w': np.ones(2)}}}, 'net/sub. is of type dict'),
+    ('text', {'net': {'w': 'text'}}, 'net/w. is of type str'),
+    ('keys', {3: {'w': np.ones(2)}}, 'a name of type int'),
   )
   def test_other_contents_are_refused(self, tree, message):
     with self.assertRaisesRegex(UnsafePickleError, message):

@@ -1,5 +1,6 @@
 """The file for PyTorch: names and layouts, the format, and a forward pass in timm where it is."""
 
+import functools
 import pathlib
 import tempfile
 
@@ -10,21 +11,32 @@ from absl.testing import absltest
 
 from nfnets_augmult.models import make_model
 from nfnets_augmult.models.table import abstract_params
-from nfnets_augmult.weights.param_files import flatten
-from nfnets_augmult.weights.timm_export import export_to_timm, timm_state_dict
+from nfnets_augmult.weights.nfnet_layout import nfnet_shapes
+from nfnets_augmult.weights.param_files import flatten, read_metadata, unflatten
+from nfnets_augmult.weights.timm_export import export_to_timm, timm_name, timm_state_dict
 from tests.golden import deterministic_params, load_arrays
 
 
-def _params(name='nfnet_f0'):
+@functools.cache
+def _nfnet_f0():
+  return _params('nfnet_f0', deterministic_params)
+
+
+def _zeros(shapes):
+  """Of no memory to speak of."""
+  return unflatten({n: np.broadcast_to(np.float32(0), shape) for n, shape in shapes.items()})
+
+
+def _params(name, fill=_zeros):
   layout = flatten(abstract_params(make_model(name, num_classes=1000), 32))
-  return deterministic_params({full_name: leaf.shape for full_name, leaf in layout.items()})
+  return fill({full_name: leaf.shape for full_name, leaf in layout.items()})
 
 
 class TimmExportTest(absltest.TestCase):
   """Against facts about timm, and timm itself."""
 
   def test_names_and_layouts(self):
-    params = _params()
+    params = _nfnet_f0()
     state = timm_state_dict(params)
     self.assertLen(state, 233)
     self.assertEqual(sum(value.size for value in state.values()), 71_489_284)
@@ -53,13 +65,43 @@ class TimmExportTest(absltest.TestCase):
     self.assertNotIn('stages.1.2.skipinit_gain', state)
 
   def test_other_networks_are_refused(self):
-    with self.assertRaisesRegex(ValueError, 'NF_ResNet/~/initial_conv/.*no counterpart'):
-      timm_state_dict({'NF_ResNet/~/initial_conv': {'w': np.ones((7, 7, 3, 64), np.float32)}})
+    """Timm has F0 to F6, and neither the wider ones nor parts of one."""
+    folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    cut = _params('nfnet_f0')
+    del cut['NFNet/~/final_conv']
+    for params, message in (
+      (_params('nfnet_f0_plus'), 'parameters of nfnet_f0_plus'),
+      (_params('nf_resnet50'), 'no parameters of an NFNet'),
+      (cut, 'no parameters of an NFNet'),
+    ):
+      with self.assertRaisesRegex(ValueError, f'{message}.*timm has dm_nfnet_f0 to dm_nfnet_f6'):
+        export_to_timm(folder / 'p.safetensors', params)
+    self.assertEmpty(list(folder.iterdir()))
+
+  def test_every_variant_that_timm_has(self):
+    for size in range(8):
+      layout = nfnet_shapes(size, suffix='', num_classes=3)
+      params = _zeros(layout)
+      if size < 7:
+        self.assertEqual(timm_name(params), f'dm_nfnet_f{size}')
+      else:
+        with self.assertRaisesRegex(ValueError, 'parameters of nfnet_f7'):
+          timm_name(params)
+
+  def test_values_that_float32_cannot_hold_are_refused(self):
+    params = _params('nfnet_f0')
+    params['NFNet/~/linear']['b'] = np.full(1000, 1e300)
+    with self.assertRaisesRegex(ValueError, "'NFNet/~/linear/b': 1,000 values are nan or inf"):
+      timm_state_dict(params)
 
   def test_the_file_reads_back(self):
-    params = _params()
+    params = _nfnet_f0()
     path = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / 'f0.safetensors'
-    export_to_timm(path, params)
+    export_to_timm(path, params, {'class_names': ['cat', 'dog']})
+    self.assertEqual(
+      read_metadata(path),
+      {'class_names': ['cat', 'dog'], 'timm_model': 'dm_nfnet_f0', 'num_classes': 1000},
+    )
     read = safetensors.numpy.load_file(path)
     want = timm_state_dict(params)
     self.assertEqual(read.keys(), want.keys())
@@ -70,7 +112,7 @@ class TimmExportTest(absltest.TestCase):
   def test_forward_pass_in_timm(self):
     timm, torch = pytest.importorskip('timm'), pytest.importorskip('torch')
     path = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / 'f0.safetensors'
-    export_to_timm(path, _params())
+    export_to_timm(path, _nfnet_f0())
     model = timm.create_model('dm_nfnet_f0', checkpoint_path=str(path)).eval()
     images = np.random.default_rng(0).standard_normal((2, 64, 64, 3)).astype(np.float32)
     with torch.no_grad():

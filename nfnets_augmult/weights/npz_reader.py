@@ -1,0 +1,184 @@
+"""Reading `.npz` files that may be damaged or hostile, within memory bounded by their size.
+
+The standard library reads the archive, in pieces, and checks its sums. What an archive and its
+members claim is checked before memory is taken for it, and headers of arrays are matched against
+their one form rather than evaluated.
+"""
+
+import contextlib
+import io
+import re
+import zipfile
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+
+from nfnets_augmult.weights import checks, metadata
+
+METADATA_MEMBER = '__metadata__'
+
+_SUFFIX = '.npy'
+_PIECE = 2**20  # bytes
+# The list of members; that of the largest NFNet has 0.3 MB. It is read at once, and takes twenty
+# times as much memory when it is taken apart.
+_LARGEST_READ = 4 * 2**20
+_MAGIC = b'\x93NUMPY'
+_LONGEST_HEADER = 10_000
+_HEADER = re.compile(
+  r"\{(?:'(?:descr|fortran_order|shape)':(?:'[^']*'|True|False|\([\dL,]*\)),?)*\}"
+)
+_HEADER_ITEM = re.compile(r"'(descr|fortran_order|shape)':('[^']*'|True|False|\([\dL,]*\))")
+_TEXT = re.compile(r'([<>])U(\d{1,9})')
+_MOST_AXES = 32
+
+
+def read_arrays(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
+  """Returns the arrays of a `.npz` of `size` bytes by name, in the machine's byte order.
+
+  Raises:
+    ValueError: the archive or a member is damaged, holds other things than arrays of real numbers,
+      or claims more than `checks.check_size` allows.
+  """
+  with _opened(file, size) as (archive, members):
+    return {
+      name: _read_array(archive, info, name)
+      for name, info in members.items()
+      if name != METADATA_MEMBER
+    }
+
+
+def read_metadata(file: BinaryIO, size: int) -> dict[str, object]:
+  """Returns the metadata of a `.npz` of `size` bytes, `{}` if it has none.
+
+  Raises:
+    ValueError: the archive or its metadata are damaged.
+  """
+  with _opened(file, size) as (archive, members):
+    if METADATA_MEMBER not in members:
+      return {}
+    with archive.open(members[METADATA_MEMBER]) as member:
+      descr, shape, _ = _read_header(member)
+      match = _TEXT.fullmatch(descr)
+      if not match or shape or int(match[2]) > metadata.MAX_CHARACTERS:
+        raise ValueError(f'{METADATA_MEMBER} is not one text of bounded length')
+      encoded = member.read(4 * int(match[2]) + 1)
+    if len(encoded) != 4 * int(match[2]):
+      raise ValueError(f'{METADATA_MEMBER} is not as long as it says')
+    text = encoded.decode('utf-32-le' if match[1] == '<' else 'utf-32-be').rstrip('\0')
+  return metadata.from_json(text)
+
+
+class _BoundedFile(io.RawIOBase):
+  """A file of which little is read at a time, whatever an archive in it claims."""
+
+  def __init__(self, file: BinaryIO) -> None:
+    super().__init__()
+    self._file = file
+
+  def read(self, size: int = -1) -> bytes:
+    data = self._file.read(min(size, _LARGEST_READ + 1) if size >= 0 else _LARGEST_READ + 1)
+    if len(data) > _LARGEST_READ:
+      raise ValueError('its list of members is too long')
+    return data
+
+  def seek(self, offset: int, whence: int = 0) -> int:
+    return self._file.seek(offset, whence)
+
+  def tell(self) -> int:
+    return self._file.tell()
+
+  def seekable(self) -> bool:
+    return True
+
+
+@contextlib.contextmanager
+def _opened(
+  file: BinaryIO, size: int
+) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]]:
+  """Yields the archive and its members by the name of the array, sizes and names checked."""
+  try:
+    with zipfile.ZipFile(_BoundedFile(file)) as archive:
+      yield archive, _members(archive, size)
+  except ValueError:
+    raise
+  except MemoryError as error:
+    raise ValueError('it does not fit into memory') from error
+  except Exception as error:  # An archive that is cut or forged can fail in any way.
+    raise ValueError(f'not a whole .npz: {checks.brief(error)}') from error
+
+
+def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
+  members: dict[str, zipfile.ZipInfo] = {}
+  for info in archive.infolist():
+    if info.is_dir() and info.file_size == 0:
+      continue
+    if not info.filename.endswith(_SUFFIX):
+      raise ValueError(f'member {checks.show(info.filename)} is no array')
+    name = info.filename.removesuffix(_SUFFIX)
+    if name in members:
+      raise ValueError(f'two members are called {checks.show(name)}')
+    if info.flag_bits & 0x1:
+      raise ValueError(f'member {checks.show(name)} is encrypted')
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+      raise ValueError(f'member {checks.show(name)} is compressed in a way that NumPy does not use')
+    if info.compress_type == zipfile.ZIP_STORED and info.compress_size != info.file_size:
+      raise ValueError(f'member {checks.show(name)} is damaged: its two sizes differ')
+    members[name] = info
+  checks.check_count(len(members))
+  if sum(info.compress_size for info in members.values()) > size:
+    raise ValueError('its members are larger than the file: it is cut off, or they overlap')
+  checks.check_size(sum(info.file_size for info in members.values()), size)
+  return members
+
+
+def _read_header(member: zipfile.ZipExtFile) -> tuple[str, tuple[int, ...], bool]:
+  """Returns type code, shape, and whether the first axis is the fastest."""
+  start = member.read(8)
+  if start[:6] != _MAGIC or len(start) != 8 or start[6] not in (1, 2, 3):
+    raise ValueError('it does not begin as an array does')
+  width = 2 if start[6] == 1 else 4
+  length = int.from_bytes(member.read(width), 'little')
+  if length > _LONGEST_HEADER:
+    raise ValueError(f'a header of {length:,} bytes')
+  text = ''.join(member.read(length).decode('latin1').split())
+  items = dict(_HEADER_ITEM.findall(text))
+  if not _HEADER.fullmatch(text) or len(items) != 3:
+    raise ValueError('its header is not that of a plain array')
+  descr, order, shape = items['descr'], items['fortran_order'], items['shape']
+  if descr[0] != "'" or order not in ('True', 'False') or shape[0] != '(':
+    raise ValueError('its header is not that of a plain array')
+  sizes = [size.rstrip('L') for size in shape[1:-1].split(',') if size]
+  if len(sizes) > _MOST_AXES or not all(size.isdigit() and len(size) < 19 for size in sizes):
+    raise ValueError(f'a shape of {checks.show(shape)}')
+  return descr[1:-1], tuple(map(int, sizes)), order == 'True'
+
+
+def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> np.ndarray:
+  try:
+    with archive.open(info) as member:
+      descr, shape, is_fortran = _read_header(member)
+      if not checks.PLAIN_TYPE.fullmatch(descr):
+        raise ValueError(f'it is of type {checks.show(descr)}; only real numbers are read')
+      dtype = np.dtype(descr)
+      start = member.tell()
+      checks.check_shape(shape, dtype, info.file_size - start)
+      buffer = np.empty(info.file_size - start, np.uint8)
+      view = memoryview(buffer)
+      for position in range(0, len(buffer), _PIECE):
+        piece = view[position : position + _PIECE]
+        if _read_into(member, piece) != len(piece):
+          raise ValueError('it is cut off')
+      member.read(1)  # at its end the sum is checked
+      return checks.make_array(buffer, dtype, shape, is_fortran=is_fortran)
+  except MemoryError:
+    raise
+  except Exception as error:  # A member that is cut or forged can fail in any way.
+    raise ValueError(f'member {checks.show(name)}: {checks.brief(error)}') from error
+
+
+def _read_into(member: zipfile.ZipExtFile, piece: memoryview) -> int:
+  filled = 0
+  while filled < len(piece) and (count := member.readinto(piece[filled:])):
+    filled += count
+  return filled

@@ -1,0 +1,244 @@
+"""What the names in a pickle of arrays stand for: functions and values of ours.
+
+The few names that arrays are pickled under are listed here, as `pickle` and `dill` spell them; no
+other is found. None leads to the module that it names. Not even numpy's own functions for
+unpickling are called, since those trust the sizes and types that a file states.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from nfnets_augmult.weights import checks
+
+_MOST_AXES = 32
+_MOST_ARGUMENTS = 8
+
+_BYTE_ORDERS = ('<', '>', '|', '=')
+
+
+class UnsafePickleError(ValueError):
+  """A pickle is damaged, or holds something other than plain containers of numpy arrays."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FileBytes:
+  """Bytes that are still in the file.
+
+  Attributes:
+    offset: of the first.
+    length: how many.
+    kind: `'bytes'`; `'text'` for UTF-8; or `'latin1'`, for bytes each of which is a character of
+      UTF-8 in the file, as protocol 2 spells them.
+  """
+
+  offset: int
+  length: int
+  kind: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Name:
+  """One of the names that a file may use, and what it stands for."""
+
+  function: Callable[..., Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Module:
+  """A module of admitted names, which dill mentions by itself."""
+
+  name: str
+
+
+class Dtype:
+  """Stands for a `numpy.dtype` of plain numbers."""
+
+  def __init__(self, code: str) -> None:
+    self.value = np.dtype(code)
+
+
+class Array:
+  """Stands for a `numpy.ndarray`, before and after it is told its contents."""
+
+  dtype: np.dtype
+  shape: tuple[int, ...]
+  data: bytes | FileBytes | None = None
+  is_fortran: bool
+
+  def fill(self, dtype: Any, shape: Any, data: Any, *, is_fortran: bool) -> 'Array':
+    """Notes the contents, after checking what the file claims of them."""
+    if not isinstance(dtype, Dtype):
+      raise UnsafePickleError('an array without a type')
+    if kind(data) != 'bytes':
+      raise UnsafePickleError(f'array data of type {kind(data)}, not bytes')
+    is_shape = isinstance(shape, tuple) and len(shape) <= _MOST_AXES
+    if not is_shape or not all(type(size) is int and size >= 0 for size in shape):
+      raise UnsafePickleError('an array of no possible shape')
+    if isinstance(data, bytes):
+      checks.check_shape(shape, dtype.value, len(data))
+    elif data.kind == 'bytes':  # how many the other kind makes is known once they are read
+      checks.check_shape(shape, dtype.value, data.length)
+    self.dtype, self.shape, self.data, self.is_fortran = dtype.value, shape, data, is_fortran
+    return self
+
+  @property
+  def num_bytes(self) -> int:
+    """How many bytes the contents need."""
+    return math.prod(self.shape) * self.dtype.itemsize
+
+
+def set_state(target: Any, state: Any) -> None:
+  """Does what unpickling does with the state of an array or of its type."""
+  if isinstance(target, Array) and target.data is None:
+    if not isinstance(state, tuple) or len(state) != 5:
+      raise UnsafePickleError('an array with unknown state')
+    _, shape, dtype, is_fortran, data = state
+    if not isinstance(is_fortran, bool | int):
+      raise UnsafePickleError('an array with unknown state')
+    target.fill(dtype, shape, data, is_fortran=bool(is_fortran))
+  elif isinstance(target, Dtype):
+    if not isinstance(state, tuple) or len(state) < 5 or state[2:5] != (None, None, None):
+      raise UnsafePickleError('an array type with unknown state')
+    if state[1] not in _BYTE_ORDERS:
+      raise UnsafePickleError('an array type of unknown byte order')
+    target.value = target.value.newbyteorder(state[1])
+  else:
+    raise UnsafePickleError(f'the state of a {kind(target)}')
+
+
+def _make_dtype(code: Any, *_: Any) -> Dtype:
+  if not isinstance(code, str) or not checks.PLAIN_TYPE.fullmatch(code):
+    shown = checks.show(code) if isinstance(code, str) else f'a {kind(code)}'
+    raise UnsafePickleError(f'arrays of type {shown}; only real numbers are read')
+  return Dtype(code)
+
+
+def _reconstruct(*_: Any) -> Array:
+  return Array()
+
+
+def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
+  if not isinstance(order, str) or order not in ('C', 'F'):
+    raise UnsafePickleError('an array in unknown order')
+  return Array().fill(dtype, shape, data, is_fortran=order == 'F')
+
+
+def _scalar(dtype: Any, data: Any) -> Array:
+  return Array().fill(dtype, (), data, is_fortran=False)
+
+
+def _dill_array(_: Any, __: Any, state: Any, *___: Any) -> Array:
+  array = Array()
+  set_state(array, state)
+  return array
+
+
+def _encode(text: Any, encoding: Any) -> bytes | FileBytes:
+  """How pickles of protocol 2 spell bytes."""
+  if encoding != 'latin1':
+    raise UnsafePickleError('bytes in an unknown encoding')
+  if isinstance(text, FileBytes) and text.kind == 'text':
+    return dataclasses.replace(text, kind='latin1')
+  if not isinstance(text, str):
+    raise UnsafePickleError(f'bytes from a {kind(text)}')
+  return text.encode('latin1')
+
+
+def _empty_bytes() -> bytes:
+  """Another of their spellings."""
+  return b''
+
+
+def _ordered_dict() -> dict[str, Any]:
+  return {}
+
+
+def _not_called(*_: Any) -> Any:
+  raise UnsafePickleError('it calls what files of arrays only mention')
+
+
+def _dill_module(module: Any, *_: Any) -> Module:
+  """With the next one, how dill spells functions until version 0.3.4."""
+  if not isinstance(module, str) or module not in _MODULES:
+    shown = checks.show(module) if isinstance(module, str) else f'a {kind(module)}'
+    raise UnsafePickleError(f'the file asks for the module {shown}; {_ONLY}')
+  return Module(module)
+
+
+def _dill_attribute(module: Any, name: Any) -> Name:
+  if not isinstance(module, Module) or not isinstance(name, str):
+    raise UnsafePickleError(f'an attribute of a {kind(module)}')
+  return find(module.name, name)
+
+
+def _dill_type(name: Any) -> Name:
+  """How dill spells built-in types; of them arrays need one."""
+  if name not in ('bytes', 'BytesType'):
+    raise UnsafePickleError(f'the file asks for a type that arrays do not need; {_ONLY}')
+  return Name(_empty_bytes)
+
+
+def _functions() -> dict[tuple[str, str], Callable[..., Any]]:
+  """Returns what each admitted name stands for, by module and name."""
+  functions: dict[tuple[str, str], Callable[..., Any]] = {
+    ('numpy', 'ndarray'): _not_called,
+    ('numpy', 'dtype'): _make_dtype,
+    ('_codecs', 'encode'): _encode,
+    ('__builtin__', 'bytes'): _empty_bytes,
+    ('builtins', 'bytes'): _empty_bytes,
+    ('collections', 'OrderedDict'): _ordered_dict,
+  }
+  for dill in ('dill._dill', 'dill.dill'):
+    functions[dill, '_create_array'] = _dill_array
+    functions[dill, '_import_module'] = _dill_module
+    functions[dill, '_get_attr'] = _dill_attribute
+    functions[dill, '_load_type'] = _dill_type
+  # numpy 2 renamed its core; files keep the name of the version that wrote them.
+  for core in ('numpy.core', 'numpy._core'):
+    for module in ('multiarray', '_multiarray_umath'):
+      functions[f'{core}.{module}', '_reconstruct'] = _reconstruct
+      functions[f'{core}.{module}', 'scalar'] = _scalar
+    functions[f'{core}.numeric', '_frombuffer'] = _from_buffer
+  return functions
+
+
+_ONLY = 'only numpy arrays in plain containers are read'
+_FUNCTIONS = _functions()
+_MODULES = {module for module, _ in _FUNCTIONS}
+
+
+def find(module: str, name: str) -> Name:
+  """Returns what `module.name` stands for.
+
+  Raises:
+    UnsafePickleError: it is not among the names that arrays need.
+  """
+  if (module, name) not in _FUNCTIONS:
+    raise UnsafePickleError(f'the file asks for {checks.show(f"{module}.{name}")}; {_ONLY}')
+  return Name(_FUNCTIONS[module, name])
+
+
+def call(function: Any, arguments: Any) -> Any:
+  """Returns what unpickling gets from a call.
+
+  Raises:
+    UnsafePickleError: of something else than a name, or with arguments that it does not take.
+  """
+  if not isinstance(function, Name) or not isinstance(arguments, tuple):
+    raise UnsafePickleError(f'a call of a {kind(function)} with a {kind(arguments)}')
+  try:
+    return function.function(*arguments[:_MOST_ARGUMENTS])
+  except TypeError as error:
+    raise UnsafePickleError('a call with too many arguments, or too few') from error
+
+
+def kind(value: Any) -> str:
+  """Returns what a value is, for messages; `'bytes'` for all that can be an array's."""
+  if isinstance(value, FileBytes):
+    return 'str' if value.kind == 'text' else 'bytes'
+  stand_ins = {Array: 'array', Dtype: 'dtype', Name: 'function', Module: 'module'}
+  return stand_ins.get(type(value)) or type(value).__name__
