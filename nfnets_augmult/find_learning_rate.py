@@ -145,7 +145,7 @@ def find(
   run = train.prepare(config, '')
   check_steps = min(check_steps, run.plan.total_steps)
   trainer = _Trainer(run, max_steps=max(ramp_steps, check_steps))
-  ramp_rates = finder.exponential_ramp(lowest, highest, steps=ramp_steps)
+  ramp_rates = np.geomspace(lowest, highest, ramp_steps)
   ramps, all_checks, largest_stable = [], [], {}
   for seed in range(config.seed, config.seed + seeds):
     ramp = finder.make_ramp(trainer.train, seed, ramp_rates)

@@ -106,11 +106,6 @@ def window_means(losses: Sequence[float]) -> np.ndarray:
   return np.lib.stride_tricks.sliding_window_view(np.asarray(losses, np.float64), WINDOW).mean(-1)
 
 
-def exponential_ramp(low: float, high: float, *, steps: int) -> np.ndarray:
-  """Returns learning rates float64 `[steps]` from `low` to `high`, both positive, at equal ratios."""
-  return np.geomspace(low, high, steps)
-
-
 def make_ramp(train: Train, seed: int, learning_rates: np.ndarray) -> Ramp:
   """Returns what happens on a ramp; it ends where the loss is far above its first values."""
 
