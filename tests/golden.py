@@ -18,7 +18,7 @@ def golden_path(name):
   """Returns the path of a reference file, or skips the calling test."""
   path = GOLDEN / name
   if not path.exists():
-    pytest.skip(f'no reference file {name} in shared/golden beside the checkout')
+    pytest.skip('needs reference numbers of the published code in ../shared/golden')
   return path
 
 
