@@ -329,7 +329,9 @@ def test_titles_tell_panels_apart_and_leave_out_what_follows():
   assert titles[found[2].panel].splitlines()[-1] == 'sam.rho=0.05'
 
 
-@pytest.mark.parametrize('name', ['fig6_7_10_cifar.py:small', 'table1_nfnet.py', 'table2_nfnet_sam.py'])
+@pytest.mark.parametrize(
+  'name', ['fig6_7_10_cifar.py:small', 'table1_nfnet.py', 'table2_nfnet_sam.py']
+)
 def test_a_report_of_a_sweep_that_has_hardly_begun(name, tmp_path):
   """Before the first run, and after one: nothing is missing from the report but results."""
   sweep = sweeps.load_sweep(f'experiments/figures/{name}')
