@@ -19,12 +19,12 @@ _GIB_PER_WORKER = 2.5
 _session = session.start()
 if _session is not None:
   # Programs run for a few steps: compiling them takes nearly all of the time, and half of it at
-  # this level. What is given in the variable comes later and wins.
+  # this level. Of two values of a flag the last one counts.
   os.environ['XLA_FLAGS'] = ' '.join(
     [
-      '--xla_force_host_platform_device_count=8',
       '--xla_backend_optimization_level=1',
       os.environ.get('XLA_FLAGS', ''),
+      '--xla_force_host_platform_device_count=8',
     ]
   )
   # Several tests run the same program. The key of a program holds the versions and all flags.

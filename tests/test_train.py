@@ -139,7 +139,8 @@ def test_evaluate_agrees_with_the_run(finished):
     means = evaluate.evaluate(workdir, batch_size=batch_size)
     assert means['step'] == 12
     for name in ('raw', 'ema'):
-      assert means[name]['top_1'] == result[f'test/{name}/top_1']
+      # Another batch size is another program, whose rounding may tip an image or two of the 360.
+      assert means[name]['top_1'] == pytest.approx(result[f'test/{name}/top_1'], abs=2 / 360)
       assert means[name]['cross_entropy'] == pytest.approx(
         result[f'test/{name}/cross_entropy'], rel=1e-5
       )
