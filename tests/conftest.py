@@ -14,7 +14,7 @@ import pytest
 from tests import session
 
 _MOST_WORKERS = 8  # more of them would only wait for the longest tests
-_GIB_PER_WORKER = 2.5
+_GIB_PER_WORKER = 3.0
 
 _session = session.start()
 if _session is not None:

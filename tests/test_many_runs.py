@@ -91,7 +91,8 @@ def test_a_run_that_diverges_leaves_the_others_alone(finished, tmp_path, monkeyp
   assert status['status'] == 'diverged'
   assert 'of step' in status['message']
   assert not (tmp_path / 'run_0_1e+09' / 'result.json').exists()
-  assert_same_records(_metrics(str(tmp_path), _NAMES[0]), _metrics(finished[0], _NAMES[0]), rtol=2e-3)
+  ours, theirs = (_metrics(path, _NAMES[0]) for path in (str(tmp_path), finished[0]))
+  assert_same_records(ours, theirs, rtol=2e-3)
 
 
 def test_that_all_diverge_is_an_error(tmp_path):
