@@ -24,7 +24,7 @@ def golden_path(name):
 
 def load_json(name):
   """Returns a reference file of JSON."""
-  return json.loads(golden_path(name).read_text())
+  return json.loads(golden_path(name).read_text(encoding='utf-8'))
 
 
 def load_arrays(name):

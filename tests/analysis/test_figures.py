@@ -345,7 +345,7 @@ def test_a_report_of_a_sweep_that_has_hardly_begun(name, tmp_path):
   records.write_json(str(tmp_path / first / 'result.json'), result)
   files = report.write_report(str(tmp_path))
   assert all(os.path.getsize(file) for file in files)
-  text = (tmp_path / 'report' / 'report.md').read_text()
+  text = (tmp_path / 'report' / 'report.md').read_text(encoding='utf-8')
   assert text.startswith(f'# {sweep.title}') and '1 finished' in text
   with pytest.raises(ValueError, match=r'--metric=top1 .*; there is test/(raw|ema)/top_1'):
     report.write_report(str(tmp_path), metric='top1')
