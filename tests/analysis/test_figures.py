@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pathlib
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from nfnets_augmult.analysis import figures, runs
 from nfnets_augmult.recipes import small_digits_recipe
 from nfnets_augmult.training import records
 
+ROOT = pathlib.Path(__file__).parents[2]
 METRIC = 'test/raw/top_1'
 
 
@@ -334,7 +336,7 @@ def test_titles_tell_panels_apart_and_leave_out_what_follows():
 )
 def test_a_report_of_a_sweep_that_has_hardly_begun(name, tmp_path):
   """Before the first run, and after one: nothing is missing from the report but results."""
-  sweep = sweeps.load_sweep(f'experiments/figures/{name}')
+  sweep = sweeps.load_sweep(str(ROOT / 'experiments' / 'figures' / name))
   sweeps.describe(sweep, str(tmp_path))
   report.write_report(str(tmp_path))
   first, *_ = sweep.named_points()
