@@ -7,14 +7,14 @@ import setuptools
 
 _ROOT = pathlib.Path(__file__).parent
 _VERSION = re.search(
-  r"__version__ = '(.+)'", (_ROOT / 'nfnets_augmult' / '__init__.py').read_text()
+  r"__version__ = '(.+)'", (_ROOT / 'nfnets_augmult' / '__init__.py').read_text(encoding='utf-8')
 ).group(1)
 
 setuptools.setup(
   name='nfnets_augmult',
   version=_VERSION,
   description='Normalizer-free networks trained with augmentation multiplicity, in JAX and Haiku',
-  long_description=(_ROOT / 'README.md').read_text(),
+  long_description=(_ROOT / 'README.md').read_text(encoding='utf-8'),
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   packages=setuptools.find_packages(include=['nfnets_augmult', 'nfnets_augmult.*']),

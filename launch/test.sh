@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Lint, format and the whole test suite, in the same environment as the quickstart.
-# Arguments go to pytest.
+# Arguments go to pytest. The tests run in one process per processor, at most eight; -n0 is for one.
 set -euo pipefail
 extras=test
 . "$(dirname "$0")/environment.sh"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-exec .venv/bin/python -m pytest "$@"
+exec .venv/bin/python -m pytest --numprocesses=auto --dist=worksteal "$@"

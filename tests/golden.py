@@ -18,13 +18,13 @@ def golden_path(name):
   """Returns the path of a reference file, or skips the calling test."""
   path = GOLDEN / name
   if not path.exists():
-    pytest.skip(f'no reference file {name} in shared/golden beside the checkout')
+    pytest.skip('needs reference numbers of the published code in ../shared/golden')
   return path
 
 
 def load_json(name):
   """Returns a reference file of JSON."""
-  return json.loads(golden_path(name).read_text())
+  return json.loads(golden_path(name).read_text(encoding='utf-8'))
 
 
 def load_arrays(name):

@@ -55,20 +55,29 @@ def _loops(monkeypatch):
   monkeypatch.setattr(feeding, 'loops_are_slow', lambda: False)
 
 
-def _assert_same(records_a, records_b, *, rtol):
-  """Everything but the speed is the same."""
+def assert_same_records(records_a, records_b, *, rtol):
+  """Everything but the speed is the same; with `rtol` 0 bit for bit.
+
+  Two programs round differently, and an image whose two best classes are as good as equal may then
+  fall on either side: shares of images may differ by two of them.
+  """
   assert len(records_a) == len(records_b)
   for a, b in zip(records_a, records_b, strict=True):
     assert a.keys() == b.keys()
     for key in a.keys() - {'images_per_second'}:
-      np.testing.assert_allclose(a[key], b[key], rtol=rtol, atol=1e-6, err_msg=key)
+      group, _, name = key.rpartition('/')
+      num_images = a.get(f'{group}/count', 48)  # else of three steps of 16
+      atol = 1e-6 if rtol else 0
+      if rtol and name in ('top_1', 'top_5', 'accuracy'):
+        atol += 2 / num_images
+      np.testing.assert_allclose(a[key], b[key], rtol=rtol, atol=atol, err_msg=key)
 
 
 def test_trains_as_with_tf_data(run):
   """On eight devices: the same batches dealt to the same devices give the same curves."""
   _, ours = run()
   _, theirs = run(input='tf.data')
-  _assert_same(ours, theirs, rtol=1e-4)
+  assert_same_records(ours, theirs, rtol=1e-4)
   assert [r['step'] for r in ours if 'train/loss' in r] == [3, 6, 9, 12]
   assert [r['step'] for r in ours if 'test/ema/top_1' in r] == [8, 12]
 
@@ -77,10 +86,10 @@ def test_steps_per_dispatch_change_nothing(run, loops):
   """What is due after 3, 5, 6, 8 ... steps cuts dispatches of four; bit for bit as those of two."""
   state, ours = run(steps_per_dispatch=4)
   others, theirs = run(steps_per_dispatch=2)
-  _assert_same(ours, theirs, rtol=0)
+  assert_same_records(ours, theirs, rtol=0)
   for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(others), strict=True):
     np.testing.assert_array_equal(a, b)
-  _assert_same(ours, run()[1], rtol=1e-4)  # of a program without a loop
+  assert_same_records(ours, run()[1], rtol=1e-4)  # of a program without a loop
 
 
 @pytest.mark.parametrize('calls', [1, 4])
@@ -154,5 +163,5 @@ def test_arrays_train_without_tensorflow(run, tmp_path):
     )
     assert done.returncode == 0, done.stderr
   ours = records.read_metrics(os.path.join(workdir, 'metrics.jsonl'))
-  _assert_same(ours, run()[1], rtol=1e-3)  # eight devices add in another order
+  assert_same_records(ours, run()[1], rtol=1e-3)  # eight devices add in another order
   assert os.path.exists(os.path.join(workdir, 'contact_sheet.png'))

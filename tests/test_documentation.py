@@ -38,7 +38,7 @@ FLAGS = {
 def _commands():
   """Every command of a bash block, continuation lines joined."""
   for page in PAGES:
-    for block in re.findall(r'```bash\n(.*?)```', page.read_text(), re.DOTALL):
+    for block in re.findall(r'```bash\n(.*?)```', page.read_text(encoding='utf-8'), re.DOTALL):
       for line in block.replace('\\\n', ' ').splitlines():
         if line.strip():
           yield pytest.param(shlex.split(line), id=f'{page.name}: {line[:60]}')
@@ -69,14 +69,16 @@ def test_commands_name_things_that_exist(words):
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
-  for target in re.findall(r'\]\(([^)#]+)\)', page.read_text()):
+  for target in re.findall(r'\]\(([^)#]+)\)', page.read_text(encoding='utf-8')):
     if '://' not in target:
       assert (page.parent / target).exists(), target
 
 
 def test_the_table_of_places_is_true():
   """Every file that the README's last table names is there."""
-  table = (ROOT / 'README.md').read_text().split('## Where things are')[1].split('## ')[0]
+  table = (
+    (ROOT / 'README.md').read_text(encoding='utf-8').split('## Where things are')[1].split('## ')[0]
+  )
   places = re.findall(r'`([\w./]+)`(?=,| \|)', table.split('Imports point')[0])
   assert len(places) > 5
   for place in places:
@@ -88,7 +90,7 @@ def test_the_snippets_run(capsys):
   blocks = [
     block
     for page in PAGES
-    for block in re.findall(r'```python\n(.*?)```', page.read_text(), re.DOTALL)
+    for block in re.findall(r'```python\n(.*?)```', page.read_text(encoding='utf-8'), re.DOTALL)
   ]
   assert blocks
   for block in blocks:
@@ -107,7 +109,7 @@ def test_the_quickstart_reaches_its_accuracy_and_repeats_in_no_time(tmp_path):
     ).stdout
 
   assert 'Finished after 1,348 steps' in start()
-  result = json.loads((tmp_path / 'result.json').read_text())
+  result = json.loads((tmp_path / 'result.json').read_text(encoding='utf-8'))
   assert result['test/raw/top_1'] >= 0.98
   assert result['test/ema/top_1'] >= 0.98
   assert 'This run is finished' in start()

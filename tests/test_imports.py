@@ -32,7 +32,7 @@ def test_imports_point_one_way(room):
   for file in (PACKAGE / room).rglob('*.py'):
     if str(file.relative_to(PACKAGE)) in PROGRAMS:
       continue
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
       names = []
       if isinstance(node, ast.ImportFrom) and node.module:
         names = [f'{node.module}.{alias.name}' for alias in node.names]
@@ -50,7 +50,9 @@ def test_nothing_imports_a_program_in_a_room():
     pattern = rf'(nfnets_augmult\.{room}\.{name}\b|{room} import (.*\b)?{name}\b)'
     for file in PACKAGE.rglob('*.py'):
       imports = [
-        line for line in file.read_text().splitlines() if re.match(r'\s*(import|from)', line)
+        line
+        for line in file.read_text(encoding='utf-8').splitlines()
+        if re.match(r'\s*(import|from)', line)
       ]
       assert not [line for line in imports if re.search(pattern, line)], file
 

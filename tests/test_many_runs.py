@@ -12,7 +12,7 @@ import pytest
 from nfnets_augmult import assembly, evaluate, many_runs, train
 from nfnets_augmult.training import feeding, loop, records
 from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
-from tests.test_device_input import _config
+from tests.test_device_input import _config, assert_same_records
 
 _NAMES = ('run_0_0.05', 'run_0_0.1', 'run_3_0.05', 'run_3_0.1')
 
@@ -36,14 +36,6 @@ def _metrics(workdir, name):
   return records.read_metrics(os.path.join(workdir, name, 'metrics.jsonl'))
 
 
-def _assert_close(records_a, records_b, *, rtol):
-  assert len(records_a) == len(records_b)
-  for a, b in zip(records_a, records_b, strict=True):
-    assert a.keys() == b.keys()
-    for key in a.keys() - {'images_per_second'}:
-      np.testing.assert_allclose(a[key], b[key], rtol=rtol, atol=1e-6, err_msg=key)
-
-
 @pytest.mark.parametrize('name', [_NAMES[0], _NAMES[3]])
 def test_each_run_is_the_run_by_itself(finished, name, tmp_path):
   """Records, config, result and final parameters of a run of its own seed and learning rate."""
@@ -51,7 +43,7 @@ def test_each_run_is_the_run_by_itself(finished, name, tmp_path):
   assert tuple(results) == _NAMES
   single = assembly.split_runs(_together())[name]
   state, result = train.train(train.prepare(single, str(tmp_path)))
-  _assert_close(_metrics(workdir, name), _metrics(str(tmp_path), ''), rtol=2e-3)
+  assert_same_records(_metrics(workdir, name), _metrics(str(tmp_path), ''), rtol=2e-3)
   assert result['step'] == results[name]['step'] == 12
   for file in ('config.json', 'run.json'):
     ours, theirs = (
@@ -63,7 +55,7 @@ def test_each_run_is_the_run_by_itself(finished, name, tmp_path):
   for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(state), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
   means = evaluate.evaluate(os.path.join(workdir, name))
-  assert means['raw']['top_1'] == pytest.approx(results[name]['test/raw/top_1'])
+  assert means['raw']['top_1'] == pytest.approx(results[name]['test/raw/top_1'], abs=2 / 360)
 
 
 def test_runs_differ(finished):
@@ -99,7 +91,8 @@ def test_a_run_that_diverges_leaves_the_others_alone(finished, tmp_path, monkeyp
   assert status['status'] == 'diverged'
   assert 'of step' in status['message']
   assert not (tmp_path / 'run_0_1e+09' / 'result.json').exists()
-  _assert_close(_metrics(str(tmp_path), _NAMES[0]), _metrics(finished[0], _NAMES[0]), rtol=2e-3)
+  ours, theirs = (_metrics(path, _NAMES[0]) for path in (str(tmp_path), finished[0]))
+  assert_same_records(ours, theirs, rtol=2e-3)
 
 
 def test_that_all_diverge_is_an_error(tmp_path):

@@ -200,7 +200,7 @@ def test_the_report_shows_every_run_as_what_it_is(done, tmp_path):
   workdir, _ = done
   files = report.write_report(workdir, str(tmp_path))
   assert {os.path.basename(file) for file in files} >= {'runs.csv', 'summary.csv', 'report.md'}
-  text = (tmp_path / 'report.md').read_text()
+  text = (tmp_path / 'report.md').read_text(encoding='utf-8')
   assert '4 runs: 1 diverged, 1 failed, 2 finished' in text
   assert '## Diverged runs' in text and "no split 'nonesuch'" in text
   # Its records alone give the same report again.

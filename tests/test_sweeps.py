@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted(
   path
   for path in (ROOT / 'experiments' / 'figures').glob('*.py')
-  if 'def get_sweep(' in path.read_text()
+  if 'def get_sweep(' in path.read_text(encoding='utf-8')
 )
 TRAINING_IMAGES = {'cifar100': 50_000, 'imagenet2012': 1_281_167, 'digits': 200}
 # Augmented images per second on one accelerator: what the files base their estimates on.
@@ -71,7 +71,7 @@ def test_every_point_is_a_valid_run(path):
 def test_files_state_what_they_cost(path):
   """The docstring's number of runs and the estimate of hours are those of the grid."""
   loaded = sweeps.load_sweep(str(path))
-  text = ' '.join(path.read_text().split('"""')[1].split())
+  text = ' '.join(path.read_text(encoding='utf-8').split('"""')[1].split())
   hours = 0.0
   for point in loaded.points:
     config = loaded.config(point)
@@ -275,7 +275,7 @@ def test_the_time_left_is_exact_on_a_straight_line():
 
 def test_the_table_of_experiments_is_true():
   """Runs, hours and small runs in the user guide are those of the files, of all of them."""
-  text = (ROOT / 'docs' / 'sweeps.md').read_text()
+  text = (ROOT / 'docs' / 'sweeps.md').read_text(encoding='utf-8')
   rows = re.findall(r'\| `(\w+)\.py` \| ([\d,]+) \| ([\d,]+) \| (\d+) \|', text)
   stated = {name: [int(number.replace(',', '')) for number in rest] for name, *rest in rows}
   found = {}

@@ -139,7 +139,8 @@ def test_evaluate_agrees_with_the_run(finished):
     means = evaluate.evaluate(workdir, batch_size=batch_size)
     assert means['step'] == 12
     for name in ('raw', 'ema'):
-      assert means[name]['top_1'] == result[f'test/{name}/top_1']
+      # Another batch size is another program, whose rounding may tip an image or two of the 360.
+      assert means[name]['top_1'] == pytest.approx(result[f'test/{name}/top_1'], abs=2 / 360)
       assert means[name]['cross_entropy'] == pytest.approx(
         result[f'test/{name}/cross_entropy'], rel=1e-5
       )
@@ -292,7 +293,7 @@ def test_cifar100_learns_with_every_scheme(changes, tmp_path):
   config = cifar100_wrn16_4.get_config()
   config.dataset.data_dir = tfds_dir()
   config.dataset.train_split = 'test[:64]'  # few enough to be learnt by heart in 100 steps
-  config.dataset.test_split = 'test[9800:]'
+  config.dataset.test_split = 'test[-64:]'
   config.model.name = 'wrn_10_1'
   config.batch_size = 16
   config.total_epochs = 0.0

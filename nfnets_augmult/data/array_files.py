@@ -60,7 +60,7 @@ def array_source(*, split: str, data_dir: str) -> ArraySource:
       f'dataset.data_dir={data_dir!r} holds no arrays: there is no {_DESCRIPTION}. '
       'python -m nfnets_augmult.convert writes them'
     )
-  description = json.loads((root / _DESCRIPTION).read_text())
+  description = json.loads((root / _DESCRIPTION).read_text(encoding='utf-8'))
   images, labels = (_map_array(root / f'{name}_{what}.npy')[part] for what in ('images', 'labels'))
   class_names = tuple(description['class_names'])
   problem = _problem(images, labels)

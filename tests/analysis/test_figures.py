@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pathlib
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from nfnets_augmult.analysis import figures, runs
 from nfnets_augmult.recipes import small_digits_recipe
 from nfnets_augmult.training import records
 
+ROOT = pathlib.Path(__file__).parents[2]
 METRIC = 'test/raw/top_1'
 
 
@@ -329,10 +331,12 @@ def test_titles_tell_panels_apart_and_leave_out_what_follows():
   assert titles[found[2].panel].splitlines()[-1] == 'sam.rho=0.05'
 
 
-@pytest.mark.parametrize('name', ['fig6_7_10_cifar', 'table1_nfnet', 'table2_nfnet_sam'])
+@pytest.mark.parametrize(
+  'name', ['fig6_7_10_cifar.py:small', 'table1_nfnet.py', 'table2_nfnet_sam.py']
+)
 def test_a_report_of_a_sweep_that_has_hardly_begun(name, tmp_path):
   """Before the first run, and after one: nothing is missing from the report but results."""
-  sweep = sweeps.load_sweep(f'experiments/figures/{name}.py')
+  sweep = sweeps.load_sweep(str(ROOT / 'experiments' / 'figures' / name))
   sweeps.describe(sweep, str(tmp_path))
   report.write_report(str(tmp_path))
   first, *_ = sweep.named_points()
@@ -343,7 +347,7 @@ def test_a_report_of_a_sweep_that_has_hardly_begun(name, tmp_path):
   records.write_json(str(tmp_path / first / 'result.json'), result)
   files = report.write_report(str(tmp_path))
   assert all(os.path.getsize(file) for file in files)
-  text = (tmp_path / 'report' / 'report.md').read_text()
+  text = (tmp_path / 'report' / 'report.md').read_text(encoding='utf-8')
   assert text.startswith(f'# {sweep.title}') and '1 finished' in text
   with pytest.raises(ValueError, match=r'--metric=top1 .*; there is test/(raw|ema)/top_1'):
     report.write_report(str(tmp_path), metric='top1')

@@ -120,7 +120,7 @@ def test_peaks(device_kind, flops):
 
 def _benchmark(arguments, *, statement):
   """Runs the command in a process of its own, then `statement`; one device, as for a user."""
-  environment = {key: value for key, value in os.environ.items() if key != 'XLA_FLAGS'}
+  environment = {**os.environ, 'XLA_FLAGS': '--xla_backend_optimization_level=0'}
   code = f"""
 import atexit, runpy, sys
 sys.argv = {['benchmark', *arguments]!r}

@@ -1,5 +1,7 @@
 """Batches made on devices, slot by slot and pixel by pixel those of the tf.data input."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -19,23 +21,27 @@ def _source(height=12, width=10):
   return sources.ArraySource(photos, labels, tuple(map(str, range(_NUM_IMAGES))), 'photos')
 
 
-def _device_batch(source, multiplicity, step, augmentation, *, device_count=1, **hosts):
-  """The batch of all devices of one host, `[D, B / D / hosts, ...]`, compiled."""
+def _device_batches(source, multiplicity, augmentation, *, device_count, **hosts):
+  """A function from a step to the batch of all devices of one host, `[D, B / D / hosts, ...]`."""
   slots = device_input.device_slots(multiplicity, device_count=device_count, **hosts)
-  images = jax.tree.map(np.int32, multiplicity.images(step)._replace(key=None))
-  images = images._replace(key=multiplicity.images(step).key)
 
   @jax.jit
-  def make(slot):
-    data = device_input.DeviceData(source.images, source.labels, slot)
+  @functools.partial(jax.vmap, in_axes=(None, None, 0, None))
+  def make(image, label, slot, images):
     return device_input.make_batch(
-      jax.tree.map(jax.numpy.asarray, data),
-      jax.tree.map(jax.numpy.asarray, images),
+      device_input.DeviceData(image, label, slot),
+      images,
       copies_per_batch=multiplicity.copies_per_batch,
       augmentation=augmentation,
     )
 
-  return jax.device_get(jax.vmap(make)(slots))
+  def batch(step):
+    images = multiplicity.images(step)
+    integers = jax.tree.map(np.int32, images._replace(key=None))
+    made = make(source.images, source.labels, slots, integers._replace(key=images.key))
+    return jax.device_get(made)
+
+  return batch
 
 
 @pytest.mark.parametrize('placement', PLACEMENTS)
@@ -61,10 +67,11 @@ def test_batches_are_those_of_tf_data(augmentation, placement):
     start_step=0,
     stop_step=multiplicity.steps_for_epochs(2),
   )
+  device_batch = _device_batches(source, multiplicity, augmentation, device_count=4)
   epochs = set()
   for step, batch in enumerate(expected):
     epochs.add(tuple(np.unique(batch['epoch'])))
-    made = _device_batch(source, multiplicity, step, augmentation, device_count=4)
+    made = device_batch(step)
     assert made.keys() == batch.keys()
     for key, array in batch.items():
       np.testing.assert_array_equal(made[key], deal_to_devices(array, 4), err_msg=key)
@@ -87,7 +94,7 @@ def test_two_hosts_fill_the_global_batch():
         **hosts,
       )
     )
-    made = _device_batch(source, multiplicity, 4, augmentation, device_count=3, **hosts)
+    made = _device_batches(source, multiplicity, augmentation, device_count=3, **hosts)(4)
     for key, array in batch.items():
       np.testing.assert_array_equal(made[key], deal_to_devices(array, 3), err_msg=key)
 

@@ -328,7 +328,7 @@ def test_few_files_are_open(prepared, file_format, monkeypatch):
 def test_conversion_of_the_docs(tmp_path, monkeypatch):
   """The lines that convert to array_record give the same records in the same order."""
   page = pathlib.Path(__file__).parents[2] / 'docs' / 'reproducibility.md'
-  (lines,) = re.findall(r'```py\n(.*?)```', page.read_text(), re.DOTALL)
+  (lines,) = re.findall(r'```py\n(.*?)```', page.read_text(encoding='utf-8'), re.DOTALL)
   (tmp_path / 'data').symlink_to(shared_data.tfds_dir())
   monkeypatch.chdir(tmp_path)
   exec(compile(lines, page.name, 'exec'), {})

@@ -168,20 +168,27 @@ def test_folder_passes_over_what_is_no_image(tmp_path):
   assert source.class_names == _CLASSES
 
 
-def test_cifar100_is_held_in_memory():
-  """The test split of CIFAR-100 is 10,000 images, in the order and with the labels of tfds."""
-  folder = shared_data.tfds_dir()
-  source = loading.load_source('cifar100', split='test', data_dir=folder)
-  assert source.images.shape == (10_000, 32, 32, 3) and source.images.dtype == np.uint8
+def test_cifar100_is_complete():
+  """The test split of CIFAR-100 has 10,000 images, 100 of each class, and the names of them."""
+  source = loading.load_source('cifar100', split='test', data_dir=shared_data.real_tfds_dir())
+  assert source.images.shape == (10_000, 32, 32, 3)
   np.testing.assert_array_equal(np.bincount(source.labels), np.full(100, 100))
-  assert source.labels.dtype == np.int32
   assert source.class_names[:2] == ('apple', 'aquarium_fish')
-  assert source.image_name(7) == 'cifar100/test[7]'
+
+
+def test_images_of_one_shape_are_in_the_order_of_tfds():
+  """CIFAR-100 is held in memory, in the order and with the labels of tfds."""
+  folder = shared_data.tfds_dir()
+  source = loading.load_source('cifar100', split='test[:200]', data_dir=folder)
+  assert source.images.shape == (200, 32, 32, 3) and source.images.dtype == np.uint8
+  assert source.labels.dtype == np.int32
+  assert len(source.class_names) == 100
+  assert source.image_name(7) == 'cifar100/test[:200][7]'
   file_order = tfds.ReadConfig(interleave_cycle_length=1)
   examples = tfds.load(
     'cifar100', split='test', data_dir=folder, download=False, read_config=file_order
   )
-  for index, example in enumerate(examples.take(100).as_numpy_iterator()):
+  for index, example in enumerate(examples.take(200).as_numpy_iterator()):
     np.testing.assert_array_equal(source.images[index], example['image'])
     assert source.labels[index] == example['label']
 

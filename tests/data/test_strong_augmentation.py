@@ -133,8 +133,8 @@ def test_order_of_mixing_and_randaugment(array, mix_first):
   ('kind', 'unique', 'augmult', 'placement', 'host_count'),
   [
     ('imagenet', 16, 1, 'within', 2),  # each host is one block
-    ('imagenet', 4, 2, 'within', 4),  # hosts share a block
-    ('imagenet', 2, 4, 'within', 4),  # hosts share an image
+    ('imagenet', 4, 2, 'within', 2),  # hosts share a block
+    ('imagenet', 3, 4, 'within', 2),  # hosts share an image
     ('imagenet', 4, 2, 'neighbouring', 2),
     ('array', 4, 2, 'within', 2),
     ('array', 4, 2, 'neighbouring', 2),

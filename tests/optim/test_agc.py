@@ -63,8 +63,9 @@ class ClipUnitwiseTest(parameterized.TestCase):
     weight, grad = _normal(*shape), _normal(*shape, seed=1)
     once = clip_unitwise(grad, weight, clipping=CLIPPING)
     bound = CLIPPING * np.maximum(unitwise_norm(weight), EPS)
-    assert np.all(unitwise_norm(once) <= bound * (1 + 1e-6))
-    np.testing.assert_allclose(clip_unitwise(once, weight, clipping=CLIPPING), once, rtol=1e-6)
+    # A norm of 36 values in float32 is exact to 2e-6 at worst.
+    assert np.all(unitwise_norm(once) <= bound * (1 + 1e-5))
+    np.testing.assert_allclose(clip_unitwise(once, weight, clipping=CLIPPING), once, rtol=1e-5)
     np.testing.assert_array_equal(clip_unitwise(1e-4 * grad, weight, clipping=1.0), 1e-4 * grad)
 
   def test_zero_weight_can_move_and_zero_gradient_stays(self):

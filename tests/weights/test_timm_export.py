@@ -110,7 +110,8 @@ class TimmExportTest(absltest.TestCase):
       self.assertEqual(read[name].shape, array.shape)
 
   def test_forward_pass_in_timm(self):
-    timm, torch = pytest.importorskip('timm'), pytest.importorskip('torch')
+    reason = 'needs timm (pip install timm)'
+    timm, torch = (pytest.importorskip(name, reason=reason) for name in ('timm', 'torch'))
     path = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / 'f0.safetensors'
     export_to_timm(path, _nfnet_f0())
     model = timm.create_model('dm_nfnet_f0', checkpoint_path=str(path)).eval()
