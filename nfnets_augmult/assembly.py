@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -405,8 +405,23 @@ def make_train_step(
   return train_step, steps_key(config)
 
 
-def read_initial_params(config: ml_collections.ConfigDict, network: Network) -> Any | None:
+class InitialParams(NamedTuple):
+  """Parameters to start from, and whether their classifier is for other classes than the run's."""
+
+  params: Any
+  has_other_classes: bool
+
+
+def read_initial_params(
+  config: ml_collections.ConfigDict, network: Network, class_names: Sequence[str]
+) -> InitialParams | None:
   """Returns the parameters of `init_from`, or None; checks that they fit the network.
+
+  Args:
+    config: of the run.
+    network: of the run.
+    class_names: of the run. Where those of the parameters are known and differ, in their names or
+      their order, the classifier is to start anew: its outputs mean something else.
 
   Raises:
     ValueError: there are none, they cannot be read, or they are of another network.
@@ -420,24 +435,36 @@ def read_initial_params(config: ml_collections.ConfigDict, network: Network) -> 
     if os.path.isdir(path):
       with Checkpoints(path, read_only=True) as checkpoints:
         loaded = checkpoints.read_averaged_params()
+        theirs = checkpoints.read_class_names()
     else:
       loaded = param_files.read_params(path)
-    pretrained.load_pretrained(jax.eval_shape(network.initial_state).params, loaded)
-  except (ValueError, CheckpointError) as error:
+      theirs = param_files.read_metadata(path).get('class_names')
+    differ = sources.describe_class_changes(class_names, theirs) if theirs else ''
+    if differ:
+      logging.info('the classifier of %s is for other classes, and starts anew: %s', path, differ)
+    initial = InitialParams(loaded, bool(differ))
+    _merge(jax.eval_shape(network.initial_state).params, initial)
+  except (ValueError, CheckpointError, OSError) as error:
     raise ValueError(f'init_from={path!r}: {error}') from error
-  return loaded
+  return initial
+
+
+def _merge(params: Any, initial: InitialParams) -> tuple[Any, pretrained.LoadReport]:
+  return pretrained.load_pretrained(
+    params, initial.params, fresh_classifier=initial.has_other_classes
+  )
 
 
 def first_state(
   network: Network,
-  loaded_params: Any | None,
+  initial: InitialParams | None,
   key: jax.Array | None = None,
 ) -> tuple[state_lib.TrainState, pretrained.LoadReport | None]:
   """Returns the state before the first step, of NumPy arrays, and what was loaded into it."""
   state = jax.device_get(network.initial_state(key))
-  if loaded_params is None:
+  if initial is None:
     return state, None
-  params, report = pretrained.load_pretrained(state.params, loaded_params)
+  params, report = _merge(state.params, initial)
   return jax.device_get(state_lib.initial_state(params, network.optimizer)), report
 
 

@@ -3,7 +3,9 @@
     python -m nfnets_augmult.export --workdir=runs/my_nfnet --output=f0.npz
     python -m nfnets_augmult.export --workdir=runs/my_nfnet --output=f0.safetensors
 
-A `.npz` holds plain arrays named `module/parameter`, and `--config.init_from` reads it. A
+A `.npz` holds plain arrays named `module/parameter`, and `--config.init_from` reads it. Of a run
+it also holds, as JSON in `__metadata__`, the names of the classes in the order of the outputs, the
+model, and the shape and normalization of its images; so does the header of a `.safetensors`. A
 `.safetensors` holds an NFNet under timm's names, for
 `timm.create_model('dm_nfnet_f0', checkpoint_path=...)`. `--params=FILE` instead of `--workdir`
 converts a parameter file, such as a released one.
@@ -18,6 +20,7 @@ from nfnets_augmult import front_door  # first: it quietens libraries before the
 # isort: split
 from absl import flags
 
+from nfnets_augmult.training import records
 from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
 from nfnets_augmult.weights import param_files, timm_export
 
@@ -73,8 +76,18 @@ def _check_output(output: str) -> str:
 
 def _read_run(workdir: str) -> tuple[_Params, dict[str, Any]]:
   """Returns the averaged parameters of the newest checkpoint, and what the run says of itself."""
+  config = records.read_object(os.path.join(workdir, 'config.json')) or {}
+  data = records.read_data_description(workdir) or {}
   with Checkpoints(workdir, read_only=True) as checkpoints:
-    return checkpoints.read_averaged_params(), {}
+    values = checkpoints.read_averaged_params()
+    class_names = list(checkpoints.read_class_names()) or data.get('class_names')
+  said = {
+    'class_names': class_names,
+    'model': config.get('model.name'),
+    'image_shape': data.get('image_shape'),
+    'normalization': data.get('normalization'),
+  }
+  return values, {key: value for key, value in said.items() if value}
 
 
 def _read_file(path: str) -> tuple[_Params, dict[str, Any]]:

@@ -210,7 +210,9 @@ class _Trainer:
     config.seed = seed
     table = np.full(self._max_steps, learning_rates[-1], np.float32)
     table[: len(learning_rates)] = learning_rates
-    state, _ = assembly.first_state(run.network, run.loaded_params, assembly.parameters_key(config))
+    state, _ = assembly.first_state(
+      run.network, run.initial_params, assembly.parameters_key(config)
+    )
     advance = self._restart(
       (assembly.steps_key(config), table),
       multiplicity=dataclasses.replace(run.plan.multiplicity, seed=seed),

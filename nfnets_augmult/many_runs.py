@@ -160,7 +160,9 @@ def _first_state(runs: Sequence[train.Run], checkpoints: Checkpoints) -> bundle.
     )
   # One compiled function for all seeds.
   states = [
-    assembly.first_state(runs[0].network, run.loaded_params, assembly.parameters_key(run.config))[0]
+    assembly.first_state(runs[0].network, run.initial_params, assembly.parameters_key(run.config))[
+      0
+    ]
     for run in runs
   ]
   return jax.device_get(bundle.stack_states(states))

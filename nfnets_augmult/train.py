@@ -51,7 +51,7 @@ class Run:
   network: assembly.Network
   train_step: Callable[..., Any]
   key: jax.Array
-  loaded_params: Any | None
+  initial_params: assembly.InitialParams | None
 
 
 def prepare(
@@ -95,8 +95,10 @@ def prepare(
   train_step, key = assembly.make_train_step(config, network, plan)
   cadence = assembly.make_cadence(config, plan)
   # What a checkpoint goes on from is in the checkpoint.
-  loaded_params = None if resumes else assembly.read_initial_params(config, network)
-  return Run(config, workdir, data, plan, cadence, network, train_step, key, loaded_params)
+  initial_params = (
+    None if resumes else assembly.read_initial_params(config, network, data.train.class_names)
+  )
+  return Run(config, workdir, data, plan, cadence, network, train_step, key, initial_params)
 
 
 def finished_result(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any] | None:
@@ -204,7 +206,7 @@ def _first_state(run: Run, checkpoints: Checkpoints) -> TrainState:
   if checkpoints.latest_step is not None:
     logging.info('resuming from the checkpoint of step %d', checkpoints.latest_step)
     return checkpoints.restore(jax.eval_shape(run.network.initial_state))
-  state, report = assembly.first_state(run.network, run.loaded_params)
+  state, report = assembly.first_state(run.network, run.initial_params)
   if report is not None:
     logging.info('from %s: %s', run.config.init_from, report)
   return state

@@ -322,7 +322,7 @@ def test_init_from_a_run_and_from_its_export(finished, tmp_path):
   )
   for source in (workdir, file):
     run = train.prepare(_config(init_from=source), str(tmp_path / 'run'))
-    start, report = assembly.first_state(run.network, run.loaded_params)
+    start, report = assembly.first_state(run.network, run.initial_params)
     assert report.kept_fresh == ()
     for tree in (start.params, start.ema_params):
       for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(state.ema_params), strict=True):

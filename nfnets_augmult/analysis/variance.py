@@ -153,11 +153,15 @@ def _check_numbers(
 
 
 def _load_params(
-  config: ml_collections.ConfigDict, network: assembly.Network, workdir: str, checkpoint: str
+  config: ml_collections.ConfigDict,
+  data: assembly.Data,
+  network: assembly.Network,
+  workdir: str,
+  checkpoint: str,
 ) -> tuple[Any, int]:
   """The raw parameters of a checkpoint, and its step."""
   if checkpoint == 'initialization':
-    loaded = assembly.read_initial_params(config, network)
+    loaded = assembly.read_initial_params(config, network, data.train.class_names)
     return assembly.first_state(network, loaded)[0].params, 0
   with Checkpoints(workdir, read_only=True) as checkpoints:
     state = checkpoints.restore(jax.eval_shape(network.initial_state), which=checkpoint)
@@ -218,7 +222,7 @@ def _load_subject(
   """The subject at a checkpoint, and the step of it."""
   network = assembly.make_network(config, data)
   assembly.check_images_fit(config, data, network)
-  params, step = _load_params(config, network, workdir, checkpoint)
+  params, step = _load_params(config, data, network, workdir, checkpoint)
   gradient = gradient_variance.make_gradient(
     network.classifier,
     label_smoothing=config.label_smoothing,

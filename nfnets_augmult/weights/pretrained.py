@@ -81,7 +81,7 @@ def compare(params: Mapping[str, Any], loaded: Mapping[str, Any]) -> Mismatch:
 
 
 def load_pretrained(
-  params: Mapping[str, Any], loaded: Mapping[str, Any]
+  params: Mapping[str, Any], loaded: Mapping[str, Any], *, fresh_classifier: bool = False
 ) -> tuple[dict[str, dict[str, Any]], LoadReport]:
   """Returns `params` with the values of `loaded`, and a report to print.
 
@@ -91,6 +91,8 @@ def load_pretrained(
   Args:
     params: the network's freshly made parameters.
     loaded: as `read_params` gives them.
+    fresh_classifier: whether a classifier for as many classes is not loaded either, since its
+      classes are others.
 
   Raises:
     ValueError: any other difference, of which the message has examples, or a value that is not
@@ -102,6 +104,8 @@ def load_pretrained(
     # The inputs must agree: another width is another network, not another set of classes.
     if is_classifier(name.rpartition('/')[0]) and wanted[:-1] == found[:-1]
   }
+  if fresh_classifier:
+    other_classes |= {module for module in params if is_classifier(module)}
 
   def without(tree: Mapping[str, Any]) -> dict[str, Any]:
     return {module: values for module, values in tree.items() if module not in other_classes}
