@@ -96,8 +96,7 @@ def load_data(config: ml_collections.ConfigDict) -> Data:
       f'{test.description})'
     )
   for source in (train, test):
-    for note in getattr(source, 'notes', ()):
-      logging.warning('%s: %s', source.description, note)
+    log_notes(source)
   if isinstance(train, sources.ArraySource):
     if config.dataset.image_size not in (0, *train.images.shape[1:3]):
       raise ValueError(
@@ -111,6 +110,12 @@ def load_data(config: ml_collections.ConfigDict) -> Data:
     _check_some_images_decode(config, train, test)
   size = config.dataset.image_size
   return Data(train, test, (size, size, 3), _IMAGENET)
+
+
+def log_notes(source: sources.Source) -> None:
+  """Says what a user should know of the reading of a source, such as what was passed over."""
+  for note in getattr(source, 'notes', ()):
+    logging.warning('%s: %s', source.description, note)
 
 
 def describe_data(data: Data) -> dict[str, Any]:
@@ -149,28 +154,28 @@ def check_same_data(data: Data, then: dict[str, Any]) -> None:
     )
 
 
-def as_trained(config: ml_collections.ConfigDict, data: Data, then: dict[str, Any] | None) -> Data:
-  """Returns `data` with the normalization that a run was trained with, for a look at that run.
+def as_trained(source: sources.Source, then: dict[str, Any]) -> Data:
+  """Returns `source`, as both splits, the way the network of a run takes images.
 
   Args:
-    config: of the run.
-    data: as it is now; where it lies may have changed.
-    then: what `describe_data` said when the run was started; None if it was not recorded.
+    source: images to look at; they may lie elsewhere than those of the run, and need not come with
+      training images.
+    then: what `describe_data` said of the data of the run.
 
   Raises:
-    ValueError: the network does not take images of this shape; or labels would not mean the same.
+    ValueError: the images have another number of channels.
   """
-  if then is None:
-    return data
-  if list(data.image_shape)[-1] != then['image_shape'][-1]:
+  channels = source.images.shape[-1] if isinstance(source, sources.ArraySource) else 3
+  image_shape = tuple(then['image_shape'])
+  if channels != image_shape[-1]:
     raise ValueError(
-      f'dataset.data_dir={config.dataset.data_dir!r} holds images of {data.image_shape[-1]} '
-      f'channels; the run was trained with {then["image_shape"][-1]}'
+      f'{source.description} has images of {channels} channel(s); the network was trained with '
+      f'{image_shape[-1]}'
     )
   normalization = step_lib.Normalization(
     *(tuple(then['normalization'][key]) for key in ('mean', 'std'))
   )
-  return dataclasses.replace(data, normalization=normalization)
+  return Data(source, source, image_shape, normalization)
 
 
 def match_classes(
@@ -326,11 +331,9 @@ class Network:
   evaluation_step: Callable[..., Any]
 
 
-def make_network(
-  config: ml_collections.ConfigDict, data: Data, *, num_classes: int | None = None
-) -> Network:
-  """Returns model and optimiser for images like those of `data`, and its classes or so many."""
-  model = _make_model(config, num_classes=num_classes or len(data.train.class_names))
+def make_network(config: ml_collections.ConfigDict, data: Data) -> Network:
+  """Returns model and optimiser for images and classes like those of `data`."""
+  model = _make_model(config, num_classes=len(data.train.class_names))
   classifier = step_lib.make_classifier(
     model.apply, normalization=data.normalization, compute_dtype=config.compute_dtype
   )

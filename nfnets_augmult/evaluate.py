@@ -59,17 +59,19 @@ def evaluate(
   assembly.check(config)
   if assembly.needs_tensorflow(config):
     front_door.import_tensorflow_quietly()
-  data = assembly.load_data(config)
+  then = records.read_data_description(workdir)
+  # What the run remembers of its training images is all that is needed of them.
+  data = None if then else assembly.load_data(config)
   source = assembly.load_split(config, split or config.dataset.test_split)
+  assembly.log_notes(source)
   with Checkpoints(workdir, read_only=True) as checkpoints:
-    then = records.read_data_description(workdir)
-    class_names = checkpoints.read_class_names() or (then or {}).get('class_names')
-    if class_names:
+    if then:
+      class_names = checkpoints.read_class_names() or then['class_names']
       source = assembly.match_classes(source, class_names, map_by_name=map_classes_by_name)
+      data = assembly.as_trained(source, then)
     else:
-      logging.warning('this run is from before class names were kept: they are not compared')
-    data = assembly.as_trained(config, data, then)
-    network = assembly.make_network(config, data, num_classes=len(source.class_names))
+      logging.warning('the names of the classes of this run are not known, and are not compared')
+    network = assembly.make_network(config, data)
     state = checkpoints.restore(jax.eval_shape(network.initial_state), which=checkpoint)
   results = evaluation.evaluate(
     jax.pmap(network.evaluation_step, axis_name=AXIS_NAME),

@@ -79,8 +79,7 @@ def measure(
     front_door.import_tensorflow_quietly()
   data = assembly.load_data(config)
   if checkpoint != 'initialization' and (then := records.read_data_description(workdir)):
-    assembly.match_classes(data.train, then['class_names'])
-    data = assembly.as_trained(config, data, then)
+    data = assembly.as_trained(assembly.match_classes(data.train, then['class_names']), then)
   num_images = data.train.num_images
   if blocks * images_per_block > num_images:
     raise ValueError(
