@@ -367,8 +367,8 @@ def _check_no_splits_inside(folder: bytes, classes: Sequence[bytes], *, is_share
       inside = _folders(os.path.join(folder, name))
       if splits := [inner for inner in inside if _purpose(inner)]:
         raise ValueError(
-          f'{_shown(folder, name)} holds {_listed(splits)}, which are no names of a class but of '
-          f'splits: say {_flag("data_dir", os.path.join(folder, name))} if they hold the classes, '
+          f'{_shown(folder, name)} holds {_listed(splits)}, which are names of '
+          f'splits, not of what a class has inside: say {_flag("data_dir", os.path.join(folder, name))} if they hold the classes, '
           'or divide the images as train/CLASS/... and test/CLASS/...'
         )
   elif len(splits := [name for name in classes if _purpose(name)]) > 1:

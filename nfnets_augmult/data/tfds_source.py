@@ -204,7 +204,7 @@ class TfdsRecordSource(EncodedSource):
     def label(index: int) -> int | None:
       try:
         found = self._label(self._example(index))
-      except ValueError:
+      except (ValueError, OSError, tf.errors.OpError):
         return None
       return -1 if found is None else found
 
