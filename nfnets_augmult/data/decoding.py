@@ -98,8 +98,8 @@ def is_plain(encoded: bytes, rules: DecodeRules) -> bool:
     if not encoded.startswith(_PNG_START):
       return False
     rules.check_size(*struct.unpack_from('>II', encoded, 16)[::-1])
-    # EXIF stands in a chunk, XMP and the EXIF of some programs in a text, before the pixels.
-    return not any(chunk in encoded for chunk in (b'eXIf', b'tEXt', b'iTXt', b'zTXt'))
+    # EXIF stands in a chunk of its own or in a text; colour profiles and texts may be bombs.
+    return not any(chunk in encoded for chunk in (b'eXIf', b'tEXt', b'iTXt', b'zTXt', b'iCCP'))
   except (DecodeError, struct.error):
     return False
 

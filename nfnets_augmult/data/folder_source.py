@@ -372,9 +372,9 @@ def _check_no_splits_inside(folder: bytes, classes: Sequence[bytes], *, is_share
       inside = _folders(os.path.join(folder, name))
       if splits := [inner for inner in inside if _purpose(inner)]:
         raise ValueError(
-          f'{_shown(folder, name)} holds {_listed(splits)}, which are no names of a class but of '
-          f'splits: say {_flag("data_dir", os.path.join(folder, name))} if they hold the classes, '
-          'or divide the images as train/CLASS/... and test/CLASS/...'
+          f'{_shown(folder, name)} holds {_listed(splits)}, the name of a split: if classes lie in '
+          f'there, say {_flag("data_dir", os.path.join(folder, name))}, else divide '
+          'the images as train/CLASS/... and test/CLASS/...'
         )
   elif len(splits := [name for name in classes if _purpose(name)]) > 1:
     raise ValueError(

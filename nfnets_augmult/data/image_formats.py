@@ -179,6 +179,13 @@ def jpeg_header(encoded: bytes) -> JpegHeader:
         raise DecodeError(f'it is a lossless or hierarchical JPEG (SOF{marker - 0xC0}), not read')
       if marker in (0xC2, 0xCA) and (scans := encoded.count(b'\xff\xda', place)) > _MOST_SCANS:
         raise DecodeError(f'it has {scans:,} scans; a progressive JPEG has about ten')
+      # A block of 8 x 8 pixels takes two codes, in progressive files one, of a bit at least; a
+      # decoder would make up the pixels that the file has no room for.
+      least_bits = {0xC0: 2, 0xC1: 2, 0xC2: 1}.get(marker, 0) * -(-height // 8) * -(-width // 8)
+      if 8 * len(encoded) < least_bits:
+        raise DecodeError(
+          f'its header states {width:,} x {height:,} pixels, more than the file has room for'
+        )
       return JpegHeader(height, width, components, exif or xmp or 1)
     place += 2 + length
   raise DecodeError('it is cut off or damaged: its header does not state a size')

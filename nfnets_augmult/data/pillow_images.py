@@ -2,7 +2,9 @@
 
 import io
 import re
+import struct
 import warnings
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -49,6 +51,8 @@ def decode(
     raise DecodeError(image_formats.why_not_read(encoded[: image_formats.NUM_START_BYTES]))
   if kind == 'WEBP':
     rules.check_size(*image_formats.webp_size(encoded[: image_formats.NUM_START_BYTES]))
+  if kind == 'PNG':
+    _check_png(encoded)
   try:
     with Image.open(io.BytesIO(encoded), formats=[kind]) as image:
       rules.check_size(image.height, image.width)
@@ -62,6 +66,26 @@ def decode(
   # Plugins raise a dozen kinds of errors at what they did not expect in a file.
   except Exception as error:
     raise DecodeError(f'{kind} that is cut off or damaged: {_reason(error)}') from error
+
+
+def _check_png(encoded: bytes) -> None:
+  """Compares the checksums of what the pixels depend on; Pillow leaves out those of the pixels."""
+  place = 8
+  while place + 12 <= len(encoded):
+    (length,) = struct.unpack_from('>I', encoded, place)
+    end = place + 12 + length
+    if end > len(encoded):
+      break
+    kind = encoded[place + 4 : place + 8]
+    is_critical = kind[:1].isupper()
+    if is_critical and zlib.crc32(memoryview(encoded)[place + 4 : end - 4]) != int.from_bytes(
+      encoded[end - 4 : end]
+    ):
+      raise DecodeError(f'PNG that is damaged: a checksum of its {kind.decode("latin-1")} is wrong')
+    if kind == b'IEND':
+      return
+    place = end
+  raise DecodeError('PNG that is cut off: its end is missing')
 
 
 def _decode_tiff(

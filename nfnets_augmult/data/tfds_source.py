@@ -212,7 +212,7 @@ class TfdsRecordSource(EncodedSource):
     def label(index: int) -> int | None:
       try:
         found = self._label(self._example(index))
-      except ValueError:
+      except (ValueError, OSError, tf.errors.OpError):
         return None
       return -1 if found is None else found
 
@@ -262,7 +262,6 @@ def _read_into_memory(
 ) -> ArraySource:
   """Reads everything in the order of the files, as TfdsRecordSource counts."""
   source = TfdsRecordSource(builder, split, image_key, label_key)
-  source.check_labels()
   shape = builder.info.features[image_key].shape
   mode = {1: 'L', 3: 'RGB', 4: 'RGBA'}[shape[-1]]
 
@@ -313,6 +312,7 @@ def _read_into_memory(
   try:
     batches = list(examples.batch(1024).as_numpy_iterator())
   except tf.errors.OpError as error:
+    source.check_labels()
     raise ValueError(
       f'{source.description} in {builder.data_dir} is damaged; prepare or copy it again: '
       f'{_first_problem(source, rules, mode, shape) or error.message}'

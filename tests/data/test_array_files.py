@@ -59,7 +59,9 @@ def test_what_is_no_data_set_is_refused(folder, tmp_path):
   description = json.loads((folder / 'data_set.json').read_text())
   description['class_names'] = description['class_names'][:9]
   (folder / 'data_set.json').write_text(json.dumps(description))
-  with pytest.raises(ValueError, match=r'labels must be in \[0, 9\), not 0 to 9'):
+  with pytest.raises(
+    ValueError, match=r"split 'train' of 'digits' has \d+ images with labels outside \[0, 9\), as 9"
+  ):
     load()
   np.save(folder / 'train_images.npy', np.zeros((4, 8, 8, 1)))
   with pytest.raises(ValueError, match=r'images must be uint8 .* not float64'):
@@ -70,6 +72,17 @@ def test_what_is_no_data_set_is_refused(folder, tmp_path):
   (folder / 'train_images.npy').unlink()
   with pytest.raises(ValueError, match=r'train_images.npy cannot be read: .*No such file'):
     load()
+
+
+def test_arrays_without_labels_or_images_are_refused(folder):
+  """An image labelled -1, and a part that holds nothing."""
+  labels = _digits('train').labels
+  labels[5] = -1
+  np.save(folder / 'train_labels.npy', labels)
+  with pytest.raises(ValueError, match=r"'train' of 'digits' has 1 images without a label \(-1\)"):
+    loading.load_source('arrays', split='train', data_dir=str(folder))
+  with pytest.raises(ValueError, match=r"split 'test\[5:5\]' of 'digits' holds no images"):
+    loading.load_source('arrays', split='test[5:5]', data_dir=str(folder))
 
 
 def test_convert_writes_a_part_of_cifar100(tmp_path):

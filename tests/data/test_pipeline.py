@@ -1,6 +1,7 @@
 """The batches of tf.data, derived again from outside: source image and seed to pixels."""
 
 import collections
+import dataclasses
 import itertools
 import threading
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nfnets_augmult.data import loading, pipeline, sources
+from nfnets_augmult.data import folder_source, loading, pipeline, sources
 from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.crop_flip import CropFlip
 from nfnets_augmult.data.decoding import ReadOptions
@@ -24,11 +25,11 @@ both_placements = pytest.mark.parametrize('placement', PLACEMENTS)
 both_sources = pytest.mark.parametrize('kind', ['array', 'folder'])
 
 
-class CountingSource(sources.FolderSource):
+class CountingSource(folder_source.FolderSource):
   """A folder that counts how often each image is read."""
 
   def __init__(self, source):
-    super().__init__(source.files, source.labels, source.class_names, source.description)
+    super().__init__(**{f.name: getattr(source, f.name) for f in dataclasses.fields(source)})
     object.__setattr__(self, 'reads', collections.Counter())
     object.__setattr__(self, 'lock', threading.Lock())
 
@@ -268,7 +269,8 @@ def test_evaluation_of_the_first_images(load, kind):
 def test_file_formats(tmp_path, photos):
   """Grey, transparent, BMP and GIF files all come as three channels; lossless ones exactly."""
   colour = Image.fromarray(photos[0])
-  (tmp_path / 'train' / 'a').mkdir(parents=True)
+  for name in ('a', 'b'):
+    (tmp_path / 'train' / name).mkdir(parents=True)
   (tmp_path / 'test').mkdir()
   for name, image in {
     '0.png': colour.convert('L'),
@@ -277,7 +279,7 @@ def test_file_formats(tmp_path, photos):
     '3.gif': colour,
     '4.jpeg': colour,
   }.items():
-    image.save(tmp_path / 'train' / 'a' / name)
+    image.save(tmp_path / 'train' / ('b' if name == '4.jpeg' else 'a') / name)
   source = loading.load_source('folder', split='train', data_dir=str(tmp_path))
   (batch,) = _evaluation_batches(source, batch_size=5)
   images = batch['image']
@@ -291,7 +293,8 @@ def _bad_folder(tmp_path):
   """Thirteen JPEG files, of which number 4 is cut off in the middle; and the whole ones."""
   for number, photo in enumerate(real_images.photos(_NUM_IMAGES, 24, 24)):
     for folder in ('good', 'bad'):
-      real_images.save(photo, tmp_path / folder / 'train' / 'a' / f'{number:02}.jpg')
+      class_name = 'a' if number < 7 else 'b'
+      real_images.save(photo, tmp_path / folder / 'train' / class_name / f'{number:02}.jpg')
       (tmp_path / folder / 'test').mkdir(exist_ok=True)
   _truncate(tmp_path / 'bad' / 'train' / 'a' / '04.jpg')
   good, bad = (

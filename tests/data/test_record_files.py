@@ -1,6 +1,7 @@
 """Records of prepared data sets at random, in either file format, whole and damaged."""
 
 import concurrent.futures
+import io
 import pathlib
 import re
 import shutil
@@ -10,11 +11,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from nfnets_augmult.data import pipeline, sources, tfds_source
 from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.crop_flip import CropFlip
 from nfnets_augmult.data.decoding import ReadOptions
+from nfnets_augmult.data.image_formats import DecodeRules
 from nfnets_augmult.data.multiplicity import Multiplicity
 from nfnets_augmult.data.record_files import RECORD_FILES
 from tests import shared_data
@@ -165,12 +168,13 @@ def test_resume_reads_nothing_before(prepared, file_format, monkeypatch):
 
   monkeypatch.setattr(record_file, 'read', read)
   whole = _batches(_load(prepared / file_format), 0, 11)
+  source = _load(prepared / file_format)
   for start in (4, 10):
     reads.clear()
-    _assert_equal(_batches(_load(prepared / file_format), start, 11), whole[start:])
+    _assert_equal(_batches(source, start, 11), whole[start:])
     assert len(reads) == 8 * (11 - start)
   reads.clear()
-  _batches(_load(prepared / file_format), 10**6, 10**6 + 1)
+  _batches(source, 10**6, 10**6 + 1)
   assert len(reads) == 8
 
 
@@ -378,3 +382,105 @@ def test_images_of_one_shape_are_held_in_memory(tmp_path, file_format):
   file.write_bytes(file.read_bytes()[:-10])
   with pytest.raises(ValueError, match=r'noise/train in .*noise/1.0.0 is damaged'):
     tfds_source.tfds_source('noise', split='train', data_dir=str(tmp_path))
+
+
+@both_formats
+@pytest.mark.parametrize('in_memory', [True, False])
+def test_images_without_a_label_are_refused(tmp_path, file_format, in_memory, monkeypatch):
+  """A label of -1, of one image or of all, is counted before any image is used."""
+  if not in_memory:
+    monkeypatch.setattr(tfds_source, '_MAX_BYTES_IN_MEMORY', 0)
+  Noise(data_dir=str(tmp_path), file_format=file_format).download_and_prepare()
+  (file,) = tmp_path.glob(f'noise/1.0.0/*{file_format}*')
+  records = list(_records(file, file_format))
+
+  def load(labels):
+    file.unlink()
+    with tfds_files.writer(file, file_format) as writer:
+      for record, label in zip(records, labels, strict=True):
+        example = tf.train.Example.FromString(record)
+        example.features.feature['label'].int64_list.value[:] = [] if label is None else [label]
+        writer.write(example.SerializeToString())
+    return tfds_source.tfds_source('noise', split='train', data_dir=str(tmp_path))
+
+  good = [number % 3 for number in range(30)]
+  assert load(good).num_images == 30
+  for labels, message in (
+    ([-1] * 30, r"split 'train' of 'noise' has 30 images without a label \(-1\)"),
+    ([*good[:29], -1], 'has 1 images without a label'),
+    ([*good[:29], None], 'has 1 images without a label'),
+    ([*good[:28], 3, 3], r'has 2 images with labels outside \[0, 3\), as 3'),
+    ([*good[:29], 2**40], r'has 1 images with labels outside \[0, 3\)'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      load(labels)
+
+
+@both_formats
+def test_every_label_is_checked_when_it_is_read(tmp_path, file_format, monkeypatch):
+  """Of a large split some labels are looked at first; a wrong one elsewhere names its image."""
+  wrong = 40
+
+  def change(number, record):
+    example = tf.train.Example.FromString(record)
+    if number == wrong:
+      example.features.feature['label'].int64_list.value[:] = [-1]
+    return example.SerializeToString()
+
+  tfds_files.prepare_imagenet(tmp_path, file_format, change=change)
+  with pytest.raises(ValueError, match='has 1 images without a label'):
+    _load(tmp_path)
+  for key, value in (('_MOST_RECORDS_LOOKED_AT', 10), ('_STRETCHES', 2), ('_STRETCH', 4)):
+    monkeypatch.setattr(tfds_source, key, value)
+  source = _load(tmp_path)
+  with pytest.raises(ValueError, match=r'imagenet2012/validation\[40\]\) has no label'):
+    source.read(wrong)
+  with pytest.raises(sources.BadDataError, match=r'validation\[40\]\) has no label'):
+    _batches(source, 0, 8, on_bad_image='skip')
+
+
+@both_formats
+def test_images_in_memory_follow_the_same_rules(tmp_path, file_format):
+  """Turned and palette images are read as they are from files; a bad or other one is named."""
+  Noise(data_dir=str(tmp_path), file_format=file_format).download_and_prepare()
+  (file,) = tmp_path.glob(f'noise/1.0.0/*{file_format}*')
+  records = list(_records(file, file_format))
+
+  def load(number, encoded, **rules):
+    file.unlink()
+    with tfds_files.writer(file, file_format) as writer:
+      for index, record in enumerate(records):
+        change = (lambda _: encoded) if index == number else (lambda image: image)
+        writer.write(tfds_files.change_image(record, change))
+    return tfds_source.tfds_source(
+      'noise', split='train', data_dir=str(tmp_path), rules=DecodeRules(**rules)
+    ).images
+
+  def encode(image, **options):
+    content = io.BytesIO()
+    image.save(content, **options)
+    return content.getvalue()
+
+  grey = Image.fromarray(Noise.IMAGES[3, ..., 0])
+  exif = Image.Exif()
+  exif[0x0112] = 3
+  turned = encode(grey, format='PNG', exif=exif)
+  np.testing.assert_array_equal(load(3, turned)[3], Noise.IMAGES[3][::-1, ::-1])
+  expected = Noise.IMAGES
+  np.testing.assert_array_equal(load(3, turned, apply_orientation=False), expected)
+  palette = encode(Image.fromarray(Noise.IMAGES[3, ..., 0], 'L').convert('P'), format='BMP')
+  np.testing.assert_array_equal(load(3, palette), expected)
+  for encoded, message in (
+    (turned[:60], r'noise/train.* is damaged.*noise/train\[3\]\): PNG that is cut off'),
+    (b'no image', r'noise/train\[3\]\): it is no image'),
+    (encode(grey.resize((9, 9)), format='PNG'), r'train\[3\]\) is \[9, 9, 1\], not \[5, 7, 1\]'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      load(3, encoded)
+  with pytest.raises(ValueError, match=r'7 x 5 pixels, more than dataset\.max_pixels=30'):
+    load(3, turned, max_pixels=30)
+
+
+def _records(file, file_format):
+  record_file = RECORD_FILES[file_format](str(file), 30)
+  return [bytes(record_file.read(number)) for number in range(30)]

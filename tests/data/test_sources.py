@@ -1,33 +1,15 @@
 """Data sets by index: bundled, in a folder, and prepared by TensorFlow Datasets."""
 
-import io
 import re
 import shutil
-import zlib
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from PIL import Image
 from sklearn import datasets
 
 from nfnets_augmult.data import loading, sources
 from tests import real_images, shared_data
-
-_CLASSES = ('flower', 'tower')
-
-
-def _write_classes(root, counts=(12, 20)):
-  """Saves real images as `CLASS/NUMBER.jpg`, every fourth as PNG."""
-  photos = real_images.photos(sum(counts), 9, 13)
-  numbers = [(name, i) for name, count in zip(_CLASSES, counts, strict=True) for i in range(count)]
-  for photo, (name, number) in zip(photos, numbers, strict=True):
-    real_images.save(photo, root / name / f'{number}.{"jpg" if number % 4 else "png"}')
-
-
-def _files(root, split):
-  source = loading.load_source('folder', split=split, data_dir=str(root))
-  return [file.removeprefix(f'{root}/') for file in source.files]
 
 
 def test_digits_are_all_there_once():
@@ -75,120 +57,20 @@ def test_digits_are_pinned():
   assert labels == [[1, 0, 3, 5, 0, 1, 1, 5], [9, 6, 7, 5, 7, 0, 7, 1]]
 
 
-def test_folder_without_splits_holds_a_tenth_out(tmp_path):
-  """Files whose path has a CRC-32 divisible by ten are the test split, all others training."""
-  _write_classes(tmp_path)
-  held_out = [
-    f'{folder.name}/{file.name}'
-    for folder in sorted(tmp_path.iterdir())
-    for file in sorted(folder.iterdir())
-    if zlib.crc32(f'{folder.name}/{file.name}'.encode()) % 10 == 0
-  ]
-  train, test = _files(tmp_path, 'train'), _files(tmp_path, 'test')
-  assert held_out
-  assert test == held_out
-  assert len(train) == 32 - len(held_out) and not set(train) & set(test)
-
-
-def test_held_out_files_stay_when_others_come(tmp_path):
-  """New files, and a new class in front, do not move a file between the splits."""
-  _write_classes(tmp_path)
-  before = {split: _files(tmp_path, split) for split in ('train', 'test')}
-  for number, photo in enumerate(real_images.photos(10, 9, 9)):
-    real_images.save(photo, tmp_path / 'flower' / f'new_{number}.jpg')
-    real_images.save(photo, tmp_path / 'almond' / f'{number}.jpg')
-  for split, files in before.items():
-    assert set(files) <= set(_files(tmp_path, split))
-
-
-def test_folder_with_splits(tmp_path):
-  """`train` and `test` folders are taken as they are; classes and files are in order."""
-  _write_classes(tmp_path / 'train', (3, 11))
-  _write_classes(tmp_path / 'test', (2, 0))
-  train = loading.load_source('folder', split='train', data_dir=str(tmp_path))
-  test = loading.load_source('folder', split='test', data_dir=str(tmp_path))
-  assert train.class_names == test.class_names == _CLASSES
-  assert train.labels.tolist() == [0] * 3 + [1] * 11
-  assert test.labels.tolist() == [0] * 2
-  assert _files(tmp_path, 'train')[3:7] == [
-    'train/tower/0.png',
-    'train/tower/1.jpg',
-    'train/tower/10.jpg',
-    'train/tower/2.jpg',
-  ]
-
-
-def test_folder_labels_follow_the_training_classes(tmp_path):
-  """A class of which the test split has no image keeps its number, and so do those behind it."""
-  photo = real_images.photos(1, 9, 9)[0]
-  for path in ('train/a/0.png', 'train/b/0.png', 'test/b/0.png'):
-    real_images.save(photo, tmp_path / path)
-  test = loading.load_source('folder', split='test', data_dir=str(tmp_path))
-  assert test.class_names == ('a', 'b') and test.labels.tolist() == [1]
-
-
-def test_folder_third_split(tmp_path):
-  """Beside `train` and `test` any other folder is a split, and a missing one is an error."""
-  for split in ('train', 'test', 'validation'):
-    _write_classes(tmp_path / split, (2, 3))
-  assert _files(tmp_path, 'validation')[0] == 'validation/flower/0.png'
-  with pytest.raises(ValueError, match=r"no split 'extra': there is no folder .*extra"):
-    _files(tmp_path, 'extra')
-
-
-def test_folder_reads_files(tmp_path):
-  """`read` gives the file's bytes, which decode to the image that was saved, and its label."""
-  _write_classes(tmp_path / 'train', (5, 4))
-  (tmp_path / 'test').mkdir()
-  source = loading.load_source('folder', split='train', data_dir=str(tmp_path))
-  photos = real_images.photos(9, 9, 13)
-  assert source.num_images == 9
-  for index in range(9):
-    encoded, label = source.read(index)
-    pixels = np.asarray(Image.open(io.BytesIO(encoded)), np.float32)
-    assert label == (index >= 5)
-    assert np.abs(pixels - photos[index]).mean() < (0.1 if index in (0, 4, 5) else 12)
-    assert source.image_name(index) == source.files[index]
-    assert source.image_name(index).endswith(('.jpg', '.png'))
-
-
-def test_folder_passes_over_what_is_no_image(tmp_path):
-  """Hidden files and folders, other suffixes and files beside the classes change nothing."""
-  _write_classes(tmp_path)
-  (tmp_path / 'flower' / 'UPPER.JPG').write_bytes((tmp_path / 'flower' / '1.jpg').read_bytes())
-  before = {split: _files(tmp_path, split) for split in ('train', 'test')}
-  assert any('UPPER.JPG' in file for files in before.values() for file in files)
-  shutil.copytree(tmp_path / 'flower', tmp_path / '.cache')
-  for number in range(20):
-    shutil.copy(tmp_path / 'flower' / '1.jpg', tmp_path / 'flower' / f'._{number}.jpg')
-    (tmp_path / 'flower' / f'{number}.txt').write_text('a flower')
-    shutil.copy(tmp_path / 'flower' / '1.jpg', tmp_path / f'{number}.jpg')
-  assert {split: _files(tmp_path, split) for split in ('train', 'test')} == before
-  source = loading.load_source('folder', split='train', data_dir=str(tmp_path))
-  assert source.class_names == _CLASSES
-
-
-def test_cifar100_is_complete():
-  """The test split of CIFAR-100 has 10,000 images, 100 of each class, and the names of them."""
-  source = loading.load_source('cifar100', split='test', data_dir=shared_data.real_tfds_dir())
-  assert source.images.shape == (10_000, 32, 32, 3)
-  np.testing.assert_array_equal(np.bincount(source.labels), np.full(100, 100))
-  assert source.class_names[:2] == ('apple', 'aquarium_fish')
-
-
-def test_images_of_one_shape_are_in_the_order_of_tfds():
-  """CIFAR-100 is held in memory, in the order and with the labels of tfds."""
+def test_cifar100_is_held_in_memory():
+  """The test split of CIFAR-100 is 10,000 images, in the order and with the labels of tfds."""
   folder = shared_data.tfds_dir()
-  source = loading.load_source('cifar100', split='test[:200]', data_dir=folder)
-  assert source.images.shape == (200, 32, 32, 3) and source.images.dtype == np.uint8
+  source = loading.load_source('cifar100', split='test', data_dir=folder)
+  assert source.images.shape == (10_000, 32, 32, 3) and source.images.dtype == np.uint8
+  np.testing.assert_array_equal(np.bincount(source.labels), np.full(100, 100))
   assert source.labels.dtype == np.int32
-  assert len(source.class_names) == 100
-  assert source.image_name(7) == 'cifar100/test[:200][7]'
+  assert source.class_names[:2] == ('apple', 'aquarium_fish')
+  assert source.image_name(7) == 'cifar100/test[7]'
   file_order = tfds.ReadConfig(interleave_cycle_length=1)
   examples = tfds.load(
     'cifar100', split='test', data_dir=folder, download=False, read_config=file_order
   )
-  for index, example in enumerate(examples.take(200).as_numpy_iterator()):
+  for index, example in enumerate(examples.take(100).as_numpy_iterator()):
     np.testing.assert_array_equal(source.images[index], example['image'])
     assert source.labels[index] == example['label']
 
@@ -274,7 +156,7 @@ def test_refuses_what_is_not_prepared(name, split, message):
 @pytest.mark.parametrize(
   ('name', 'split', 'message'),
   [
-    ('folder', 'train', "no images for split 'train' in dataset.data_dir=.* sub-folder per class"),
+    ('folder', 'train', 'has no class folder: dataset.data_dir needs one sub-folder per class'),
     ('folder', 'validation', "'folder' has no split 'validation'; it has train, test"),
     (
       'cifar100',
@@ -310,9 +192,24 @@ def test_channel_statistics_of_a_constant():
   assert 0 < std[0] < 1e-3
 
 
-def test_folder_refuses_test_classes_that_are_not_trained(tmp_path):
-  """A class folder that exists only for the test would be left out in silence otherwise."""
-  for path in ('train/a', 'test/a', 'test/b'):
-    (tmp_path / path).mkdir(parents=True)
-  with pytest.raises(ValueError, match='lacks: b'):
-    loading.load_source('folder', split='test', data_dir=str(tmp_path))
+def test_changes_of_classes():
+  """Missing, new and moved names are told with their labels; of many a few, and how many more."""
+  describe = sources.describe_class_changes
+  assert describe(('a', 'b'), ('a', 'b')) == ''
+  assert describe(('apple', 'pear'), ('pear', 'zapple')) == (
+    'missing here: zapple; new here: apple; in another place: pear (1, was 0)'
+  )
+  assert describe(('a', 'b'), ('b', 'a')) == 'in another place: a (0, was 1), b (1, was 0)'
+  assert describe(('a', 'a'), ('a',)) == 'new here: a'
+  many = [str(number) for number in range(30)]
+  assert describe(many, ()) == 'new here: 0, 1, 2, 3, 4 and 25 more'
+  # Names that look alike are not shown alike.
+  assert describe(('caf\u00e9', 'a'), ('cafe\u0301', 'a ')) == (
+    "missing here: cafe\\u0301, 'a '; new here: caf\u00e9, a"
+  )
+
+
+def test_empty_parts_are_refused():
+  """No part of a split without images gets as far as a run."""
+  with pytest.raises(ValueError, match=r"split 'train\[9:9\]' of 'digits' holds no images"):
+    loading.load_source('digits', split='train[9:9]')

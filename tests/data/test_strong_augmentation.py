@@ -177,7 +177,7 @@ def test_more_copies_leave_the_first(imagenet):
 def test_bad_image_is_no_partner(tmp_path):
   """What does not decode is left out, and whoever would have met it stays unmixed."""
   for number, photo in enumerate(real_images.photos(8, 24, 24)):
-    real_images.save(photo, tmp_path / 'train' / 'a' / f'{number}.jpg')
+    real_images.save(photo, tmp_path / 'train' / 'ab'[number // 4] / f'{number}.jpg')
   (tmp_path / 'test').mkdir()
   (tmp_path / 'train' / 'a' / '3.jpg').write_bytes(b'\xff\xd8\xff garbage')
   source = loading.load_source('folder', split='train', data_dir=str(tmp_path))

@@ -40,9 +40,9 @@ def prepare_imagenet(
   for split in splits:
     number = 0
     for shard in sorted(original.glob(f'*-{split}.tfrecord-*')):
-      with _writer(folder / shard.name.replace('tfrecord', file_format), file_format) as writer:
+      with writer(folder / shard.name.replace('tfrecord', file_format), file_format) as output:
         for record in tf.data.TFRecordDataset(str(shard)).as_numpy_iterator():
-          writer.write(change(number, record))
+          output.write(change(number, record))
           number += 1
   return folder
 
@@ -55,7 +55,8 @@ def change_image(record: bytes, change: Callable[[bytes], bytes]) -> bytes:
   return example.SerializeToString()
 
 
-def _writer(path: pathlib.Path, file_format: str):
+def writer(path: pathlib.Path, file_format: str):
+  """Returns a context whose value has `write(record)`, for a file in one of `FORMATS`."""
   if file_format == 'tfrecord':
     return tf.io.TFRecordWriter(str(path))
   return contextlib.closing(array_record_module.ArrayRecordWriter(str(path), 'group_size:1'))
