@@ -4,9 +4,8 @@
     python -m nfnets_augmult.export --workdir=runs/my_nfnet --output=f0.safetensors
 
 A `.npz` holds plain arrays named `module/parameter`, and `--config.init_from` reads it. A
-`.safetensors` holds an NFNet under timm's names, for
-`timm.create_model('dm_nfnet_f0', checkpoint_path=...)`. `--params=FILE` instead of `--workdir`
-converts a parameter file, such as a released one.
+`.safetensors` holds an NFNet-F0 to F6 under timm's names, for the `timm.create_model(...)` that is
+printed. `--params=FILE` instead of `--workdir` converts a parameter file, such as a released one.
 """
 
 import os
