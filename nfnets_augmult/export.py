@@ -3,12 +3,12 @@
     python -m nfnets_augmult.export --workdir=runs/my_nfnet --output=f0.npz
     python -m nfnets_augmult.export --workdir=runs/my_nfnet --output=f0.safetensors
 
-A `.npz` holds plain arrays named `module/parameter`, and `--config.init_from` reads it. Of a run
-it also holds, as JSON in `__metadata__`, the names of the classes in the order of the outputs, the
-model, and the shape and normalization of its images; so does the header of a `.safetensors`. A
-`.safetensors` holds an NFNet under timm's names, for
-`timm.create_model('dm_nfnet_f0', checkpoint_path=...)`. `--params=FILE` instead of `--workdir`
-converts a parameter file, such as a released one.
+A `.npz` holds plain arrays named `module/parameter`, and `--config.init_from` reads it. A
+`.safetensors` holds an NFNet-F0 to F6 under timm's names, for the `timm.create_model(...)` that is
+printed. Of a run, both also say what its outputs mean: `__metadata__` of a `.npz`, a text of JSON,
+and the header of a `.safetensors` have the names of the classes in order, the model, and the shape
+and normalization of its images. `--params=FILE` instead of `--workdir` converts a parameter file,
+such as a released one.
 """
 
 import os

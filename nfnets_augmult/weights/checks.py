@@ -95,7 +95,7 @@ def check_params(params: Mapping[str, Mapping[str, Any]]) -> Params:
       number is nan or infinite; the message names the parameter.
   """
   checked: Params = {}
-  not_finite: dict[str, int] = {}
+  not_finite: dict[str, str] = {}
   for module, values in params.items():
     if not isinstance(values, Mapping):
       raise NotParametersError(
@@ -106,14 +106,14 @@ def check_params(params: Mapping[str, Mapping[str, Any]]) -> Params:
       check_name(module, name)
       array = _as_plain(leaf, show(f'{module}/{name}'))
       if array.dtype.kind == 'f' and (bad := int(array.size - np.isfinite(array).sum())):
-        not_finite[f'{module}/{name}'] = bad
+        not_finite[f'{module}/{name}'] = f'{bad:,} of {array.size:,}'
       checked[module][name] = array
   if not any(checked.values()):
     raise NotParametersError('there are no parameters')
   if not_finite:
-    (first, count), *others = not_finite.items()
+    (first, counts), *others = not_finite.items()
     rest = f', and so are some of {len(others):,} other parameters' if others else ''
-    raise NotParametersError(f'{show(first)}: {count:,} values are nan or infinite{rest}')
+    raise NotParametersError(f'{show(first)}: {counts} values are nan or infinite{rest}')
   return checked
 
 

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from nfnets_augmult.weights import checks, pickle_names
 from nfnets_augmult.weights.pickle_names import FileBytes, UnsafePickleError, kind
 
-# The largest NFNet takes 80,000. A value of one operation takes up to 100 bytes.
+# The largest NFNet takes 53,000. A value of one operation takes up to 100 bytes.
 _MOST_OPERATIONS = 500_000
 # Longer texts and bytes stay in the file until they are wanted.
 _LONGEST_KEPT = 1_000
@@ -156,7 +156,9 @@ class Interpreter:
       raise UnsafePickleError(f'not a readable pickle: items of a {kind(target)}')
     for key, value in zip(items[::2], items[1::2], strict=True):
       if not isinstance(key, str):
-        raise UnsafePickleError(f'a name of type {kind(key)}; names are short texts')
+        raise UnsafePickleError(
+          f'a name of type {kind(key)}; names are short texts'
+        )
       if key in target:
         raise UnsafePickleError(f'{checks.show(key)} is there twice')
       target[key] = value

@@ -134,5 +134,7 @@ def _as_type(name: str, value: Any, dtype: Any) -> jax.Array:
   with np.errstate(over='ignore'):
     array = np.asarray(value).astype(dtype)
   if bad := int(array.size - np.isfinite(array).sum()):
-    raise ValueError(f'{checks.show(name)}: {bad:,} values are nan or infinite as {array.dtype}')
+    raise ValueError(
+      f'{checks.show(name)}: {bad:,} of {array.size:,} values are nan or infinite as {array.dtype}'
+    )
   return jnp.asarray(array)

@@ -1,5 +1,6 @@
 """Released files are read, under old and new names of numpy; hostile ones are refused."""
 
+import base64
 import builtins
 import collections
 import io
@@ -26,6 +27,27 @@ def _params():
     'NFNet/~/nf_block': {'skip_gain': np.zeros((), np.float32), 'count': np.int32(7)},
     'empty': {'none': np.zeros((0, 3), np.float16), 'big_endian': np.arange(3, dtype='>f4')},
   }
+
+
+# What dill 0.3.3 writes with numpy 1.26.4, in protocols 2 and 4, in base 64.
+_OLD_DILL = (
+  """
+  gAJ9cQBYAwAAAG5ldHEBfXECKFgBAAAAd3EDY2RpbGwuX2RpbGwKX2dldF9hdHRyCnEEY2RpbGwuX2RpbGwKX2ltcG9ydF9t
+  b2R1bGUKcQVYHAAAAG51bXB5LmNvcmUuX211bHRpYXJyYXlfdW1hdGhxBoVxB1JxCFgMAAAAX3JlY29uc3RydWN0cQmGcQpS
+  cQtjbnVtcHkKbmRhcnJheQpxDEsAhXENaARoBVgHAAAAX2NvZGVjc3EOhXEPUnEQWAYAAABlbmNvZGVxEYZxElJxE1gBAAAA
+  YnEUWAYAAABsYXRpbjFxFYZxFlJxF4dxGFJxGShLAUsChXEaY251bXB5CmR0eXBlCnEbWAIAAABmNHEciYiHcR1ScR4oSwNY
+  AQAAADxxH05OTkr/////Sv////9LAHRxIGKJaBNYCQAAAAAAwoA/AAAAQHEhaBWGcSJScSN0cSRiWAEAAABzcSVoBGgIWAYA
+  AABzY2FsYXJxJoZxJ1JxKGgeaBNYBAAAAAAAQEBxKWgVhnEqUnErhnEsUnEtWAEAAABlcS5oC2gMSwCFcS9oF4dxMFJxMShL
+  AUsAhXEyaB6JY2RpbGwuX2RpbGwKX2xvYWRfdHlwZQpxM1gFAAAAYnl0ZXNxNIVxNVJxNilScTd0cThidXMu
+  """,
+  """
+  gASVIgEAAAAAAAB9lIwDbmV0lH2UKIwBd5SMCmRpbGwuX2RpbGyUjAlfZ2V0X2F0dHKUk5RoBIwOX2ltcG9ydF9tb2R1bGWU
+  k5SMHG51bXB5LmNvcmUuX211bHRpYXJyYXlfdW1hdGiUhZRSlIwMX3JlY29uc3RydWN0lIaUUpSMBW51bXB5lIwHbmRhcnJh
+  eZSTlEsAhZRDAWKUh5RSlChLAUsChZRoD4wFZHR5cGWUk5SMAmY0lImIh5RSlChLA4wBPJROTk5K/////0r/////SwB0lGKJ
+  QwgAAIA/AAAAQJR0lGKMAXOUaAZoC4wGc2NhbGFylIaUUpRoG0MEAABAQJSGlFKUjAFllGgOaBFLAIWUaBOHlFKUKEsBSwCF
+  lGgbiUMAlHSUYnVzLg==
+  """,
+)
 
 
 def _load(data):
@@ -95,6 +117,50 @@ class LoadParamsTest(parameterized.TestCase):
       _DillPickler(buffer, _create_array, protocol=protocol).dump(_params())
     assert b'_create_array' in buffer.getvalue()
     self._assert_equal_params(_load(buffer.getvalue()))
+
+  @parameterized.parameters(*_OLD_DILL)
+  def test_arrays_as_dill_wrote_them_in_2021(self, encoded):
+    values = _load(base64.b64decode(encoded))['net']
+    self.assertEqual(
+      {name: (value.dtype, value.tolist()) for name, value in values.items()},
+      {'w': (np.float32, [1.0, 2.0]), 's': (np.float32, 3.0), 'e': (np.float32, [])},
+    )
+
+  @parameterized.parameters(
+    ('_import_module', ('os',), "the module 'os'"),
+    ('_get_attr', (None, 'fromfile'), 'an attribute of a NoneType'),
+    ('_load_type', ('FunctionType',), 'a type that arrays do not need'),
+    ('_create_function', (), 'dill._dill._create_function'),
+  )
+  def test_no_other_name_is_found_through_dill(self, function, arguments, message):
+    call = f'cdill._dill\n{function}\n'.encode() + b'('
+    for argument in arguments:
+      call += b'N' if argument is None else b'\x8c' + bytes([len(argument)]) + argument.encode()
+    with self.assertRaisesRegex(UnsafePickleError, message):
+      _load(b'\x80\x04' + call + b'tR.')
+
+  def test_no_other_attribute_is_found_through_dill(self):
+    data = base64.b64decode(_OLD_DILL[1])
+    hostile = data.replace(b'\x8c\x0c_reconstruct', b'\x8c\x0cset_numeric_')
+    assert hostile != data
+    with self.assertRaisesRegex(UnsafePickleError, '_multiarray_umath.set_numeric_'):
+      _load(hostile)
+
+  @parameterized.product(protocol=[2, 3, 4, 5], order=['C', 'F'])
+  def test_large_arrays_are_read_from_their_place_in_the_file(self, protocol, order):
+    rng = np.random.default_rng(0)
+    want = {n: np.asarray(rng.integers(0, 256, (1000, 1501), np.uint8), order=order) for n in 'ab'}
+    got = _load(pickle.dumps({'net': want}, protocol))['net']
+    for name in 'ab':
+      np.testing.assert_array_equal(got[name], want[name])
+      assert got[name].flags.writeable
+      assert got[name].flags.c_contiguous
+
+  def test_one_array_under_two_names_becomes_two(self):
+    shared = np.ones(2)
+    values = _load(pickle.dumps({'net': {'a': shared, 'b': shared}}))['net']
+    values['a'][0] = 5
+    np.testing.assert_array_equal(values['b'], [1, 1])
 
   def _modules(self, modules):
     return absltest.mock.patch.dict(sys.modules, modules)
