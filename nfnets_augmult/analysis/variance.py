@@ -247,12 +247,9 @@ def _measure_minibatches(
 def _config(given: ml_collections.ConfigDict | None, workdir: str, data_dir: str) -> Any:
   """The config that was given, or that of the run."""
   if given is None:
-    flat = records.read_object(os.path.join(workdir, 'config.json'))
-    if flat is None:
+    given = assembly.read_config(workdir)
+    if given is None:
       raise ValueError(f'--workdir={workdir} holds no run (no config.json): give a --config')
-    given = configs.from_flat(flat)
-    configs.check_keys(given)
-    assembly.check_single(given, workdir)
   given.dataset.data_dir = data_dir or given.dataset.data_dir
   return given
 
