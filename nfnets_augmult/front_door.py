@@ -133,6 +133,18 @@ def join_hosts() -> None:
     fail(f'--multi_host: the machines cannot be joined: {_one_line(str(error))}')
 
 
+def whole_numbers(flag: str) -> list[int]:
+  """Returns the numbers that a flag lists with commas between them.
+
+  Raises:
+    ValueError: it lists something else, or nothing.
+  """
+  texts = flags.FLAGS[flag].value
+  if not texts or not all(text.isdecimal() and len(text) < 20 for text in texts):
+    raise ValueError(f'--{flag}={",".join(texts)} must be whole numbers with commas between them')
+  return [int(text) for text in texts]
+
+
 def check_devices() -> None:
   """Fails if JAX finds no device to compute on, as with a JAX_PLATFORMS that is not installed."""
   import jax
