@@ -71,13 +71,21 @@ class _PathParser(flags.ArgumentParser):
     return paths.expand(argument)
 
 
-def define_path(name: str, default: str | None, help_text: str, *, required: bool = False) -> None:
+def define_path(
+  name: str,
+  default: str | None,
+  help_text: str,
+  *,
+  required: bool = False,
+  flag_values: flags.FlagValues = flags.FLAGS,
+) -> None:
   """Defines a flag for a file or folder, in which `~` and `$HOME` stand for what they do."""
   flags.DEFINE(
     _PathParser(),
     name,
     default,
     help_text,
+    flag_values,
     serializer=flags.ArgumentSerializer(),
     required=required,
   )
@@ -286,7 +294,7 @@ def parse(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[
     if files:
       configs.check_keys(flag_values.config)
   except ValueError as error:
-    fail(str(error))
+    fail(_unknown_key(argv, overrides) or str(error))
   return rest
 
 
