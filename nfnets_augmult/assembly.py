@@ -28,7 +28,7 @@ from nfnets_augmult.data.multiplicity import Images, Multiplicity, solve_batch
 from nfnets_augmult.data.randaugment import RandAugment
 from nfnets_augmult.ops import addressed_random, checks, paths
 from nfnets_augmult.optim import sam, schedules, sgd
-from nfnets_augmult.training import bundle, devices, feeding
+from nfnets_augmult.training import bundle, devices, feeding, records
 from nfnets_augmult.training import plan as plan_lib
 from nfnets_augmult.training import state as state_lib
 from nfnets_augmult.training import step as step_lib
@@ -799,6 +799,27 @@ def check_memory(
         f'{key} takes {size / 2**30:,.0f} GiB on this machine, which has {memory / 2**30:,.0f} GiB '
         'of memory'
       )
+
+
+def read_config(workdir: str) -> ml_collections.ConfigDict | None:
+  """Returns the config of the run in `workdir`; None if there is no run.
+
+  Raises:
+    ValueError: its `config.json` is damaged or of another version, or of several runs.
+  """
+  path = os.path.join(workdir, 'config.json')
+  flat = records.read_object(path)
+  if flat is None:
+    return None
+  try:
+    config = configs.from_flat(flat)
+    configs.check_keys(config)
+  except ValueError as error:
+    raise ValueError(
+      f'{path} cannot be used: {error}. Is it damaged, or of another version of this package?'
+    ) from error
+  check_single(config, workdir)
+  return config
 
 
 def check_single(config: ml_collections.ConfigDict, workdir: str) -> None:

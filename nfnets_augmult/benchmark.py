@@ -35,18 +35,21 @@ from nfnets_augmult.analysis import step_benchmark
 from nfnets_augmult.data import sources
 from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.inception_crop import InceptionCrop
+from nfnets_augmult.data.multiplicity import MAX_AUGMULT
 from nfnets_augmult.models import model_spec
-from nfnets_augmult.ops import console
+from nfnets_augmult.ops import checks, console
 
 
 def benchmark_input() -> None:
   """Measures the input pipeline and prints a table."""
   args = flags.FLAGS
   _refuse_other_flags('input')
-  augmults = [int(n) for n in args.augmult]
   try:
+    augmults = front_door.whole_numbers('augmult')
+    checks.check_number('--seconds', args.seconds, least=0, most=_LONGEST_SECONDS)
     for n in augmults:
-      if n < 1 or args.batch_size % n:
+      checks.check_int('--augmult', n, least=1, most=MAX_AUGMULT)
+      if args.batch_size % n:
         raise ValueError(f'--augmult={n} does not divide --batch_size={args.batch_size}')
     front_door.import_tensorflow_quietly()
     from nfnets_augmult.analysis import input_benchmark
@@ -98,6 +101,8 @@ def benchmark_step() -> None:
     if args[name].value != args[name].default
   }
   try:
+    checks.check_number('--sam', args.sam, least=0)
+    checks.check_number('--ascent_fraction', args.ascent_fraction, above=0, most=1)
     spec = model_spec(model)
     image_size = args.image_size or spec.train_image_size
     result = step_benchmark.measure_step(
@@ -210,6 +215,8 @@ def _refuse_other_flags(command: str) -> None:
       front_door.fail(f'--{name} is a flag of the command {" and ".join(owners)}')
 
 
+_LONGEST_SECONDS = 3600
+
 COMMANDS = {
   'input': benchmark_input,
   'step': benchmark_step,
@@ -246,25 +253,27 @@ _FLAGS_OF = {
 def _define_step_flags() -> None:
   """Defines the flags of `step`."""
   flags.DEFINE_string('model', None, 'step, device_input: name of the model; nfnet_f0, wrn_16_4.')
-  flags.DEFINE_integer('image_size', None, "step: pixels; the model's own by default.", 1)
-  flags.DEFINE_integer('batch', None, 'step, device_input: samples on all devices; 8, 1024.', 1)
-  flags.DEFINE_integer('num_classes', 1000, 'step: classes.', 1)
+  flags.DEFINE_integer('image_size', None, "step: pixels; the model's own by default.", 1, 2**14)
+  flags.DEFINE_integer(
+    'batch', None, 'step, device_input: samples on all devices; 8, 1024.', 1, 2**24
+  )
+  flags.DEFINE_integer('num_classes', 1000, 'step: classes.', 1, 10**6)
   flags.DEFINE_boolean('bfloat16', False, 'step: compute in bfloat16.')
   flags.DEFINE_float('sam', 0.0, 'step: radius rho of SAM; 0 for none.', 0)
   flags.DEFINE_float('ascent_fraction', 0.2, 'step: share of the batch that SAM climbs by.')
   flags.DEFINE_boolean('remat', False, 'step: compute blocks anew for the gradient.')
   flags.DEFINE_boolean('scan_blocks', False, 'step: compile equal blocks of a stage once.')
   flags.DEFINE_string('conv_algorithm', 'auto', 'step: algorithm of convolutions.')
-  flags.DEFINE_integer('steps', 10, 'step: how many to time.', 1)
+  flags.DEFINE_integer('steps', 10, 'step: how many to time.', 1, 10**6)
   flags.DEFINE_boolean('breakdown', False, 'step: also time the optimiser by itself.')
 
 
 if __name__ == '__main__':
   flags.DEFINE_list('augmult', '1,4,16', 'input: values of n.')
-  flags.DEFINE_integer('batch_size', 1024, 'input: augmented images per batch.', lower_bound=1)
+  flags.DEFINE_integer('batch_size', 1024, 'input: augmented images per batch.', 1, 2**24)
   flags.DEFINE_float('seconds', 1.0, 'input: length of each of the measurements.', lower_bound=0)
-  flags.DEFINE_integer('copies', 4, 'device_input: n, copies of each unique image.', 1)
-  flags.DEFINE_integer('steps_per_dispatch', 10, 'device_input: steps in one dispatch.', 1)
+  flags.DEFINE_integer('copies', 4, 'device_input: n, copies of each unique image.', 1, MAX_AUGMULT)
+  flags.DEFINE_integer('steps_per_dispatch', 10, 'device_input: steps in one dispatch.', 1, 10_000)
   front_door.define_config_flag(required=False)
   _define_step_flags()
   console.end_when_nobody_reads()

@@ -167,7 +167,7 @@ def check_keys(config: ml_collections.ConfigDict) -> None:
       'nfnets_augmult.configs'
     )
   if unknown := [key for key in given if key not in defaults and not key.startswith('model.')]:
-    raise ValueError(f'{unknown[0]} is no key of a config: nothing reads it')
+    raise ValueError(f'{unknown[0]!r} is no key of a config: nothing reads it')
   for key, default in defaults.items():
     value = given[key]
     if default is None and value is None:

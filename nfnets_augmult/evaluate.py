@@ -4,15 +4,13 @@ python -m nfnets_augmult.evaluate --workdir=runs/quickstart_digits
     [--split=test] [--checkpoint=latest] [--data_dir=DIR] [--output=FILE.json]
 """
 
-import os
-
 from nfnets_augmult import front_door  # first: it quietens libraries before they are imported
 
 # isort: split
 import jax
 from absl import flags, logging
 
-from nfnets_augmult import assembly, configs
+from nfnets_augmult import assembly
 from nfnets_augmult.training import devices, evaluation, records
 from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
 from nfnets_augmult.training.step import AXIS_NAME
@@ -48,12 +46,9 @@ def evaluate(
     ValueError: no run there, no such split, or one with other classes.
     CheckpointError: no such checkpoint.
   """
-  flat = records.read_object(os.path.join(workdir, 'config.json'))
-  if flat is None:
+  config = assembly.read_config(workdir)
+  if config is None:
     raise ValueError(f'workdir={workdir!r} holds no run: there is no config.json')
-  config = configs.from_flat(flat)
-  configs.check_keys(config)
-  assembly.check_single(config, workdir)
   config.dataset.data_dir = data_dir or config.dataset.data_dir
   config.evaluation.batch_size = batch_size or config.evaluation.batch_size
   assembly.check(config)

@@ -71,13 +71,21 @@ class _PathParser(flags.ArgumentParser):
     return paths.expand(argument)
 
 
-def define_path(name: str, default: str | None, help_text: str, *, required: bool = False) -> None:
+def define_path(
+  name: str,
+  default: str | None,
+  help_text: str,
+  *,
+  required: bool = False,
+  flag_values: flags.FlagValues = flags.FLAGS,
+) -> None:
   """Defines a flag for a file or folder, in which `~` and `$HOME` stand for what they do."""
   flags.DEFINE(
     _PathParser(),
     name,
     default,
     help_text,
+    flag_values,
     serializer=flags.ArgumentSerializer(),
     required=required,
   )
@@ -131,6 +139,18 @@ def join_hosts() -> None:
     jax.distributed.initialize(args.coordinator, args.num_hosts, args.host_index)
   except (RuntimeError, ValueError) as error:
     fail(f'--multi_host: the machines cannot be joined: {_one_line(str(error))}')
+
+
+def whole_numbers(flag: str) -> list[int]:
+  """Returns the numbers that a flag lists with commas between them.
+
+  Raises:
+    ValueError: it lists something else, or nothing.
+  """
+  texts = flags.FLAGS[flag].value
+  if not texts or not all(text.isdecimal() and len(text) < 20 for text in texts):
+    raise ValueError(f'--{flag}={",".join(texts)} must be whole numbers with commas between them')
+  return [int(text) for text in texts]
 
 
 def check_devices() -> None:
@@ -274,7 +294,7 @@ def parse(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[
     if files:
       configs.check_keys(flag_values.config)
   except ValueError as error:
-    fail(str(error))
+    fail(_unknown_key(argv, overrides) or str(error))
   return rest
 
 

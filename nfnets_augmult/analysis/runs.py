@@ -313,5 +313,8 @@ def _walk(workdir: str) -> Iterable[tuple[str, list[str], list[str]]]:
 
 def _read_run(path: str, config: Mapping[str, Any]) -> Run:
   status, message = records.read_status(path)
-  result = records.read_object(os.path.join(path, 'result.json')) or {}
+  result_path = os.path.join(path, 'result.json')
+  result = records.read_object(result_path) or {}
+  if result and not all(isinstance(result.get(key), int | float) for key in ('step', 'epoch')):
+    raise records.DamagedError(f'{result_path} is damaged: it has no step and epoch; remove it')
   return Run(path, status, message, config, result)

@@ -31,9 +31,9 @@ from absl import flags, logging
 
 from nfnets_augmult import assembly, configs
 from nfnets_augmult.analysis import gradient_variance, variance_report
-from nfnets_augmult.data.multiplicity import Multiplicity
+from nfnets_augmult.data.multiplicity import MAX_AUGMULT, Multiplicity
 from nfnets_augmult.data.sources import BadDataError, Source
-from nfnets_augmult.ops import addressed_random
+from nfnets_augmult.ops import addressed_random, checks
 from nfnets_augmult.training import records
 from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
 
@@ -139,12 +139,14 @@ def _check_numbers(
   blocks: int, images_per_block: int, copies: int, augmults: Sequence[int], minibatches: int
 ) -> None:
   """Raises ValueError for a number that allows no estimate."""
-  given = {'blocks': blocks, 'images_per_block': images_per_block, 'copies': copies}
-  for name, value in given.items():
-    if value < 2:
-      raise ValueError(f'--{name}={value} must be at least 2')
-  if not augmults or min(augmults) < 1:
-    raise ValueError(f'--augmults={",".join(map(str, augmults))} must be at least 1 each')
+  checks.check_int('--blocks', blocks, least=2)
+  checks.check_int('--images_per_block', images_per_block, least=2)
+  checks.check_int('--copies', copies, least=2, most=MAX_AUGMULT)
+  if not augmults:
+    raise ValueError('--augmults= must be whole numbers with commas between them')
+  for n in augmults:
+    checks.check_int('--augmults', n, least=1, most=MAX_AUGMULT)
+  checks.check_int('--minibatches', minibatches)
   if minibatches and minibatches < 2 * _MINIBATCH_BLOCKS:
     raise ValueError(
       f'--minibatches={minibatches} must be 0, for none, or at least {2 * _MINIBATCH_BLOCKS}'
@@ -253,20 +255,11 @@ def _measure_minibatches(
 def _config(given: ml_collections.ConfigDict | None, workdir: str, data_dir: str) -> Any:
   """The config that was given, or that of the run."""
   if given is None:
-    flat = records.read_object(os.path.join(workdir, 'config.json'))
-    if flat is None:
+    given = assembly.read_config(workdir)
+    if given is None:
       raise ValueError(f'--workdir={workdir} holds no run (no config.json): give a --config')
-    given = configs.from_flat(flat)
-    configs.check_keys(given)
-    assembly.check_single(given, workdir)
   given.dataset.data_dir = data_dir or given.dataset.data_dir
   return given
-
-
-def _whole_numbers(texts: Sequence[str]) -> list[int]:
-  if not all(text.isdigit() for text in texts):
-    raise ValueError(f'--augmults={",".join(texts)} must be whole numbers with commas between them')
-  return [int(text) for text in texts]
 
 
 def main() -> None:
@@ -286,7 +279,7 @@ def main() -> None:
         blocks=args.blocks,
         images_per_block=args.images_per_block,
         copies=args.copies,
-        augmults=_whole_numbers(args.augmults),
+        augmults=front_door.whole_numbers('augmults'),
         minibatches=args.minibatches,
       )
     variance_report.print_report(raw)

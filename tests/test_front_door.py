@@ -1,0 +1,132 @@
+"""The flags of the programs: what is wrong with them, or with a config file, is one line."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+
+from nfnets_augmult import front_door
+
+_GOOD = 'from nfnets_augmult.configs import default_config as get_config\n'
+
+
+class _Refused(Exception):
+  pass
+
+
+@pytest.fixture(name='refusal')
+def _refusal(tmp_path, monkeypatch):
+  """A function from the text of a config file and further flags to what the front door says."""
+  monkeypatch.setattr(sys, 'argv', [])  # which the library of the flags reads
+  monkeypatch.setenv('CONFIGS', str(tmp_path))
+
+  def fail(message):
+    raise _Refused(message)
+
+  monkeypatch.setattr(front_door, 'fail', fail)
+
+  def refusal(text, *arguments, config='$CONFIGS/file.py'):
+    (tmp_path / 'file.py').write_text(text, encoding='latin-1')
+    sys.modules.pop('config_config', None)  # of an earlier file; the library would go on with it
+    values = flags.FlagValues()
+    front_door.define_config_flag(flag_values=values)
+    with pytest.raises(_Refused) as raised:
+      front_door.parse(['train', f'--config={config}', *arguments], values)
+    message = str(raised.value)
+    assert '\n' not in message and 'Traceback' not in message
+    assert len(message) < 1000
+    return message.replace(str(tmp_path), '.')
+
+  return refusal
+
+
+@pytest.mark.parametrize(
+  ('text', 'words'),
+  [
+    ('def get_config(:\n', '--config=./file.py, line 1: SyntaxError: invalid syntax'),
+    ('x = "\xff"\n', '--config=./file.py, line 1: SyntaxError: (unicode error)'),
+    ('import no_such_module\n', 'line 1: ModuleNotFoundError: No module named'),
+    ('def get_config():\n  return 1 / 0\n', 'line 2: ZeroDivisionError'),
+    ('def get_config():\n  pass\n', 'get_config() returns nothing'),
+    ('def get_config(what):\n  pass\n', 'file.py: TypeError: get_config() missing 1 required'),
+    ('def get_config():\n  return {}\n', 'must return a config as default_config() makes it'),
+    ('x = 1\n', '--config=./file.py: there is no get_config() in it'),
+    (
+      _GOOD.replace(' as get_config', '') + 'def get_config():\n  c = default_config()\n'
+      '  c.seed = "one"\n  return c\n',
+      'line 4: TypeError',
+    ),
+    (
+      _GOOD.replace(' as get_config', '') + 'def get_config():\n  c = default_config()\n'
+      '  with c.unlocked():\n    c.optimizer.mass = 3\n  return c\n',
+      "'optimizer.mass' is no key of a config",
+    ),
+    (
+      'import ml_collections\ndef get_config():\n  return ml_collections.ConfigDict({"seed": 1})\n',
+      'is missing from the config: start from default_config()',
+    ),
+  ],
+)
+def test_config_files(text, words, refusal):
+  assert words in refusal(text)
+
+
+@pytest.mark.parametrize(
+  ('argument', 'words'),
+  [
+    ('--config.seed=1e3', '--config.seed=1e3 must be a whole number'),
+    ('--config.augmentation.flip=maybe', '--config.augmentation.flip=maybe must be True or False'),
+    ('--config.runs.seeds=(1,', '--config.runs.seeds=(1, must be values with commas'),
+    ('--config.optimizer=3', "'optimizer' is a group of keys: set one of them"),
+    ('--config.optimizer={}', "'optimizer' is a group of keys: set one of them"),
+    ('--config.sed=3', "no key 'sed'; did you mean seed?"),
+    ('--config.seed', 'Missing value for flag --config.seed'),
+    ('--config=other.py', '--config is given 2 times'),
+    ('--wrkdir=x', "Unknown command line flag 'wrkdir'"),
+  ],
+)
+def test_overrides(argument, words, refusal):
+  assert words in refusal(_GOOD, argument)
+
+
+@pytest.mark.parametrize(
+  ('config', 'words'),
+  [
+    ('nonesuch.py', '--config=nonesuch.py cannot be read: No such file'),
+    ('', 'empty'),
+    ('$NO_SUCH_VARIABLE/x.py', "variable 'NO_SUCH_VARIABLE' is not set"),
+    ('~no_such_user/x.py', "no user 'no_such_user'"),
+    ('$CONFIGS', 'Is a directory'),
+  ],
+)
+def test_config_paths(config, words, refusal):
+  assert words in refusal(_GOOD, config=config)
+
+
+def test_path_flags_are_expanded(monkeypatch):
+  monkeypatch.setenv('HOME', '/home/ann')
+  values = flags.FlagValues()
+  front_door.define_path('workdir', '', 'A folder.', flag_values=values)
+  values(['train', '--workdir=~/runs/$HOME'])
+  assert values.workdir == '/home/ann/runs//home/ann'
+  with pytest.raises(flags.IllegalFlagValueError, match="'NO_SUCH_VARIABLE' is not set"):
+    values(['train', '--workdir=$NO_SUCH_VARIABLE'])
+
+
+def test_an_interrupt_while_a_program_begins(tmp_path):
+  """Every program starts through the same door; here, while it reads a config that takes long."""
+  file = tmp_path / 'slow.py'
+  file.write_text('import time\nprint("reading", flush=True)\ntime.sleep(60)\n')
+  process = subprocess.Popen(
+    [sys.executable, '-m', 'nfnets_augmult.train', f'--config={file}', f'--workdir={tmp_path}/w'],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  assert process.stdout.readline() == 'reading\n'
+  process.send_signal(signal.SIGINT)
+  assert process.communicate(timeout=20)[1] == 'interrupted\n'
+  assert process.returncode == 130
+  assert not (tmp_path / 'w').exists()
