@@ -156,9 +156,7 @@ class Interpreter:
       raise UnsafePickleError(f'not a readable pickle: items of a {kind(target)}')
     for key, value in zip(items[::2], items[1::2], strict=True):
       if not isinstance(key, str):
-        raise UnsafePickleError(
-          f'a name of type {kind(key)}; names are short texts'
-        )
+        raise UnsafePickleError(f'a name of type {kind(key)}; names are short texts')
       if key in target:
         raise UnsafePickleError(f'{checks.show(key)} is there twice')
       target[key] = value
