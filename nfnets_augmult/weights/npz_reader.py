@@ -165,11 +165,11 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> n
       checks.check_shape(shape, dtype, info.file_size - start)
       buffer = np.empty(info.file_size - start, np.uint8)
       view = memoryview(buffer)
+      # With the last piece the library checks the sum.
       for position in range(0, len(buffer), _PIECE):
         piece = view[position : position + _PIECE]
         if _read_into(member, piece) != len(piece):
           raise ValueError('it is cut off')
-      member.read(1)  # at its end the sum is checked
       return checks.make_array(buffer, dtype, shape, is_fortran=is_fortran)
   except MemoryError:
     raise

@@ -92,8 +92,6 @@ def _read_bytes(file: BinaryIO, length: int, num_bytes: int) -> np.ndarray:
 
 def _read_latin1(file: BinaryIO, length: int, num_bytes: int) -> np.ndarray:
   """Returns the bytes that `length` bytes of UTF-8 spell, one by each character."""
-  if not num_bytes <= length <= 2 * num_bytes:
-    raise UnsafePickleError(f'{length:,} characters or fewer for {num_bytes:,} bytes')
   buffer = np.empty(num_bytes, np.uint8)
   decoder = codecs.getincrementaldecoder('utf-8')()
   filled = 0

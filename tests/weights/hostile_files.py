@@ -91,6 +91,9 @@ def hostile_pickles():
   first = _array(_size(10_000) + b'\x85', encode % (latin1 + b'q\0'))
   again = _array(_size(10_000) + b'\x85', encode % b'h\0')
   yield 'one_text', _many_arrays(first, again), 'claim the same bytes'
+  for size in (9_999, 10_001):
+    data = _array(_size(size) + b'\x85', encode % latin1)
+    yield f'text_for_{size}', _in_net(data), f'bytes for an array of {4 * size:,}|as many'
   first = _array(_size(10_000) + b'\x85', buffer) + b'q\1'
   yield 'one_array', _many_arrays(first, b'h\1'), 'claims to hold 114.4 MiB'
   items = b''.join(_text(f'w{i}') + b'h\1' for i in range(1000))
@@ -218,7 +221,7 @@ def hostile_archives():
     shown = name[:12].replace('/', '|')
     yield f'name_{shown!r}', _zip([(f'{name}.npy', _npy())]), 'not of the form|is no name'
   yield 'twice', _zip([('net/w.npy', _npy())] * 2), "two members are called 'net/w'"
-  yield 'encrypted', _patch_directory(good, 8, b'\1\0'), 'is encrypted'
+  yield 'encrypted', _patch_directory(good, 8, b'\1\0'), "member 'net/w' is encrypted"
   yield 'two_sizes', _patch_directory(good, 20, b'\7\0\0\0'), 'its two sizes differ'
   yield 'sum', _patch_directory(good, 16, b'\7\7\7\7'), 'Bad CRC'
   for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
