@@ -12,6 +12,7 @@ import pytest
 
 from experiments import cifar100_wrn16_4, quickstart_digits
 from nfnets_augmult import assembly, evaluate, export, train
+from nfnets_augmult.analysis import curves
 from nfnets_augmult.training import loop, records
 from nfnets_augmult.training.checkpoints import Checkpoints
 from tests.shared_data import tfds_dir
@@ -357,3 +358,52 @@ def test_clipping_sam_and_averaging_together(tmp_path):
   _, result = train.train(train.prepare(config, str(tmp_path)))
   assert result['step'] == 12
   assert np.isfinite(result['test/ema/cross_entropy'])
+
+
+def test_a_last_update_that_is_too_long_is_a_divergence(tmp_path):
+  """Its loss is finite and its parameters are not: nothing is saved, and nothing is a result."""
+  config = _config(
+    total_steps=1,
+    optimizer__learning_rate=1e38,
+    optimizer__weight_decay=1e3,
+    optimizer__warmup_steps=0,
+  )
+  with pytest.raises(loop.DivergedError, match=r'parameters after step 1 .* last 1 losses: \d'):
+    train.train(train.prepare(config, str(tmp_path)))
+  assert not (tmp_path / 'result.json').exists()
+  assert records.read_status(str(tmp_path))[0] == 'diverged'
+  with Checkpoints(str(tmp_path), read_only=True) as checkpoints:
+    assert checkpoints.latest_step is None
+
+
+def test_a_divergence_is_recorded_and_drawn(tmp_path):
+  """Step, learning rate and the last losses, in the message, for programs and in the picture."""
+  config = _config(optimizer__learning_rate=1e9, optimizer__warmup_steps=0, log_every_steps=100)
+  with pytest.raises(loop.DivergedError) as raised:
+    train.train(train.prepare(config, str(tmp_path)))
+  facts = records.read_divergence(str(tmp_path))
+  assert facts['learning_rate'] == pytest.approx(1e9, rel=0.01)
+  assert len(facts['last_losses']) == facts['step'] < 12
+  assert f'of step {facts["step"]}' in str(raised.value) and 'at learning rate' in str(raised.value)
+  figure = curves.draw_curves(
+    records.read_metrics(str(tmp_path / 'metrics.jsonl')), title='', divergence=facts
+  )
+  labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+  assert f'diverged at step {facts["step"]}' in labels
+  assert any(label.startswith(f'last {facts["step"]} losses') for label in labels)
+
+
+def test_a_checkpoint_needs_no_init_from(finished, tmp_path):
+  """The file from which a run began may be gone when the run goes on, or is looked at."""
+  workdir, _, _ = finished
+  file = tmp_path / 'params.npz'
+  export.export(str(file), workdir=workdir)
+  config, own = _config(init_from=str(file)), str(tmp_path / 'run')
+  with pytest.raises(loop.StopRequested):
+    train.train(train.prepare(config, own), stop_requested=_stop_after(6))
+  file.unlink()
+  _, result = train.train(train.prepare(config, own))
+  assert result['step'] == 12
+  assert evaluate.evaluate(own)['step'] == 12
+  with pytest.raises(ValueError, match='does not exist'):
+    train.prepare(config, str(tmp_path / 'other'))

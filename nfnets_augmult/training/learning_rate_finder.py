@@ -163,7 +163,8 @@ def _dead_above(ramp: Ramp, num_classes: int, best_loss: float) -> float:
   if best_loss > ramp.initial_loss - noise:
     return math.inf
   learned = ramp.initial_loss - _LEARNED_SHARE * (ramp.initial_loss - best_loss)
-  chance = math.log(num_classes)
+  # Within a standard error of what blind guessing costs.
+  chance = math.log(num_classes) - noise / _STANDARD_ERRORS
   return min(learned, chance) if best_loss < chance - noise / 2 else learned
 
 
