@@ -144,7 +144,7 @@ def find(
   )
   run = train.prepare(config, '')
   check_steps = min(check_steps, run.plan.total_steps)
-  trainer = _Trainer(run, max_steps=max(ramp_steps, check_steps))
+  trainer = Trainer(run, max_steps=max(ramp_steps, check_steps))
   ramp_rates = np.geomspace(lowest, highest, ramp_steps)
   ramps, all_checks, largest_stable = [], [], {}
   for seed in range(config.seed, config.seed + seeds):
@@ -187,7 +187,7 @@ def check_settings(
   checks.check_number('--safety', safety, least=1)
 
 
-class _Trainer:
+class Trainer:
   """Trains any seed with any learning rates in one compiled program."""
 
   def __init__(self, run: train.Run, *, max_steps: int):
@@ -221,7 +221,7 @@ class _Trainer:
     return finder.collect_losses(advance, state, steps=len(learning_rates), is_over=is_over)
 
 
-def _checker(trainer: _Trainer, ramp: finder.Ramp, steps: int) -> Callable[[float], finder.Check]:
+def _checker(trainer: Trainer, ramp: finder.Ramp, steps: int) -> Callable[[float], finder.Check]:
   """Returns what checks a peak learning rate with the seed of a ramp."""
   run, best_loss = trainer.run, ramp.best[1]
 
@@ -231,7 +231,7 @@ def _checker(trainer: _Trainer, ramp: finder.Ramp, steps: int) -> Callable[[floa
       trainer.train,
       ramp,
       peak,
-      _check_rates(run, peak, steps),
+      schedule_of(run, peak, steps),
       num_classes=len(run.data.train.class_names),
       best_loss=best_loss,
     )
@@ -243,8 +243,11 @@ def _checker(trainer: _Trainer, ramp: finder.Ramp, steps: int) -> Callable[[floa
   return check
 
 
-def _check_rates(run: train.Run, peak: float, steps: int) -> np.ndarray:
-  """The schedule of the run for its first steps, with a warm-up that ends within half of them."""
+def schedule_of(run: train.Run, peak: float, steps: int) -> np.ndarray:
+  """Returns the run's learning rates for its first steps, float64 `[steps]`, with another peak.
+
+  A warm-up of more than half of the steps is shortened to half of them.
+  """
   config = run.config.copy_and_resolve_references()
   config.optimizer.warmup_steps = min(config.optimizer.warmup_steps, steps // 2)
   schedule = assembly.make_schedule(config, run.plan, peak=peak)

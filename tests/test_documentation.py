@@ -16,7 +16,12 @@ ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 FLAGS = {
   'train': {'config', 'workdir', 'multi_host', 'coordinator', 'num_hosts', 'host_index'},
-  'evaluate': {'workdir', 'split', 'checkpoint', 'data_dir', 'batch_size', 'output'},
+  'evaluate': {
+    *('workdir', 'split', 'checkpoint', 'data_dir', 'batch_size', 'output', 'map_classes_by_name')
+  },
+  'find_learning_rate': {
+    *('config', 'workdir', 'seeds', 'ramp_steps', 'check_steps', 'lowest', 'highest', 'safety')
+  },
   'sweep': {'config', 'workdir', 'shard', 'together', 'list'},
   'report': {'workdir', 'output', 'metric'},
   'export': {'workdir', 'params', 'output'},

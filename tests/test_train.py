@@ -382,7 +382,7 @@ def test_a_divergence_is_recorded_and_drawn(tmp_path):
   with pytest.raises(loop.DivergedError) as raised:
     train.train(train.prepare(config, str(tmp_path)))
   facts = records.read_divergence(str(tmp_path))
-  assert facts['learning_rate'] == pytest.approx(1e9, rel=0.01)
+  assert facts['learning_rate'] == pytest.approx(1e9, rel=0.1)
   assert len(facts['last_losses']) == facts['step'] < 12
   assert f'of step {facts["step"]}' in str(raised.value) and 'at learning rate' in str(raised.value)
   figure = curves.draw_curves(

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
+from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints, has_checkpoint
 from tests.training import toy
 
 
@@ -122,3 +122,52 @@ def test_a_checkpoint_of_other_classes_says_how_many(tmp_path):
     with pytest.raises(CheckpointError, match='it has 10 classes, and the data have 12'):
       checkpoints.restore(state(12))
     checkpoints.restore(state(10))
+
+
+@pytest.mark.parametrize('name', ['n4 [try 2]', 'a*', 'what?', 'back\\slash', '[!a]', 'ü {b} $x'])
+def test_any_path_will_do(tmp_path, name):
+  """Also one that reads as a pattern; a star finds nothing of the neighbours it would match."""
+  neighbour, own = str(tmp_path / 'ab' / 'run'), str(tmp_path / name / 'run')
+  for step, workdir in ((1, neighbour), (2, own)):
+    with Checkpoints(workdir, class_names=(name,)) as checkpoints:
+      checkpoints.save(_state(step))
+      checkpoints.save_if_best(_state(step), 0.5)
+  for step, workdir in ((1, neighbour), (2, own)):
+    assert has_checkpoint(workdir)
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+      assert (checkpoints.latest_step, checkpoints.best_step) == (step, step)
+      _assert_equal(checkpoints.restore(_state(0)), _state(step))
+      assert checkpoints.read_class_names() == (name,)
+  assert not [path for path in pathlib.Path(own).rglob('*') if path.is_symlink()]
+
+
+def test_no_checkpoint_where_there_is_none(tmp_path):
+  assert not has_checkpoint(str(tmp_path / 'nowhere'))
+  with Checkpoints(str(tmp_path)):
+    pass
+  assert not has_checkpoint(str(tmp_path))
+
+
+def test_the_first_checkpoint_is_read_again(tmp_path, monkeypatch):
+  """What does not come back as it was written is noticed at once, at the first save only."""
+  written = []
+  restore = Checkpoints.restore
+
+  def damaged(self, template, *, which='latest'):
+    written.append(self.latest_step)
+    state = restore(self, template, which=which)
+    leaf = jax.tree.leaves(state.params)[0]
+    leaf[...] += 1
+    return state
+
+  with Checkpoints(str(tmp_path / 'good'), keep=2) as checkpoints:
+    checkpoints.save(_state(1))
+    checkpoints.save(_state(2))
+  monkeypatch.setattr(Checkpoints, 'restore', damaged)
+  with Checkpoints(str(tmp_path / 'good'), keep=2) as checkpoints:
+    checkpoints.save(_state(3))
+  assert not written
+  with Checkpoints(str(tmp_path / 'bad'), keep=2) as checkpoints:
+    with pytest.raises(CheckpointError, match='does not read as it was written'):
+      checkpoints.save(_state(1))
+  assert written == [1]
