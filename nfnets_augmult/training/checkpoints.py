@@ -94,6 +94,8 @@ class Checkpoints:
     self._is_verified = False
     self._alias = _plain_path_to(self._workdir)
     with self._explain('open'):
+      if not read_only:
+        os.makedirs(self._workdir, exist_ok=True)  # a link cannot make what it leads to
       self._latest, self._best = (
         ocp.CheckpointManager(
           epath.Path(self._alias.name) / 'workdir' / name if self._alias else self._workdir / name,

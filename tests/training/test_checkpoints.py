@@ -167,7 +167,9 @@ def test_the_first_checkpoint_is_read_again(tmp_path, monkeypatch):
   with Checkpoints(str(tmp_path / 'good'), keep=2) as checkpoints:
     checkpoints.save(_state(3))
   assert not written
-  with Checkpoints(str(tmp_path / 'bad'), keep=2) as checkpoints:
-    with pytest.raises(CheckpointError, match='does not read as it was written'):
-      checkpoints.save(_state(1))
+  with (
+    Checkpoints(str(tmp_path / 'bad'), keep=2) as checkpoints,
+    pytest.raises(CheckpointError, match='does not read as it was written'),
+  ):
+    checkpoints.save(_state(1))
   assert written == [1]
