@@ -339,6 +339,7 @@ def report(result: dict[str, Any], workdir: str, what: str) -> None:
       f'  test accuracy, {label}: top-1 {100 * result[f"test/{name}/top_1"]:.2f} %, '
       f'top-5 {100 * result[f"test/{name}/top_5"]:.2f} %, cross entropy '
       + ('not finite' if cross_entropy is None else f'{cross_entropy:.4f}')
+      + (f' ({count:,.0f} images)' if (count := result.get(f'test/{name}/count')) else '')
     )
   print(f'  pictures: {workdir}/contact_sheet.png, {workdir}/curves.png')
   print(f'  records:  {workdir}/metrics.jsonl; tensorboard --logdir {workdir}/tensorboard')

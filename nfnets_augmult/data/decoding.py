@@ -305,8 +305,9 @@ class ImageReader:
       # Several where they were read at the same time; one is enough.
       name = self.bad_images[min(self.bad_images)]
       return BadDataError(
-        f'an image does not decode: {name}. Repair or remove it, or leave such images out with '
-        '--config.dataset.on_bad_image=skip'
+        f'an image does not decode: {name}. Repair it and go on, or start again in another '
+        '--workdir, without it or with --config.dataset.on_bad_image=skip, which leaves such images '
+        'out'
       )
     return error
 
