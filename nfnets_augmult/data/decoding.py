@@ -306,8 +306,8 @@ class ImageReader:
       name = self.bad_images[min(self.bad_images)]
       return BadDataError(
         f'an image does not decode: {name}. Repair it and go on, or start again in another '
-        '--workdir, without it or with --config.dataset.on_bad_image=skip, which leaves such images '
-        'out'
+        '--workdir, without it or with --config.dataset.on_bad_image=skip, which leaves such '
+        'images out'
       )
     return error
 
