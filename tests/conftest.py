@@ -22,14 +22,14 @@ if _session is not None:
   # this level. Of two values of a flag the last one counts.
   os.environ['XLA_FLAGS'] = ' '.join(
     [
-      '--xla_backend_optimization_level=1',
+      '--xla_backend_optimization_level=0',
       os.environ.get('XLA_FLAGS', ''),
       '--xla_force_host_platform_device_count=8',
     ]
   )
   # Several tests run the same program. The key of a program holds the versions and all flags.
   os.environ['JAX_COMPILATION_CACHE_DIR'] = str(session.folder() / 'compiled')
-  os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
+  os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.05'
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 

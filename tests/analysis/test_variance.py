@@ -36,7 +36,7 @@ def raw():
     images_per_block=12,
     copies=2,
     augmults=(1, 4),
-    minibatches=64,
+    minibatches=32,
   )
 
 
