@@ -48,7 +48,7 @@ def write_report(workdir: str, output: str = '', metric: str = '') -> list[str]:
     ValueError: there are no runs, or sweeps that count different metrics, or a record is damaged.
   """
   archived = archive.read(workdir)
-  sweeps, runs = archived or (runs_lib.read_sweeps(workdir), runs_lib.read_runs(workdir))
+  sweeps, runs = archived or (runs_lib.read_reported_sweeps(workdir), runs_lib.read_runs(workdir))
   if not runs:
     raise ValueError(f'workdir={workdir!r}: there are no runs in it')
   metrics = {sweep['metric'] for sweep in sweeps} or {_DEFAULT_METRIC}

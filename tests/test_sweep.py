@@ -109,7 +109,7 @@ def test_no_point_runs_if_one_of_them_is_not_valid(tmp_path):
   """And the message says which."""
   for wrong, message in (
     ({'batch_size': 15, 'augmult': 2}, 'augmult=2: augmult=2 does not divide batch_size=15'),
-    ({'total_epochs': 3.0}, 'total_epochs=3: state the length of the run once'),
+    ({'total_epochs': 3.0}, 'total_epochs=3: total_epochs=3.0 and .* state the length'),
   ):
     points = [{'seed': 0}, wrong]
     tested = sweeps.Sweep('A test', _base(), points, 'Nothing.')

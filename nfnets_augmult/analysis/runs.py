@@ -248,16 +248,9 @@ def recorded_metrics(runs: Iterable[Run]) -> list[str]:
   return sorted({name for run in runs for name in run.result if name.endswith('/top_1')})
 
 
-# What a `sweep.json` must hold.
-_SWEEP = {
-  'title': str,
-  'expected': str,
-  'metric': str,
-  'is_small': bool,
-  'base': dict,
-  'points': dict,
-  'published': list,
-}
+# What a `sweep.json` must hold: what to run, and for a report what to say of it.
+_TO_RUN = {'base': dict, 'points': dict}
+_TO_REPORT = {'title': str, 'expected': str, 'metric': str, 'is_small': bool, 'published': list}
 
 
 def inside(run: Run, folder: str) -> bool:
@@ -272,10 +265,23 @@ def read_sweeps(workdir: str) -> list[dict[str, Any]]:
     if 'sweep.json' in files:
       path = os.path.join(folder, 'sweep.json')
       sweep = records.read_object(path) or {}
-      if lacking := [key for key, kind in _SWEEP.items() if not isinstance(sweep.get(key), kind)]:
-        raise records.DamagedError(f'{path} is damaged: it has no {lacking[0]}')
+      _check_sweep(sweep, path, _TO_RUN)
       sweeps.append({'path': folder, **sweep})
   return sweeps
+
+
+def read_reported_sweeps(workdir: str) -> list[dict[str, Any]]:
+  """As `read_sweeps`, with all that a report says of a sweep."""
+  sweeps = read_sweeps(workdir)
+  for sweep in sweeps:
+    _check_sweep(sweep, os.path.join(sweep['path'], 'sweep.json'), _TO_REPORT)
+  return sweeps
+
+
+def _check_sweep(sweep: Mapping[str, Any], path: str, kinds: Mapping[str, type]) -> None:
+  for key, kind in kinds.items():
+    if not isinstance(sweep.get(key), kind):
+      raise records.DamagedError(f'{path} is damaged: it has no {key}')
 
 
 def read_runs(workdir: str) -> list[Run]:
