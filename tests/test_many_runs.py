@@ -147,6 +147,7 @@ def test_two_hosts_train_together(tmp_path):
     *(sys.executable, '-m', 'nfnets_augmult.train', '--config=experiments/quickstart_digits.py'),
     *('--config.model.name=wrn_10_1', '--config.total_epochs=0', '--config.total_steps=6'),
     *('--config.unique_images_per_batch=4', '--config.input=device', '--config.runs.seeds=(0,3)'),
+    *('--config.optimizer.learning_rate=0.1', '--config.optimizer.warmup_steps=0'),
   ]
   environment = {**os.environ, 'XLA_FLAGS': '--xla_backend_optimization_level=0'}
   hosts = [

@@ -33,11 +33,7 @@ class CropFlip:
     check_bool('augmentation.flip', self.flip)
 
   def check_image_size(self, height: int, width: int) -> None:
-    """Raises ValueError where an image is smaller than what is added to it on one side."""
-    if self.pad > min(height, width):
-      raise ValueError(
-        f'augmentation.pad={self.pad} must be at most the size of the images, {height}x{width}'
-      )
+    """Raises ValueError where an image is too small to be mirrored by `pad` pixels."""
     if self.pad_mode == 'mirror' and self.pad >= min(height, width):
       raise ValueError(
         f'augmentation.pad={self.pad} needs images of more than {self.pad} pixels to mirror; '

@@ -144,7 +144,7 @@ def test_an_override_without_a_config_file_says_what_it_needs(tmp_path):
     ({'blocks': 100}, '1437 images'),
     ({'minibatches': 4}, '--minibatches=4'),
     ({'augmults': (0,)}, '--augmults=0'),
-    ({'augmults': (1, 10**7), 'minibatches': 64}, 'augmult=10000000'),
+    ({'augmults': (1, 10**7), 'minibatches': 64}, '--augmults=10000000'),
   ],
 )
 def test_numbers_that_allow_no_estimate_are_refused(numbers, word):

@@ -9,6 +9,7 @@ import pytest
 from nfnets_augmult.data import array_batches, device_input, pipeline, sources
 from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.crop_flip import CropFlip
+from nfnets_augmult.data.folder_source import FolderSource
 from nfnets_augmult.data.multiplicity import PLACEMENTS, Multiplicity, deal_to_devices
 from tests import real_images
 
@@ -129,7 +130,7 @@ def test_host_batches_without_tensorflow_are_those_of_tf_data():
 def test_what_does_not_fit_is_refused():
   """Encoded images, and more than half of the memory of a device."""
   source = _source()
-  folder = sources.FolderSource(('a.png',), np.zeros(1, np.int32), ('a',), 'folder/train')
+  folder = FolderSource(b'.', (b'a.png',), np.zeros(1, np.int32), ('a',), 'folder/train')
   with pytest.raises(ValueError, match=r"input='device' needs .* nfnets_augmult.convert"):
     device_input.check_source(folder, device_bytes=None)
   bytes_needed = source.images.nbytes + source.labels.nbytes
