@@ -114,7 +114,7 @@ def test_progress_is_that_of_a_run_that_goes_on(tmp_path, caplog):
   config = _together(log_every_steps=2)
   config.runs.seeds = (0,)
   config.runs.learning_rates = (1e9, 0.05)
-  with caplog.at_level('INFO'):
+  with caplog.at_level('INFO', logger='absl'):
     many_runs.train_together(many_runs.prepare(config, str(tmp_path)))
   assert 'run_0_0.05: step 12 of 12' in caplog.text
   assert 'run_0_0.05: step 12, epoch' in caplog.text
