@@ -173,7 +173,7 @@ class LoadParamsTest(parameterized.TestCase):
   def test_hostile_file_is_refused_and_nothing_runs(self, protocol, function):
     marker = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / 'was_here'
     code = f'open({str(marker)!r}, "w").close()'
-    call = _Runs(function, f'touch {marker}' if function is os.system else code)
+    call = _Runs(function, f'touch "{marker}"' if function is os.system else code)
     data = pickle.dumps({'net': {'w': np.ones(2), 'b': call}}, protocol=protocol)
     with self.assertRaisesRegex(UnsafePickleError, f'asks for .*{function.__name__}'):
       _load(data)
