@@ -6,4 +6,4 @@ extras=test
 . "$(dirname "$0")/environment.sh"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-exec .venv/bin/python -m pytest --numprocesses=auto --dist=worksteal "$@"
+exec .venv/bin/python -m pytest --numprocesses=auto --dist=loadfile "$@"

@@ -9,24 +9,25 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import quickstart_digits
 from nfnets_augmult import find_learning_rate, train
 from nfnets_augmult.analysis import learning_rate_figure
 from nfnets_augmult.training import records
+from tests.toy_runs import toy_config
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
 def _config(**changes):
-  config = quickstart_digits.get_config()
-  config.input = 'device'
-  config.model.name = 'wrn_10_1'
-  config.total_epochs = 0.0
-  config.total_steps = 1000
-  config.optimizer.clipping = 0.0
-  config.evaluation.train_images = 0
-  config.update(changes)
-  return config
+  """Without clipping, so that large learning rates diverge."""
+  return toy_config(
+    **{
+      'input': 'device',
+      'total_steps': 1000,
+      'optimizer__clipping': 0.0,
+      'evaluation__train_images': 0,
+      **changes,
+    }
+  )
 
 
 @pytest.mark.parametrize('where', ['device', 'tf.data'])
@@ -107,17 +108,18 @@ from experiments import quickstart_digits
 from nfnets_augmult import find_learning_rate, train
 from nfnets_augmult.training import learning_rate_finder
 
+STEPS = 40
 config = quickstart_digits.get_config()
 config.input = 'device'
 run = train.prepare(config, '')
-trainer = find_learning_rate.Trainer(run, max_steps=60)
+trainer = find_learning_rate.Trainer(run, max_steps=STEPS)
 for seed, factor in ((0, 1), (1, 2)):
-  rates = find_learning_rate.schedule_of(run, factor * config.optimizer.learning_rate, 60)
+  rates = find_learning_rate.schedule_of(run, factor * config.optimizer.learning_rate, STEPS)
   losses = trainer.train(seed, rates, lambda losses: False)
   assert np.isfinite(losses).all(), (seed, factor, losses)
   means = learning_rate_finder.window_means(losses)
   assert means[20:].max() < means[0] + 0.05, (seed, factor, means)
-  assert means[-1] < 2.1, (seed, factor, means)
+  assert means[-1] < 2.25, (seed, factor, means)
 """
 
 
