@@ -100,11 +100,13 @@ def test_bad_configs_are_refused(changes, words):
 _WITHOUT_TENSORFLOW = """
 import sys
 sys.modules['tensorflow'] = sys.modules['tensorflow_datasets'] = None  # importing them fails
-from nfnets_augmult import evaluate, train
-from tests import toy_runs
+from nfnets_augmult import convert, evaluate, train
+from tests.toy_runs import device_config
 workdir, data_dir = sys.argv[1:]
-config = toy_runs.device_config(steps_per_dispatch=4)
+config = device_config(steps_per_dispatch=4)
+convert.convert(config, data_dir)
 config.dataset.name, config.dataset.data_dir = 'arrays', data_dir
+config.dataset.test_split = 'test'
 _, result = train.train(train.prepare(config, workdir))
 means = evaluate.evaluate(workdir)
 assert means['raw']['top_1'] == result['test/raw/top_1']
@@ -115,15 +117,14 @@ def test_arrays_train_without_tensorflow(run, tmp_path):
   """Convert the digits; train and evaluate on one device where TensorFlow cannot be imported."""
   environment = {**os.environ, 'XLA_FLAGS': '--xla_backend_optimization_level=0'}
   data_dir, workdir = str(tmp_path / 'arrays'), str(tmp_path / 'run')
-  config = ['-m', 'nfnets_augmult.convert', '--config=experiments/quickstart_digits.py']
-  for command in (
-    [*config, f'--output={data_dir}'],
-    ['-c', _WITHOUT_TENSORFLOW, workdir, data_dir],
-  ):
-    done = subprocess.run(
-      [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+  done = subprocess.run(
+    [sys.executable, '-c', _WITHOUT_TENSORFLOW, workdir, data_dir],
+    cwd=ROOT,
+    env=environment,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
   ours = records.read_metrics(os.path.join(workdir, 'metrics.jsonl'))
   assert_same_records(ours, run()[1], rtol=1e-3)  # eight devices add in another order
   assert os.path.exists(os.path.join(workdir, 'contact_sheet.png'))

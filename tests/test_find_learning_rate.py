@@ -113,13 +113,12 @@ config = quickstart_digits.get_config()
 config.input = 'device'
 run = train.prepare(config, '')
 trainer = find_learning_rate.Trainer(run, max_steps=STEPS)
-for seed, factor in ((0, 1), (1, 2)):
-  rates = find_learning_rate.schedule_of(run, factor * config.optimizer.learning_rate, STEPS)
-  losses = trainer.train(seed, rates, lambda losses: False)
-  assert np.isfinite(losses).all(), (seed, factor, losses)
-  means = learning_rate_finder.window_means(losses)
-  assert means[20:].max() < means[0] + 0.05, (seed, factor, means)
-  assert means[-1] < 2.25, (seed, factor, means)
+rates = find_learning_rate.schedule_of(run, 2 * config.optimizer.learning_rate, STEPS)
+losses = trainer.train(0, rates, lambda losses: False)
+assert np.isfinite(losses).all(), losses
+means = learning_rate_finder.window_means(losses)
+assert means[20:].max() < means[0] + 0.05, means
+assert means[-1] < 2.25, means
 """
 
 
