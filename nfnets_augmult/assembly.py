@@ -952,6 +952,6 @@ def _sharpness(config: ml_collections.ConfigDict, plan: plan_lib.Plan) -> Callab
   return functools.partial(
     sam.sharpness_aware,
     rho=config.sam.rho,
-    axis_name=step_lib.AXIS_NAME if config.sam.synchronize else None,
+    axis_name=devices.AXIS_NAME if config.sam.synchronize else None,
     select_ascent=sam.first_slots(slots),
   )

@@ -13,7 +13,6 @@ from absl import flags, logging
 from nfnets_augmult import assembly
 from nfnets_augmult.training import devices, evaluation, records
 from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
-from nfnets_augmult.training.step import AXIS_NAME
 
 
 def evaluate(
@@ -69,7 +68,7 @@ def evaluate(
     network = assembly.make_network(config, data)
     state = checkpoints.restore(jax.eval_shape(network.initial_state), which=checkpoint)
   results = evaluation.evaluate(
-    jax.pmap(network.evaluation_step, axis_name=AXIS_NAME),
+    devices.on_each_device(network.evaluation_step),
     {
       'raw': devices.replicate(state.params),
       'ema': devices.replicate(state.ema_params),

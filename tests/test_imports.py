@@ -43,6 +43,12 @@ def test_imports_point_one_way(room):
           assert name.split('.')[1] in {room, *ALLOWED[room]}, f'{file} imports {name}'
 
 
+def test_one_file_knows_how_programs_get_to_devices():
+  """So that another transformation than pmap is a change of one file."""
+  knows = [file for file in PACKAGE.rglob('*.py') if 'jax.pmap' in file.read_text(encoding='utf-8')]
+  assert [str(file.relative_to(PACKAGE)) for file in knows] == ['training/devices.py']
+
+
 def test_nothing_imports_a_program_in_a_room():
   """Neither as a module nor from its room."""
   for program in PROGRAMS:

@@ -1,7 +1,7 @@
 """How fast a training step is on this machine, what it takes to compile, and what it holds.
 
 The step is the real one, with loss, gradient, adaptive clipping, Nesterov momentum, L2 and EMA,
-pmapped over the local devices; the images are random bytes that already lie on them.
+on all local devices; the images are random bytes that already lie on them.
 """
 
 import dataclasses
@@ -99,15 +99,20 @@ class PreparedStep:
 
   def run_updates(self, steps: int) -> list[float]:
     """Takes `steps` updates with a given gradient, after one to warm up; returns the seconds."""
-    gradient = jax.pmap(lambda tree: jax.tree.map(lambda leaf: 0.1 * leaf, tree))(self.state.params)
-    # Compiled ahead: a pmapped function would compile anew once it gets its own output back.
-    update = jax.pmap(self.update, donate_argnums=0).lower(self.state, gradient).compile()
+    gradient = devices.on_each_device(_small_gradient)(self.state.params)
+    # Compiled ahead: the function would compile anew once it gets its own output back.
+    mapped = devices.on_each_device(self.update, donate_state=True)
+    update = mapped.lower(self.state, gradient).compile()
     seconds = []
     for _ in range(1 + steps):
       start = time.perf_counter()
       self.state = jax.block_until_ready(update(self.state, gradient))
       seconds.append(time.perf_counter() - start)
     return seconds[1:]
+
+
+def _small_gradient(params: Any) -> Any:
+  return jax.tree.map(lambda leaf: 0.1 * leaf, params)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +215,7 @@ def prepare_step(
   state = devices.replicate(step.initial_state(jax.random.PRNGKey(0)))
   key = devices.replicate(jax.random.PRNGKey(1))
   batch = devices.place_batch(random_batch(batch_size, image_size, num_classes))
-  mapped = jax.pmap(step.train_step, axis_name=step_lib.AXIS_NAME, donate_argnums=0)
+  mapped = devices.on_each_device(step.train_step, donate_state=True)
   start = time.perf_counter()
   lowered = mapped.lower(state, batch, key)
   after_lowering = time.perf_counter()

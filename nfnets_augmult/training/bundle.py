@@ -100,7 +100,7 @@ class BundleWatch(loop.Watch):
 
     Args:
       logs: of the runs.
-      evaluation_step: of one run on one device; vmapped and pmapped here.
+      evaluation_step: of one run on one device; mapped over runs and devices here.
       evaluation_batches: see `loop.Watch`.
       checkpoints: where the states of the bundle go.
       stop_requested: looked at between dispatches, and between the batches of an evaluation.

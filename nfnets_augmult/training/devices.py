@@ -1,8 +1,11 @@
-"""Moving trees and batches between the host and its devices, in the layout that pmap expects."""
+"""The local devices: functions that run on each, and moving trees and batches to and from them.
+
+The one place that knows how a program becomes one for several devices, today `jax.pmap`.
+"""
 
 import collections
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -11,8 +14,25 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nfnets_augmult.data import multiplicity
 
+# Of the axis over which collective operations of all devices of all hosts go.
+AXIS_NAME = 'devices'
+
 # What the device needs of a batch, where it has it; the identities of the slots stay on the host.
 _DEVICE_KEYS = ('image', 'label', 'mask', 'partner_label', 'mix_weight')
+
+
+def on_each_device(function: Callable[..., Any], *, donate_state: bool = False) -> Any:
+  """Returns `function`, of one device, compiled for all devices.
+
+  Args:
+    function: from trees to a tree; its collective operations name `AXIS_NAME`.
+    donate_state: whether the memory of the first argument may be used for the result.
+
+  Returns:
+    A function of trees whose leaves have a leading axis of local devices, and so has what it
+    returns; `lower` of it as of a jitted function.
+  """
+  return jax.pmap(function, axis_name=AXIS_NAME, donate_argnums=0 if donate_state else ())
 
 
 def _sharding() -> NamedSharding:

@@ -21,7 +21,7 @@ def evaluate(
   The data are read once, whatever the number of parameters.
 
   Args:
-    evaluation_step: pmapped, see `step.make_evaluation_step`.
+    evaluation_step: on all devices, see `step.make_evaluation_step`.
     params_by_name: for example `{'raw': params, 'ema': ema_params}`, replicated.
     batches: see `pipeline.evaluation_batches`; padding has mask 0 and does not count.
     check_stop: called between batches; may raise to give up.

@@ -13,7 +13,7 @@ import numpy as np
 from nfnets_augmult.data.multiplicity import Images
 from nfnets_augmult.training import devices
 from nfnets_augmult.training.state import TrainState
-from nfnets_augmult.training.step import AXIS_NAME, Metrics
+from nfnets_augmult.training.step import Metrics
 
 # From a replicated state, its step and the step to stop before to the state there and the metrics
 # of the steps in between, `[D]` of one step or `[D, K]`, of which the first `stop - step` count.
@@ -30,11 +30,11 @@ def from_host(
   """Returns an `Advance` by one step at a time, each with the next of this host's `batches`.
 
   Args:
-    train_step: of one device; pmapped here.
+    train_step: of one device; compiled for all of them here.
     key: of everything random in the steps.
     batches: from the first step that is asked for.
   """
-  update = jax.pmap(train_step, axis_name=AXIS_NAME, donate_argnums=0)
+  update = devices.on_each_device(train_step, donate_state=True)
   key = devices.replicate(key)
   placed = devices.prefetch(batches)
 
@@ -62,7 +62,7 @@ def on_devices(
       has no loop, and its rounding may differ.
   """
   if most_steps == 1:
-    update_once = jax.pmap(one_step, axis_name=AXIS_NAME, donate_argnums=0)
+    update_once = devices.on_each_device(one_step, donate_state=True)
 
     def advance_once(state: Any, step: int, stop: int) -> tuple[Any, Metrics]:
       assert stop == step + 1
@@ -70,7 +70,7 @@ def on_devices(
 
     return advance_once
 
-  update = jax.pmap(repeat(one_step), axis_name=AXIS_NAME, donate_argnums=0)
+  update = devices.on_each_device(repeat(one_step), donate_state=True)
 
   def advance(state: Any, step: int, stop: int) -> tuple[Any, Metrics]:
     # Always K entries, so that there is one program: those past the end are never looked at.

@@ -17,7 +17,6 @@ from nfnets_augmult.training.progress import Progress
 from nfnets_augmult.training.records import Recorder
 from nfnets_augmult.training.rises import RiseDetector
 from nfnets_augmult.training.state import TrainState
-from nfnets_augmult.training.step import AXIS_NAME
 
 # The metric by which the best checkpoint is chosen.
 BEST_BY = 'test/ema/top_1'
@@ -263,13 +262,13 @@ class Watch:
 
     Args:
       logs: one, of the run; `bundle.BundleWatch` has several.
-      evaluation_step: see `step.make_evaluation_step`; pmapped here.
+      evaluation_step: see `step.make_evaluation_step`; compiled for all devices here.
       evaluation_batches: for each split, by the name under which it is recorded, its batches.
       checkpoints: where states go.
       stop_requested: looked at between dispatches, and between the batches of an evaluation.
     """
     self._logs = logs
-    self._evaluation_step = jax.pmap(evaluation_step, axis_name=AXIS_NAME)
+    self._evaluation_step = devices.on_each_device(evaluation_step)
     self._evaluation_batches = evaluation_batches
     self._checkpoints = checkpoints
     self._stop_requested = stop_requested

@@ -1,4 +1,4 @@
-"""One update and one evaluation, as ordinary functions of one device that the loop pmaps."""
+"""One update and one evaluation, as ordinary functions of one device; see `devices`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,9 +12,9 @@ from nfnets_augmult.ops import checks
 from nfnets_augmult.optim import ema, sam
 from nfnets_augmult.optim.schedules import Schedule
 from nfnets_augmult.training import losses
+from nfnets_augmult.training.devices import AXIS_NAME
 from nfnets_augmult.training.state import TrainState
 
-AXIS_NAME = 'devices'
 COMPUTE_DTYPES = ('float32', 'bfloat16')
 # All masks of a batch are in memory at once; the paper goes to 16.
 _MOST_DROPOUT_MASKS = 4096
@@ -116,7 +116,7 @@ def make_train_step(
   sharpness: Callable[[sam.ValueAndGrad], sam.ValueAndGrad] | None = None,
   axis_name: str = AXIS_NAME,
 ) -> Callable[[TrainState, dict[str, jax.Array], jax.Array], tuple[TrainState, Metrics]]:
-  """Returns the update of one device, to be pmapped over `axis_name`.
+  """Returns the update of one device, see `devices.on_each_device`.
 
   The function takes the state, a batch with `image` uint8 `[B, H, W, C]`, `label` int32 `[B]` and
   `mask` float32 `[B]` (mixed images: also `partner_label` and `mix_weight`, see
@@ -182,7 +182,7 @@ def make_train_step(
 def make_evaluation_step(
   *, classifier: Classifier, axis_name: str = AXIS_NAME
 ) -> Callable[[Any, dict[str, jax.Array]], Metrics]:
-  """Returns the evaluation of one batch on one device, to be pmapped over `axis_name`.
+  """Returns the evaluation of one batch on one device, see `devices.on_each_device`.
 
   The function takes params and a batch as above and returns sums over the samples of all devices
   whose mask is 1: `count`, `cross_entropy`, `top_1` and `top_5`.
