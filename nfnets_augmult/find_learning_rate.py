@@ -63,20 +63,24 @@ class Findings:
 
   @property
   def smallest_unstable(self) -> float | None:
-    """The smallest learning rate at which some seed was not stable; None if there is none."""
-    return min((c.learning_rate for c in self.checks if not c.is_stable), default=None)
+    """The smallest learning rate above it at which some seed was not; None if there is none."""
+    largest = self.stable_for_all or 0.0
+    above = (c.learning_rate for c in self.checks if not c.is_stable and c.learning_rate > largest)
+    return min(above, default=None)
 
   @property
   def suggestion(self) -> float | None:
     """A learning rate with room above it, or None if there is nothing to go by.
 
-    The largest stable one divided by `safety`, or, if that is smaller, the one at which a ramp had
-    its lowest loss (the median over seeds): what is stable need not be fast.
+    Of those that are at most the largest stable one divided by `safety` and were checked with every
+    seed, the one that had learned most: what is stable need not be fast.
     """
     if self.stable_for_all is None:
       return None
-    at_lowest_loss = float(np.median([ramp.best[0] for ramp in self.ramps]))
-    return min(self.stable_for_all / self.safety, at_lowest_loss)
+    most = self.stable_for_all / self.safety
+    losses = finder.mean_last_losses(self.checks, seeds=len(self.ramps))
+    safe = {rate: loss for rate, loss in losses.items() if rate <= most}
+    return min(safe, key=safe.__getitem__, default=most)
 
   def to_json(self) -> dict[str, Any]:
     """Returns everything as JSON values; losses that are not finite are null."""
@@ -146,20 +150,26 @@ def find(
   check_steps = min(check_steps, run.plan.total_steps)
   trainer = Trainer(run, max_steps=max(ramp_steps, check_steps))
   ramp_rates = np.geomspace(lowest, highest, ramp_steps)
-  ramps, all_checks, largest_stable = [], [], {}
+  ramps, checkers, all_checks, largest_stable = [], {}, [], {}
   for seed in range(config.seed, config.seed + seeds):
     ramp = finder.make_ramp(trainer.train, seed, ramp_rates)
     logging.info('seed %d: %s', seed, _describe_ramp(ramp))
     # A ramp flatters: it gets to large learning rates with a network that is trained already.
     start = (ramp.breakdown or highest) / finder.FACTOR**2
+    checkers[seed] = _checker(trainer, ramp, check_steps)
     largest_stable[seed], made = finder.find_largest_stable(
-      _checker(trainer, ramp, check_steps),
+      checkers[seed],
       start=finder.nearest_on_grid(max(start, lowest), origin=config.optimizer.learning_rate),
       low=lowest,
       high=highest,
     )
     ramps.append(ramp)
     all_checks += made
+  if None not in largest_stable.values():
+    below = finder.largest_on_grid(
+      min(largest_stable.values()) / safety, origin=config.optimizer.learning_rate
+    )
+    all_checks = finder.lower_while_faster(checkers, all_checks, start=below, low=lowest)
   return Findings(
     facts=_facts(run, ramp_steps=ramp_steps, check_steps=check_steps),
     ramps=ramps,

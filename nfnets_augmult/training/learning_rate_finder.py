@@ -8,7 +8,7 @@ schedule of the run, at learning rates that differ by factors of 2.
 import collections
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -203,6 +203,49 @@ def find_largest_stable(
       checks.append(check(checks[-1].learning_rate / FACTOR))
   stable = [c.learning_rate for c in checks if c.is_stable]
   return max(stable, default=None), checks
+
+
+def lower_while_faster(
+  checkers: Mapping[int, Callable[[float], Check]],
+  checks: Sequence[Check],
+  *,
+  start: float,
+  low: float,
+) -> list[Check]:
+  """Returns `checks` and those that it takes to find the learning rate that learns most.
+
+  Goes down from `start` as long as the mean of the last losses over all seeds falls.
+
+  Args:
+    checkers: makes a check, for each seed.
+    checks: made so far; none of them is made again.
+    start: first learning rate.
+    low: no smaller ones are checked.
+  """
+  all_checks = list(checks)
+  rate, lowest = start, math.inf
+  while rate >= low:
+    done = {check.seed for check in all_checks if check.learning_rate == rate}
+    all_checks += [check(rate) for seed, check in checkers.items() if seed not in done]
+    loss = mean_last_losses(all_checks, seeds=len(checkers))[rate]
+    if not loss < lowest:
+      break
+    rate, lowest = rate / FACTOR, loss
+  return all_checks
+
+
+def mean_last_losses(checks: Sequence[Check], *, seeds: int) -> dict[float, float]:
+  """Returns the mean of the last losses by learning rate, of those checked with all `seeds`."""
+  by_rate: dict[float, list[float]] = {}
+  for check in checks:
+    by_rate.setdefault(check.learning_rate, []).append(check.last_loss)
+  return {rate: float(np.mean(losses)) for rate, losses in by_rate.items() if len(losses) == seeds}
+
+
+def largest_on_grid(most: float, *, origin: float) -> float:
+  """Returns the largest `origin * FACTOR**k` that is at most `most`."""
+  rate = nearest_on_grid(most, origin=origin)
+  return rate if rate <= most * (1 + 1e-9) else rate / FACTOR
 
 
 def nearest_on_grid(learning_rate: float, *, origin: float) -> float:
