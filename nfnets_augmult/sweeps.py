@@ -1,7 +1,8 @@
 """A sweep as data: a base config and the points of a grid, each an ordinary run.
 
 Files under `experiments/figures/` return a `Sweep` from `get_sweep(argument)`, and its base from
-`get_config(argument)`, so that `--config.KEY=VALUE` works as for a single run.
+`get_config(argument)`, so that `--config.KEY=VALUE` works as for a single run; `by_argument` makes
+the two of the paper's experiment and its small variant.
 """
 
 import dataclasses
@@ -9,7 +10,7 @@ import itertools
 import os
 import re
 import runpy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -124,47 +125,50 @@ class Sweep:
     }
 
 
-@dataclasses.dataclass(frozen=True)
-class Variant:
-  """What the argument of a sweep file asks for.
+def by_argument(
+  paper: Callable[[range], Sweep],
+  small: Callable[[range], Sweep],
+  *,
+  seeds: int = 7,
+  small_seeds: int = 3,
+) -> tuple[Callable[..., Sweep], Callable[..., ml_collections.ConfigDict]]:
+  """Returns `get_sweep` and `get_config` of a sweep file.
 
-  Attributes:
-    is_small: whether it is the small variant, for a CPU.
-    seeds: of the runs of each point.
-  """
-
-  is_small: bool
-  seeds: range
-
-  @property
-  def suffix(self) -> str:
-    """Of the title."""
-    return ' (small)' * self.is_small
-
-
-def read_argument(argument: str, *, seeds: int = 7, small_seeds: int = 3) -> Variant:
-  """Returns what the text after the colon of `--config=FILE.py:ARGUMENT` asks for.
+  Both take the text after the colon of `--config=FILE.py:ARGUMENT`: parts with commas between them,
+  `small` for the small variant, and `seeds=N` for the number of runs of each point. They raise a
+  `ValueError` if a part is neither.
 
   Args:
-    argument: parts with commas between them: `small`, and `seeds=N` for the number of runs of each
-      point.
-    seeds: of the paper's experiment, if the argument does not say.
+    paper: makes the paper's experiment, from the seeds of the runs of each point.
+    small: makes its small variant, for a CPU, likewise; ` (small)` after the title and `is_small`
+      are added to what it returns.
+    seeds: how many the paper's experiment has, if the argument does not say.
     small_seeds: of the small variant, likewise.
-
-  Raises:
-    ValueError: a part is neither.
   """
-  parts = argument.split(',') if argument else []
-  count = small_seeds if 'small' in parts else seeds
-  for part in parts:
-    key, _, value = part.partition('=')
-    if key == 'seeds' and value.isdigit() and int(value) > 0:
-      count = int(value)
-    elif part != 'small':
-      raise ValueError(
-        f'{part!r} after the colon of --config is neither small nor seeds=N, as in small,seeds=7'
-      )
-  return Variant('small' in parts, range(count))
+
+  def get_sweep(argument: str = '') -> Sweep:
+    """Returns the sweep; `small` for the small variant, `seeds=N` for N runs of each point."""
+    parts = argument.split(',') if argument else []
+    is_small = 'small' in parts
+    count = small_seeds if is_small else seeds
+    for part in parts:
+      key, _, value = part.partition('=')
+      if key == 'seeds' and value.isdigit() and int(value) > 0:
+        count = int(value)
+      elif part != 'small':
+        raise ValueError(
+          f'{part!r} after the colon of --config is neither small nor seeds=N, as in small,seeds=7'
+        )
+    if not is_small:
+      return paper(range(count))
+    sweep = small(range(count))
+    return dataclasses.replace(sweep, title=f'{sweep.title} (small)', is_small=True)
+
+  def get_config(argument: str = '') -> ml_collections.ConfigDict:
+    """Returns what all runs of the sweep share."""
+    return get_sweep(argument).base
+
+  return get_sweep, get_config
 
 
 def grid(axes: Mapping[str, Iterable[Any]]) -> list[Point]:

@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted(
   path
   for path in (ROOT / 'experiments' / 'figures').glob('*.py')
-  if 'def get_sweep(' in path.read_text(encoding='utf-8')
+  if 'get_sweep' in path.read_text(encoding='utf-8')
 )
 TRAINING_IMAGES = {'cifar100': 50_000, 'imagenet2012': 1_281_167, 'digits': 200}
 # Augmented images per second on one accelerator: what the files base their estimates on.
@@ -182,16 +182,28 @@ def test_what_cannot_be_a_sweep_is_refused():
 
 def test_arguments_of_a_sweep_file():
   """`small` and `seeds=N`, in any order; anything else is no silent full sweep."""
-  variants = [sweeps.read_argument(a) for a in ('', 'small', 'small,seeds=5', 'seeds=2,small')]
-  assert [(v.is_small, len(v.seeds)) for v in variants] == [
-    *((False, 7), (True, 3), (True, 5), (True, 2))
-  ]
-  assert len(sweeps.read_argument('', seeds=1).seeds) == 1
+
+  def paper(seeds):
+    return _small_sweep(sweeps.grid({'augmult': (1,), 'seed': seeds}))
+
+  def small(seeds):
+    return _small_sweep(sweeps.grid({'augmult': (4,), 'seed': seeds}))
+
+  get_sweep, get_config = sweeps.by_argument(paper, small)
+  for argument, count in {'': 7, 'seeds=2': 2}.items():
+    assert get_sweep(argument) == paper(range(count))
+  for argument, count in {'small': 3, 'small,seeds=5': 5, 'seeds=2,small': 2}.items():
+    found = get_sweep(argument)
+    assert (found.title, found.is_small) == ('A test (small)', True)
+    assert found.points == small(range(count)).points
+  assert get_config('small') == get_sweep('small').base
+  get_sweep, _ = sweeps.by_argument(paper, small, seeds=1, small_seeds=2)
+  assert [len(get_sweep(argument).points) for argument in ('', 'small')] == [1, 2]
+  with pytest.raises(ValueError, match='seeds=0'):
+    get_sweep('seeds=0')
   for path in FILES:
     with pytest.raises(ValueError, match=r"'smal' after the colon .* neither small nor seeds=N"):
       sweeps.load_sweep(f'{path}:smal')
-  with pytest.raises(ValueError, match='seeds=0'):
-    sweeps.read_argument('seeds=0')
 
 
 def test_seeds_come_one_after_another():

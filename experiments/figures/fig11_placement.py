@@ -14,45 +14,59 @@ updates.
 """
 
 from nfnets_augmult.recipes import cifar100_recipe, small_digits_recipe
-from nfnets_augmult.sweeps import Sweep, grid, powers_of_two, read_argument
+from nfnets_augmult.sweeps import Sweep, by_argument, grid, powers_of_two
 
+TITLE = 'Figure 11: within against neighbouring'
 EXPECTED = (
   'Both placements help for moderate n. For large n `within` goes on to help, and `neighbouring` '
   'degrades, with a slightly lower training loss.'
 )
 
 
-def get_sweep(argument=''):
-  """Returns the sweep; `small` for the variant on digits, `seeds=N` for N runs of each point."""
-  variant = read_argument(argument)
-  is_small = variant.is_small
-  base = small_digits_recipe() if is_small else cifar100_recipe()
-  base.batch_size = 64 if is_small else 1024
-  if is_small:
-    rest = {
-      'total_steps': (800,),
-      'optimizer.learning_rate': powers_of_two(0.0125, 5),
-      'seed': variant.seeds,
-    }
-  else:
-    rest = {
-      'total_epochs': (32.0, 64.0, 128.0, 256.0, 512.0),
-      'optimizer.learning_rate': powers_of_two(0.025, 6),
-      'seed': variant.seeds,
-    }
-  several = (4, 16) if is_small else (2, 4, 8, 16)
+def paper(seeds):
+  """Returns the runs on CIFAR-100."""
+  base = cifar100_recipe()
+  base.batch_size = 1024
   return Sweep(
-    title='Figure 11: within against neighbouring' + variant.suffix,
+    title=TITLE,
     base=base,
-    # The two placements are the same for n = 1.
-    points=grid({'placement': ('within',), 'augmult': (1, *several), **rest})
-    + grid({'placement': ('neighbouring',), 'augmult': several, **rest}),
+    points=_both_placements(
+      several=(2, 4, 8, 16),
+      rest={
+        'total_epochs': (32.0, 64.0, 128.0, 256.0, 512.0),
+        'optimizer.learning_rate': powers_of_two(0.025, 6),
+        'seed': seeds,
+      },
+    ),
     expected=EXPECTED,
-    accelerator_hours=None if is_small else 2080,
-    is_small=is_small,
+    accelerator_hours=2080,
   )
 
 
-def get_config(argument=''):
-  """Returns what all runs of the sweep share."""
-  return get_sweep(argument).base
+def small(seeds):
+  """Returns the runs on digits."""
+  base = small_digits_recipe()
+  base.batch_size = 64
+  return Sweep(
+    title=TITLE,
+    base=base,
+    points=_both_placements(
+      several=(4, 16),
+      rest={
+        'total_steps': (800,),
+        'optimizer.learning_rate': powers_of_two(0.0125, 5),
+        'seed': seeds,
+      },
+    ),
+    expected=EXPECTED,
+  )
+
+
+def _both_placements(several, rest):
+  """Returns points for n = 1, where the placements are the same, and for both with `several` n."""
+  return grid({'placement': ('within',), 'augmult': (1, *several), **rest}) + grid(
+    {'placement': ('neighbouring',), 'augmult': several, **rest}
+  )
+
+
+get_sweep, get_config = by_argument(paper, small)

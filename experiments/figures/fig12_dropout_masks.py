@@ -20,39 +20,57 @@ the lengths and learning rates of Figure 2's small variant.
 """
 
 from nfnets_augmult.recipes import cifar100_recipe, small_digits_recipe
-from nfnets_augmult.sweeps import Sweep, grid, powers_of_two, read_argument
+from nfnets_augmult.sweeps import Sweep, by_argument, grid, powers_of_two
 
+TITLE = 'Figure 12: dropout masks'
 EXPECTED = (
   'The test accuracy does not depend much on the number n of dropout masks; the training loss '
   'falls sooner with larger n.'
 )
+DROPOUT_RATE = 0.4
 
 
-def get_sweep(argument=''):
-  """Returns the sweep; `small` for the variant on digits, `seeds=N` for N runs of each point."""
-  variant = read_argument(argument)
-  is_small = variant.is_small
-  base = small_digits_recipe() if is_small else cifar100_recipe()
+def paper(seeds):
+  """Returns the runs on CIFAR-100."""
+  base = cifar100_recipe()
   base.augmult = 1
-  base.unique_images_per_batch = 16 if is_small else 64
-  base.model.dropout_rate = 0.4
+  base.unique_images_per_batch = 64
+  base.model.dropout_rate = DROPOUT_RATE
   return Sweep(
-    title='Figure 12: dropout masks' + variant.suffix,
+    title=TITLE,
     base=base,
     points=grid(
       {
-        'dropout_masks': (1, 4, 16) if is_small else (1, 2, 4, 8, 16),
-        'total_epochs': (24.0, 48.0, 96.0) if is_small else (32.0, 64.0, 128.0, 256.0, 512.0),
-        'optimizer.learning_rate': powers_of_two(*((0.025, 4) if is_small else (0.0125, 5))),
-        'seed': variant.seeds,
+        'dropout_masks': (1, 2, 4, 8, 16),
+        'total_epochs': (32.0, 64.0, 128.0, 256.0, 512.0),
+        'optimizer.learning_rate': powers_of_two(0.0125, 5),
+        'seed': seeds,
       }
     ),
     expected=EXPECTED,
-    accelerator_hours=None if is_small else 142,
-    is_small=is_small,
+    accelerator_hours=142,
   )
 
 
-def get_config(argument=''):
-  """Returns what all runs of the sweep share."""
-  return get_sweep(argument).base
+def small(seeds):
+  """Returns the runs on digits."""
+  base = small_digits_recipe()
+  base.augmult = 1
+  base.unique_images_per_batch = 16
+  base.model.dropout_rate = DROPOUT_RATE
+  return Sweep(
+    title=TITLE,
+    base=base,
+    points=grid(
+      {
+        'dropout_masks': (1, 4, 16),
+        'total_epochs': (24.0, 48.0, 96.0),
+        'optimizer.learning_rate': powers_of_two(0.025, 4),
+        'seed': seeds,
+      }
+    ),
+    expected=EXPECTED,
+  )
+
+
+get_sweep, get_config = by_argument(paper, small)

@@ -14,8 +14,9 @@ the grid of learning rates, are ours.
 """
 
 from nfnets_augmult.recipes import cifar100_recipe, small_digits_recipe
-from nfnets_augmult.sweeps import Published, Sweep, grid, powers_of_two, read_argument
+from nfnets_augmult.sweeps import Published, Sweep, by_argument, grid, powers_of_two
 
+TITLE = 'Figure 2: growing batch'
 EXPECTED = (
   'Large n reaches a higher test accuracy in fewer epochs, has a lower training loss, and is ahead '
   'at large learning rates.'
@@ -26,30 +27,45 @@ PUBLISHED = (
 )
 
 
-def get_sweep(argument=''):
-  """Returns the sweep; `small` for the variant on digits, `seeds=N` for N runs of each point."""
-  variant = read_argument(argument)
-  is_small = variant.is_small
-  base = small_digits_recipe() if is_small else cifar100_recipe()
-  base.unique_images_per_batch = 16 if is_small else 64
+def paper(seeds):
+  """Returns the runs on CIFAR-100."""
+  base = cifar100_recipe()
+  base.unique_images_per_batch = 64
   return Sweep(
-    title='Figure 2: growing batch' + variant.suffix,
+    title=TITLE,
     base=base,
     points=grid(
       {
-        'augmult': (1, 4, 16) if is_small else (1, 2, 4, 8, 16),
-        'total_epochs': (24.0, 48.0, 96.0) if is_small else (32.0, 64.0, 128.0, 256.0, 512.0),
-        'optimizer.learning_rate': powers_of_two(*((0.025, 4) if is_small else (0.0125, 5))),
-        'seed': variant.seeds,
+        'augmult': (1, 2, 4, 8, 16),
+        'total_epochs': (32.0, 64.0, 128.0, 256.0, 512.0),
+        'optimizer.learning_rate': powers_of_two(0.0125, 5),
+        'seed': seeds,
       }
     ),
     expected=EXPECTED,
-    accelerator_hours=None if is_small else 880,
+    accelerator_hours=880,
     published=PUBLISHED,
-    is_small=is_small,
   )
 
 
-def get_config(argument=''):
-  """Returns what all runs of the sweep share."""
-  return get_sweep(argument).base
+def small(seeds):
+  """Returns the runs on digits."""
+  base = small_digits_recipe()
+  base.unique_images_per_batch = 16
+  return Sweep(
+    title=TITLE,
+    base=base,
+    points=grid(
+      {
+        'augmult': (1, 4, 16),
+        'total_epochs': (24.0, 48.0, 96.0),
+        'optimizer.learning_rate': powers_of_two(0.025, 4),
+        'seed': seeds,
+      }
+    ),
+    expected=EXPECTED,
+    published=PUBLISHED,
+  )
+
+
+get_sweep, get_config = by_argument(paper, small)

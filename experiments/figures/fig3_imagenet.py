@@ -14,8 +14,9 @@ regularization of these runs and 16 unique images.
 """
 
 from nfnets_augmult.recipes import nf_resnet_recipe, small_imagenet_recipe
-from nfnets_augmult.sweeps import Published, Sweep, grid, powers_of_two, read_argument
+from nfnets_augmult.sweeps import Published, Sweep, by_argument, grid, powers_of_two
 
+TITLE = 'Figure 3: growing batch on ImageNet'
 EXPECTED = 'Large n reaches a higher test accuracy in fewer epochs.'
 PUBLISHED = (
   Published(77.9, {'augmult': 1, 'total_epochs': 512.0}, 'Section 2'),
@@ -23,31 +24,46 @@ PUBLISHED = (
 )
 
 
-def get_sweep(argument=''):
-  """Returns the sweep; `small` for the variant on digits, `seeds=N` for N runs of each point."""
-  variant = read_argument(argument, seeds=1)
-  is_small = variant.is_small
-  base = small_imagenet_recipe() if is_small else nf_resnet_recipe(50)
-  base.batch_size = 0
-  base.unique_images_per_batch = 16 if is_small else 256
+def paper(seeds):
+  """Returns the runs on ImageNet."""
+  base = nf_resnet_recipe(50)
+  base.batch_size = 0  # it follows from the unique images and n
+  base.unique_images_per_batch = 256
   return Sweep(
-    title='Figure 3: growing batch on ImageNet' + variant.suffix,
+    title=TITLE,
     base=base,
     points=grid(
       {
-        'augmult': (1, 4) if is_small else (1, 2, 4, 8),
-        'total_epochs': (24.0, 96.0) if is_small else (32.0, 64.0, 128.0, 256.0, 512.0),
-        'optimizer.learning_rate': powers_of_two(0.05, 3 if is_small else 4),
-        'seed': variant.seeds,
+        'augmult': (1, 2, 4, 8),
+        'total_epochs': (32.0, 64.0, 128.0, 256.0, 512.0),
+        'optimizer.learning_rate': powers_of_two(0.05, 4),
+        'seed': seeds,
       }
     ),
     expected=EXPECTED,
-    accelerator_hours=None if is_small else 7060,
+    accelerator_hours=7060,
     published=PUBLISHED,
-    is_small=is_small,
   )
 
 
-def get_config(argument=''):
-  """Returns what all runs of the sweep share."""
-  return get_sweep(argument).base
+def small(seeds):
+  """Returns the runs on digits."""
+  base = small_imagenet_recipe()
+  base.unique_images_per_batch = 16
+  return Sweep(
+    title=TITLE,
+    base=base,
+    points=grid(
+      {
+        'augmult': (1, 4),
+        'total_epochs': (24.0, 96.0),
+        'optimizer.learning_rate': powers_of_two(0.05, 3),
+        'seed': seeds,
+      }
+    ),
+    expected=EXPECTED,
+    published=PUBLISHED,
+  )
+
+
+get_sweep, get_config = by_argument(paper, small, seeds=1)

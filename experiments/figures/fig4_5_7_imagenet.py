@@ -15,8 +15,9 @@ regularization of these runs: batch sizes 64 and 16.
 """
 
 from nfnets_augmult.recipes import nf_resnet_recipe, small_imagenet_recipe
-from nfnets_augmult.sweeps import Published, Sweep, grid, powers_of_two, read_argument
+from nfnets_augmult.sweeps import Published, Sweep, by_argument, grid, powers_of_two
 
+TITLE = 'Figures 4c/d, 5c/d, 7c/d: fixed batches on ImageNet'
 EXPECTED = (
   'Large n reaches a higher test accuracy in fewer epochs. All n are alike at small temperatures, '
   'and large n is stable at larger ones.'
@@ -28,35 +29,49 @@ PUBLISHED = (
 )
 
 
-def get_sweep(argument=''):
-  """Returns the sweep; `small` for the variant on digits, `seeds=N` for N runs of each point."""
-  variant = read_argument(argument, seeds=1)
-  is_small = variant.is_small
-  base = small_imagenet_recipe() if is_small else nf_resnet_recipe(50)
-  # Large batches, then small ones: where the learning rates begin.
-  schemes = ((64, 0.025), (16, 0.0125)) if is_small else ((4096, 0.4), (256, 0.025))
+def paper(seeds):
+  """Returns the runs on ImageNet: large batches, then small ones with lower learning rates."""
   points = []
-  for batch_size, least_learning_rate in schemes:
+  for batch_size, least_learning_rate in ((4096, 0.4), (256, 0.025)):
     points += grid(
       {
         'batch_size': (batch_size,),
-        'augmult': (1, 4) if is_small else (1, 2, 4, 8, 16),
-        'total_epochs': (32.0, 96.0) if is_small else (32.0, 64.0, 128.0, 256.0, 512.0),
+        'augmult': (1, 2, 4, 8, 16),
+        'total_epochs': (32.0, 64.0, 128.0, 256.0, 512.0),
         'optimizer.learning_rate': powers_of_two(least_learning_rate, 4),
-        'seed': variant.seeds,
+        'seed': seeds,
       }
     )
   return Sweep(
-    title='Figures 4c/d, 5c/d, 7c/d: fixed batches on ImageNet' + variant.suffix,
-    base=base,
+    title=TITLE,
+    base=nf_resnet_recipe(50),
     points=points,
     expected=EXPECTED,
-    accelerator_hours=None if is_small else 29180,
+    accelerator_hours=29180,
     published=PUBLISHED,
-    is_small=is_small,
   )
 
 
-def get_config(argument=''):
-  """Returns what all runs of the sweep share."""
-  return get_sweep(argument).base
+def small(seeds):
+  """Returns the runs on digits, likewise."""
+  points = []
+  for batch_size, least_learning_rate in ((64, 0.025), (16, 0.0125)):
+    points += grid(
+      {
+        'batch_size': (batch_size,),
+        'augmult': (1, 4),
+        'total_epochs': (32.0, 96.0),
+        'optimizer.learning_rate': powers_of_two(least_learning_rate, 4),
+        'seed': seeds,
+      }
+    )
+  return Sweep(
+    title=TITLE,
+    base=small_imagenet_recipe(),
+    points=points,
+    expected=EXPECTED,
+    published=PUBLISHED,
+  )
+
+
+get_sweep, get_config = by_argument(paper, small, seeds=1)

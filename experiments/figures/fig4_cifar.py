@@ -15,8 +15,9 @@ the images, for two numbers of updates.
 """
 
 from nfnets_augmult.recipes import cifar100_recipe, small_digits_recipe
-from nfnets_augmult.sweeps import Published, Sweep, grid, powers_of_two, read_argument
+from nfnets_augmult.sweeps import Published, Sweep, by_argument, grid, powers_of_two
 
+TITLE = 'Figure 4a/b: large batches'
 EXPECTED = (
   'Large n reaches a higher test accuracy in fewer epochs, and moderate n is ahead of n = 1 for '
   'the same number of updates too.'
@@ -27,28 +28,8 @@ PUBLISHED = (
 )
 
 
-def get_sweep(argument=''):
-  """Returns the sweep; `small` for the variant on digits, `seeds=N` for N runs of each point."""
-  variant = read_argument(argument)
-  if variant.is_small:
-    base = small_digits_recipe()
-    base.batch_size = 64
-    points = grid(
-      {
-        'augmult': (1, 4, 16),
-        'total_steps': (400, 1200),
-        'optimizer.learning_rate': powers_of_two(0.0125, 5),
-        'seed': variant.seeds,
-      }
-    )
-    return Sweep(
-      title='Figure 4a/b: large batches (small)',
-      base=base,
-      points=points,
-      expected=EXPECTED,
-      published=PUBLISHED,
-      is_small=True,
-    )
+def paper(seeds):
+  """Returns the runs on CIFAR-100: for every n, the budgets of up to 400,000 updates."""
   base = cifar100_recipe()
   base.batch_size = 1024
   points = []
@@ -58,11 +39,11 @@ def get_sweep(argument=''):
         'augmult': (augmult,),
         'total_epochs': [2.0**k for k in range(5, 14) if 2**k * augmult <= 8192],
         'optimizer.learning_rate': powers_of_two(0.025, 6),
-        'seed': variant.seeds,
+        'seed': seeds,
       }
     )
   return Sweep(
-    title='Figure 4a/b: large batches',
+    title=TITLE,
     base=base,
     points=points,
     expected=EXPECTED,
@@ -71,6 +52,24 @@ def get_sweep(argument=''):
   )
 
 
-def get_config(argument=''):
-  """Returns what all runs of the sweep share."""
-  return get_sweep(argument).base
+def small(seeds):
+  """Returns the runs on digits."""
+  base = small_digits_recipe()
+  base.batch_size = 64
+  return Sweep(
+    title=TITLE,
+    base=base,
+    points=grid(
+      {
+        'augmult': (1, 4, 16),
+        'total_steps': (400, 1200),
+        'optimizer.learning_rate': powers_of_two(0.0125, 5),
+        'seed': seeds,
+      }
+    ),
+    expected=EXPECTED,
+    published=PUBLISHED,
+  )
+
+
+get_sweep, get_config = by_argument(paper, small)

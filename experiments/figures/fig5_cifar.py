@@ -12,42 +12,52 @@ WRN-16-4 on one accelerator. Budgets and the ends of the grid of learning rates 
 """
 
 from nfnets_augmult.recipes import cifar100_recipe, small_digits_recipe
-from nfnets_augmult.sweeps import Sweep, grid, powers_of_two, read_argument
+from nfnets_augmult.sweeps import Sweep, by_argument, grid, powers_of_two
 
+TITLE = 'Figure 5a/b: small batches'
 EXPECTED = (
   'n > 1 reaches a higher test accuracy in fewer epochs, for a similar or slightly larger number '
   'of updates; the gain saturates at about n = 4.'
 )
 
 
-def get_sweep(argument=''):
-  """Returns the sweep; `small` for the variant on digits, `seeds=N` for N runs of each point."""
-  variant = read_argument(argument)
-  is_small = variant.is_small
-  base = small_digits_recipe() if is_small else cifar100_recipe()
-  base.batch_size = 16 if is_small else 64
-  length = (
-    {'total_steps': (600, 2400)}
-    if is_small
-    else {'total_epochs': (32.0, 64.0, 128.0, 256.0, 512.0)}
-  )
+def paper(seeds):
+  """Returns the runs on CIFAR-100."""
+  base = cifar100_recipe()
+  base.batch_size = 64
   return Sweep(
-    title='Figure 5a/b: small batches' + variant.suffix,
+    title=TITLE,
     base=base,
     points=grid(
       {
-        'augmult': (1, 2, 4) if is_small else (1, 2, 4, 8, 16),
-        **length,
-        'optimizer.learning_rate': powers_of_two(*((0.00625, 4) if is_small else (0.003125, 6))),
-        'seed': variant.seeds,
+        'augmult': (1, 2, 4, 8, 16),
+        'total_epochs': (32.0, 64.0, 128.0, 256.0, 512.0),
+        'optimizer.learning_rate': powers_of_two(0.003125, 6),
+        'seed': seeds,
       }
     ),
     expected=EXPECTED,
-    accelerator_hours=None if is_small else 1060,
-    is_small=is_small,
+    accelerator_hours=1060,
   )
 
 
-def get_config(argument=''):
-  """Returns what all runs of the sweep share."""
-  return get_sweep(argument).base
+def small(seeds):
+  """Returns the runs on digits."""
+  base = small_digits_recipe()
+  base.batch_size = 16
+  return Sweep(
+    title=TITLE,
+    base=base,
+    points=grid(
+      {
+        'augmult': (1, 2, 4),
+        'total_steps': (600, 2400),
+        'optimizer.learning_rate': powers_of_two(0.00625, 4),
+        'seed': seeds,
+      }
+    ),
+    expected=EXPECTED,
+  )
+
+
+get_sweep, get_config = by_argument(paper, small)

@@ -17,35 +17,20 @@ n = 1 and 4 after 64 epochs, and n = 1 also after as many updates as n = 4.
 """
 
 from nfnets_augmult.recipes import cifar100_recipe, small_digits_recipe
-from nfnets_augmult.sweeps import Sweep, grid, powers_of_two, read_argument
+from nfnets_augmult.sweeps import Sweep, by_argument, grid, powers_of_two
 
+TITLE = 'Figures 6, 7a/b, 10: learning rate and temperature'
 EXPECTED = (
   'Small n has the lower training loss after the same number of updates. All n are alike at small '
   'temperatures, and large n is stable at larger ones. At the longest budget small n is ahead.'
 )
 
 
-def get_sweep(argument=''):
-  """Returns the sweep; `small` for the variant on digits, `seeds=N` for N runs of each point."""
-  variant = read_argument(argument)
-  is_small = variant.is_small
-  base = small_digits_recipe() if is_small else cifar100_recipe()
-  return Sweep(
-    title='Figures 6, 7a/b, 10: learning rate and temperature' + variant.suffix,
-    base=base,
-    points=(_small_points if is_small else _points)(variant.seeds),
-    expected=EXPECTED,
-    accelerator_hours=None if is_small else 1670,
-    is_small=is_small,
-  )
-
-
-def _points(seeds):
-  """Large batches, then small ones with lower learning rates."""
-  return [
-    point
-    for batch_size, least_learning_rate in ((1024, 0.025), (64, 0.003125))
-    for point in grid(
+def paper(seeds):
+  """Returns the runs on CIFAR-100: large batches, then small ones with lower learning rates."""
+  points = []
+  for batch_size, least_learning_rate in ((1024, 0.025), (64, 0.003125)):
+    points += grid(
       {
         'batch_size': (batch_size,),
         'augmult': (1, 2, 4, 8, 16),
@@ -54,27 +39,35 @@ def _points(seeds):
         'seed': seeds,
       }
     )
-  ]
+  return Sweep(
+    title=TITLE,
+    base=cifar100_recipe(),
+    points=points,
+    expected=EXPECTED,
+    accelerator_hours=1670,
+  )
 
 
-def _small_points(seeds):
-  """As many epochs for n = 1 and 4, and for n = 1 also as many updates as n = 4 has in them."""
-  return [
-    point
-    for batch_size, least_learning_rate in ((64, 0.0125), (16, 0.00625))
-    for augmult, total_epochs in ((1, (64.0, 256.0)), (4, (64.0,)))
-    for point in grid(
-      {
-        'batch_size': (batch_size,),
-        'augmult': (augmult,),
-        'total_epochs': total_epochs,
-        'optimizer.learning_rate': powers_of_two(least_learning_rate, 5),
-        'seed': seeds,
-      }
-    )
-  ]
+def small(seeds):
+  """Returns the runs on digits; for n = 1 also as many updates as n = 4 has in its epochs."""
+  points = []
+  for batch_size, least_learning_rate in ((64, 0.0125), (16, 0.00625)):
+    for augmult, total_epochs in ((1, (64.0, 256.0)), (4, (64.0,))):
+      points += grid(
+        {
+          'batch_size': (batch_size,),
+          'augmult': (augmult,),
+          'total_epochs': total_epochs,
+          'optimizer.learning_rate': powers_of_two(least_learning_rate, 5),
+          'seed': seeds,
+        }
+      )
+  return Sweep(
+    title=TITLE,
+    base=small_digits_recipe(),
+    points=points,
+    expected=EXPECTED,
+  )
 
 
-def get_config(argument=''):
-  """Returns what all runs of the sweep share."""
-  return get_sweep(argument).base
+get_sweep, get_config = by_argument(paper, small)

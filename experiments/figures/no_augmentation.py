@@ -13,8 +13,9 @@ and with augmentation.
 """
 
 from nfnets_augmult.recipes import cifar100_recipe, small_digits_recipe
-from nfnets_augmult.sweeps import Published, Sweep, grid, powers_of_two, read_argument
+from nfnets_augmult.sweeps import Published, Sweep, by_argument, grid, powers_of_two
 
+TITLE = 'No augmentation'
 EXPECTED = (
   'Without augmentation the test accuracy is much lower, however long one trains: 61.4 against '
   '74.1 % on CIFAR-100.'
@@ -23,33 +24,47 @@ EXPECTED = (
 PUBLISHED = (Published(61.4, {'augmult': 1}, 'Section 2, without augmentation'),)
 
 
-def get_sweep(argument=''):
-  """Returns the sweep; `small` for the variant on digits, `seeds=N` for N runs of each point."""
-  variant = read_argument(argument)
-  is_small = variant.is_small
-  base = small_digits_recipe() if is_small else cifar100_recipe()
-  base.batch_size = 16 if is_small else 64
+def paper(seeds):
+  """Returns the runs on CIFAR-100; those with augmentation are in Figures 2 and 5."""
+  base = cifar100_recipe()
+  base.batch_size = 64
   base.augmentation.pad = 0
   base.augmentation.flip = False
-  points = grid(
-    {
-      **({'augmentation.pad': (0, 1)} if is_small else {}),
-      'total_epochs': (24.0, 96.0) if is_small else (16.0, 32.0, 64.0, 128.0, 256.0, 512.0),
-      'optimizer.learning_rate': powers_of_two(*((0.0125, 4) if is_small else (0.0125, 5))),
-      'seed': variant.seeds,
-    }
-  )
   return Sweep(
-    title='No augmentation' + variant.suffix,
+    title=TITLE,
     base=base,
-    points=points,
+    points=grid(
+      {
+        'total_epochs': (16.0, 32.0, 64.0, 128.0, 256.0, 512.0),
+        'optimizer.learning_rate': powers_of_two(0.0125, 5),
+        'seed': seeds,
+      }
+    ),
     expected=EXPECTED,
-    accelerator_hours=None if is_small else 29,
+    accelerator_hours=29,
     published=PUBLISHED,
-    is_small=is_small,
   )
 
 
-def get_config(argument=''):
-  """Returns what all runs of the sweep share."""
-  return get_sweep(argument).base
+def small(seeds):
+  """Returns the runs on digits, without and with augmentation."""
+  base = small_digits_recipe()
+  base.batch_size = 16
+  base.augmentation.pad = 0
+  return Sweep(
+    title=TITLE,
+    base=base,
+    points=grid(
+      {
+        'augmentation.pad': (0, 1),
+        'total_epochs': (24.0, 96.0),
+        'optimizer.learning_rate': powers_of_two(0.0125, 4),
+        'seed': seeds,
+      }
+    ),
+    expected=EXPECTED,
+    published=PUBLISHED,
+  )
+
+
+get_sweep, get_config = by_argument(paper, small)

@@ -15,8 +15,9 @@ momentum and averaged parameters: batch size 64.
 """
 
 from nfnets_augmult.recipes import nfnet_learning_rate, nfnet_recipe, small_imagenet_recipe
-from nfnets_augmult.sweeps import Published, Sweep, difference, grid, read_argument
+from nfnets_augmult.sweeps import Published, Sweep, by_argument, difference, grid
 
+TITLE = 'Table 1 and Figure 8a: NFNets without SAM'
 EXPECTED = (
   'Larger n has the higher test accuracy for the same number of updates, and n = 16 gains most '
   'from twice as many.'
@@ -30,11 +31,8 @@ TABLE = (
 )
 
 
-def get_sweep(argument=''):
-  """Returns the sweep; `small` for the variant on digits, `seeds=N` for N runs of each point."""
-  variant = read_argument(argument, seeds=1)
-  if variant.is_small:
-    return _small_sweep(variant.seeds)
+def paper(seeds):
+  """Returns the runs on ImageNet: one for each number of the table."""
   base = nfnet_recipe('f2')
   points, published = [], []
   for name, total_steps, top_1 in TABLE:
@@ -50,9 +48,9 @@ def get_sweep(argument=''):
       published.append(Published(accuracy, keys, 'Table 1'))
       learning_rate = nfnet_learning_rate(augmult=augmult)
       setting = {**keys, 'optimizer.learning_rate': learning_rate, **of_variant}
-      points += [{**setting, 'seed': seed} for seed in variant.seeds]
+      points += [{**setting, 'seed': seed} for seed in seeds]
   return Sweep(
-    title='Table 1 and Figure 8a: NFNets without SAM',
+    title=TITLE,
     base=base,
     points=points,
     expected=EXPECTED,
@@ -62,8 +60,8 @@ def get_sweep(argument=''):
   )
 
 
-def _small_sweep(seeds):
-  """Two numbers of updates, and half the learning rate for n > 1."""
+def small(seeds):
+  """Returns the runs on digits: two numbers of updates, and half the learning rate for n > 1."""
   base = small_imagenet_recipe()
   base.batch_size = 64
   # With 0.01, gains that begin at zero would take many more updates than there are.
@@ -80,15 +78,12 @@ def _small_sweep(seeds):
       }
     )
   return Sweep(
-    title='Table 1 and Figure 8a: NFNets without SAM (small)',
+    title=TITLE,
     base=base,
     points=points,
     expected=EXPECTED,
     metric='test/ema/top_1',
-    is_small=True,
   )
 
 
-def get_config(argument=''):
-  """Returns what all runs of the sweep share."""
-  return get_sweep(argument).base
+get_sweep, get_config = by_argument(paper, small, seeds=1)

@@ -15,8 +15,9 @@ on to help with SAM: batch size 64.
 """
 
 from nfnets_augmult.recipes import nfnet_recipe, small_imagenet_recipe, with_sam
-from nfnets_augmult.sweeps import Published, Sweep, difference, grid, read_argument
+from nfnets_augmult.sweeps import Published, Sweep, by_argument, difference, grid
 
+TITLE = 'Table 2 and Figure 8b: NFNets with SAM'
 EXPECTED = 'With SAM and n = 16 the test accuracy goes on to rise with the number of updates.'
 # Model, and top-1 by updates.
 TABLE = (
@@ -30,30 +31,15 @@ ORIGINAL = {
 }
 
 
-def get_sweep(argument=''):
-  """Returns the sweep; `small` for the variant on digits, `seeds=N` for N runs of each point."""
-  variant = read_argument(argument, seeds=1)
-  if variant.is_small:
-    base = with_sam(small_imagenet_recipe())
-    base.batch_size = 64
-    base.augmult = 16
-    # With 0.01, gains that begin at zero would take many more updates than there are.
-    base.optimizer.clipping = 0.32
-    return Sweep(
-      title='Table 2 and Figure 8b: NFNets with SAM (small)',
-      base=base,
-      points=grid({'total_steps': (600, 1200), 'seed': variant.seeds}),
-      expected=EXPECTED,
-      metric='test/ema/top_1',
-      is_small=True,
-    )
+def paper(seeds):
+  """Returns the runs on ImageNet: one for each number of the table."""
   base = with_sam(nfnet_recipe('f3'))
   points, published = [], []
   for name, top_1 in TABLE:
     of_variant = difference(with_sam(nfnet_recipe(name)), base)
     for total_steps, accuracy in top_1.items():
       keys = {'model.name': f'nfnet_{name}', 'total_steps': total_steps}
-      points += [{**keys, **of_variant, 'seed': seed} for seed in variant.seeds]
+      points += [{**keys, **of_variant, 'seed': seed} for seed in seeds]
       published.append(Published(accuracy, {**keys, 'augmult': 16, 'sam.rho': 0.05}, 'Table 2'))
   for rho, top_1 in ORIGINAL.items():
     for name, accuracy in top_1.items():
@@ -61,7 +47,7 @@ def get_sweep(argument=''):
       keys |= {'total_steps': 112_600}
       published.append(Published(accuracy, keys, 'Brock et al. 2021b'))
   return Sweep(
-    title='Table 2 and Figure 8b: NFNets with SAM',
+    title=TITLE,
     base=base,
     points=points,
     expected=EXPECTED,
@@ -71,6 +57,20 @@ def get_sweep(argument=''):
   )
 
 
-def get_config(argument=''):
-  """Returns what all runs of the sweep share."""
-  return get_sweep(argument).base
+def small(seeds):
+  """Returns the runs on digits."""
+  base = with_sam(small_imagenet_recipe())
+  base.batch_size = 64
+  base.augmult = 16
+  # With 0.01, gains that begin at zero would take many more updates than there are.
+  base.optimizer.clipping = 0.32
+  return Sweep(
+    title=TITLE,
+    base=base,
+    points=grid({'total_steps': (600, 1200), 'seed': seeds}),
+    expected=EXPECTED,
+    metric='test/ema/top_1',
+  )
+
+
+get_sweep, get_config = by_argument(paper, small, seeds=1)
