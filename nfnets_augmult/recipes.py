@@ -86,8 +86,8 @@ def nf_resnet_recipe(depth: int = 50) -> ml_collections.ConfigDict:
   config.model.dropout_rate = 0.25
   config.model.stochastic_depth_rate = 0.1
   config.optimizer.learning_rate = 0.1  # to be tuned by factors of 2
-  # The paper names none. Without one the network diverges within a factor of two of this learning
-  # rate, see docs/stability.md; this is a tenth of an epoch.
+  # The paper names no warm-up. These networks clip nothing and are near the edge of stability at
+  # the start, see docs/stability.md. A tenth of an epoch at n = 1.
   config.optimizer.warmup_steps = 500
   config.optimizer.weight_decay = 5e-5
   return config
