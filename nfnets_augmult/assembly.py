@@ -387,7 +387,7 @@ def make_train_step(
   *,
   schedule: schedules.Schedule | None = None,
 ) -> tuple[Callable[..., Any], jax.Array]:
-  """Returns the update of one device and the key of everything random in it.
+  """Returns the update of one device and the PRNG key of the steps.
 
   Args:
     config: of the run.
@@ -498,26 +498,26 @@ def make_restartable(
   """
   if config.input != 'device':
 
-    def from_host(key: Any, *, multiplicity: Multiplicity, start_step: int) -> feeding.Advance:
+    def restart_host(key: Any, *, multiplicity: Multiplicity, start_step: int) -> feeding.Advance:
       batches = train_batches(
         config, data.train, multiplicity, start_step=start_step, stop_step=plan.total_steps
       )
-      return feeding.from_host(train_step, key=key, batches=batches)
+      return feeding.make_host_advance(train_step, key=key, batches=batches)
 
-    return from_host
+    return restart_host
 
   one_step = feeding.with_batch_made(train_step, make_device_batch(config, plan.multiplicity))
 
-  def on_devices(key: Any, *, multiplicity: Multiplicity, start_step: int) -> feeding.Advance:
+  def restart_device(key: Any, *, multiplicity: Multiplicity, start_step: int) -> feeding.Advance:
     del start_step  # images are looked up by the step that is asked for
-    return feeding.on_devices(
+    return feeding.make_device_advance(
       one_step,
       constants=(place_on_devices(data.train, multiplicity), devices.replicate(key)),
       images=multiplicity.images,
       most_steps=steps_per_dispatch(config),
     )
 
-  return on_devices
+  return restart_device
 
 
 def make_bundle_advance(
@@ -552,7 +552,7 @@ def make_bundle_advance(
     of_seed = {seed: multiplicity.images(step) for seed, multiplicity in by_seed.items()}
     return feeding.stack_images([of_seed[p.multiplicity.seed] for p in plans])
 
-  return feeding.on_devices(
+  return feeding.make_device_advance(
     bundle.make_bundle_step(one_run),
     constants=(
       place_on_devices(data.train, plan.multiplicity),
@@ -858,7 +858,7 @@ def _check_runs(config: ml_collections.ConfigDict) -> None:
 
 
 def steps_key(config: ml_collections.ConfigDict) -> jax.Array:
-  """Returns the key of everything random in the training steps."""
+  """Returns the PRNG key of the training steps."""
   return _key(config, 'steps')
 
 
@@ -868,7 +868,7 @@ def parameters_key(config: ml_collections.ConfigDict) -> jax.Array:
 
 
 def _key(config: ml_collections.ConfigDict, purpose: str) -> jax.Array:
-  """The JAX key of everything random that serves `purpose`."""
+  """The PRNG key that serves `purpose`."""
   return jnp.asarray(np.concatenate(addressed_random.key_for(config.seed, purpose)))
 
 

@@ -24,7 +24,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from nfnets_augmult import front_door  # first: it quietens libraries before they are imported
+from nfnets_augmult import command_line  # first: it quietens libraries before they are imported
 
 # isort: split
 import jax
@@ -45,13 +45,13 @@ def benchmark_input() -> None:
   args = flags.FLAGS
   _refuse_other_flags('input')
   try:
-    augmults = front_door.whole_numbers('augmult')
+    augmults = command_line.whole_numbers('augmult')
     checks.check_number('--seconds', args.seconds, least=0, most=_LONGEST_SECONDS)
     for n in augmults:
       checks.check_int('--augmult', n, least=1, most=MAX_AUGMULT)
       if args.batch_size % n:
         raise ValueError(f'--augmult={n} does not divide --batch_size={args.batch_size}')
-    front_door.import_tensorflow_quietly()
+    command_line.import_tensorflow_quietly()
     from nfnets_augmult.analysis import input_benchmark
     from nfnets_augmult.data.decoding import ReadOptions
 
@@ -66,7 +66,7 @@ def benchmark_input() -> None:
       source, augmentation = input_benchmark.random_images(), Augmentation()
       read_options = ReadOptions()
   except ValueError as error:
-    front_door.fail(str(error))
+    command_line.fail(str(error))
   print(
     f'{source.description}; batch size {args.batch_size}; {augmentation}; {os.cpu_count()} CPUs'
   )
@@ -92,7 +92,7 @@ def benchmark_step() -> None:
   """Measures a training step and prints what it found."""
   args = flags.FLAGS
   _refuse_other_flags('step')
-  front_door.check_devices()
+  command_line.check_devices()
   model, batch = args.model or 'nfnet_f0', args.batch or 8
   # Only what was asked for: not every model has every option.
   options = {
@@ -118,11 +118,11 @@ def benchmark_step() -> None:
       **options,
     )
   except ValueError as error:
-    front_door.fail(str(error))
+    command_line.fail(str(error))
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
-    front_door.fail(
+    command_line.fail(
       'this step does not fit into memory; try a smaller --batch, --remat, --bfloat16'
     )
   device = jax.local_devices()[0]
@@ -176,7 +176,7 @@ def benchmark_device_input() -> None:
   """Measures what batches that are made on the device cost a step, and prints it."""
   args = flags.FLAGS
   _refuse_other_flags('device_input')
-  front_door.check_devices()
+  command_line.check_devices()
   model, batch = args.model or 'wrn_16_4', args.batch or 1024
   from nfnets_augmult.analysis.device_input_benchmark import compare
 
@@ -192,7 +192,7 @@ def benchmark_device_input() -> None:
       steps_per_dispatch=args.steps_per_dispatch,
     )
   except ValueError as error:
-    front_door.fail(str(error))
+    command_line.fail(str(error))
   device = jax.local_devices()[0]
   print(
     f'{model}, {image_size} pixels, batch {batch}, n = {args.copies}, '
@@ -212,7 +212,7 @@ def _refuse_other_flags(command: str) -> None:
   for name in sorted({*sum(_FLAGS_OF.values(), ())} - {*_FLAGS_OF[command]}):
     if flags.FLAGS[name].present:
       owners = [other for other, names in _FLAGS_OF.items() if name in names]
-      front_door.fail(f'--{name} is a flag of the command {" and ".join(owners)}')
+      command_line.fail(f'--{name} is a flag of the command {" and ".join(owners)}')
 
 
 _LONGEST_SECONDS = 3600
@@ -274,7 +274,7 @@ if __name__ == '__main__':
   flags.DEFINE_float('seconds', 1.0, 'input: length of each of the measurements.', lower_bound=0)
   flags.DEFINE_integer('copies', 4, 'device_input: n, copies of each unique image.', 1, MAX_AUGMULT)
   flags.DEFINE_integer('steps_per_dispatch', 10, 'device_input: steps in one dispatch.', 1, 10_000)
-  front_door.define_config_flag(required=False)
+  command_line.define_config_flag(required=False)
   _define_step_flags()
   console.end_when_nobody_reads()
-  front_door.run_command(COMMANDS)
+  command_line.run_command(COMMANDS)

@@ -8,7 +8,7 @@ config says: those of the test as for evaluation, those for training to the larg
 `--config.dataset.name=arrays --config.dataset.data_dir=data/cifar100_arrays` reads them.
 """
 
-from nfnets_augmult import front_door  # first: it quietens libraries before they are imported
+from nfnets_augmult import command_line  # first: it quietens libraries before they are imported
 
 # isort: split
 import ml_collections
@@ -29,7 +29,7 @@ def convert(config: ml_collections.ConfigDict, output: str) -> tuple[ArraySource
       `output` holds a data set already.
   """
   if assembly.needs_tensorflow(config):
-    front_door.import_tensorflow_quietly()
+    command_line.import_tensorflow_quietly()
   data = assembly.load_data(config)
   train = _decoded(config, data.train, is_training=True)
   test = _decoded(config, data.test, is_training=False)
@@ -67,7 +67,7 @@ def main() -> None:
   try:
     train, test = convert(args.config, args.output)
   except (ValueError, OSError) as error:
-    front_door.fail(str(error))
+    command_line.fail(str(error))
   print(
     f'wrote {train.num_images:,} training images and {test.num_images:,} test images of '
     f'{" x ".join(map(str, train.images.shape[1:]))} in {len(train.class_names)} classes to '
@@ -76,6 +76,6 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  front_door.define_path('output', None, 'Folder to write.', required=True)
-  front_door.define_config_flag()
-  front_door.run(main)
+  command_line.define_path('output', None, 'Folder to write.', required=True)
+  command_line.define_config_flag()
+  command_line.run(main)

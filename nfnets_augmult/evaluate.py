@@ -4,7 +4,7 @@ python -m nfnets_augmult.evaluate --workdir=runs/quickstart_digits
     [--split=test] [--checkpoint=latest] [--data_dir=DIR] [--output=FILE.json]
 """
 
-from nfnets_augmult import front_door  # first: it quietens libraries before they are imported
+from nfnets_augmult import command_line  # first: it quietens libraries before they are imported
 
 # isort: split
 import jax
@@ -52,7 +52,7 @@ def evaluate(
   config.evaluation.batch_size = batch_size or config.evaluation.batch_size
   assembly.check(config)
   if assembly.needs_tensorflow(config):
-    front_door.import_tensorflow_quietly()
+    command_line.import_tensorflow_quietly()
   then = records.read_data_description(workdir)
   # What the run remembers of its training images is all that is needed of them.
   data = None if then else assembly.load_data(config)
@@ -81,7 +81,7 @@ def evaluate(
 def main() -> None:
   """Reads the flags, evaluates, prints."""
   args = flags.FLAGS
-  front_door.check_devices()
+  command_line.check_devices()
   try:
     results = evaluate(
       args.workdir,
@@ -92,7 +92,7 @@ def main() -> None:
       map_classes_by_name=args.map_classes_by_name,
     )
   except (ValueError, CheckpointError) as error:
-    front_door.fail(str(error))
+    command_line.fail(str(error))
   print(f'{args.workdir}, step {results["step"]:,}, {results["split"]}:')
   for name, label in (('raw', 'last parameters'), ('ema', 'averaged parameters')):
     means = results[name]
@@ -104,17 +104,17 @@ def main() -> None:
     try:
       records.write_json(args.output, results)
     except OSError as error:
-      front_door.fail(f'--output={args.output!r} cannot be written: {error}')
+      command_line.fail(f'--output={args.output!r} cannot be written: {error}')
 
 
 if __name__ == '__main__':
-  front_door.define_path('workdir', None, 'Directory of the run.', required=True)
+  command_line.define_path('workdir', None, 'Directory of the run.', required=True)
   flags.DEFINE_string('split', '', 'Split of its data set; default: the test split of its config.')
   flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or the number of a step.")
-  front_door.define_path('data_dir', '', 'Where the data lie, if they were moved.')
+  command_line.define_path('data_dir', '', 'Where the data lie, if they were moved.')
   flags.DEFINE_integer('batch_size', 0, 'Images per batch; 0: as in the config.', 0)
   flags.DEFINE_boolean(
     'map_classes_by_name', False, 'Find classes by name, if their order or number is another.'
   )
-  front_door.define_path('output', '', 'JSON file for the results.')
-  front_door.run(main)
+  command_line.define_path('output', '', 'JSON file for the results.')
+  command_line.run(main)

@@ -15,7 +15,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from nfnets_augmult import front_door  # first: it quietens libraries before they are imported
+from nfnets_augmult import command_line  # first: it quietens libraries before they are imported
 
 # isort: split
 from absl import flags
@@ -98,12 +98,12 @@ def _read_file(path: str) -> tuple[_Params, dict[str, Any]]:
 def main() -> None:
   """Reads the flags, exports, says so."""
   args = flags.FLAGS
-  front_door.check_devices()
+  command_line.check_devices()
   try:
     count = export(args.output, workdir=args.workdir, params=args.params)
     said = param_files.read_metadata(args.output)
   except (ValueError, CheckpointError, OSError) as error:
-    front_door.fail(str(error))
+    command_line.fail(str(error))
   print(f'wrote {count:,} parameters to {args.output}')
   if 'timm_model' in said:
     print(
@@ -113,7 +113,7 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  front_door.define_path('workdir', '', 'Directory of a run.')
-  front_door.define_path('params', '', 'Parameter file to convert, instead of --workdir.')
-  front_door.define_path('output', None, 'File to write: .npz or .safetensors.', required=True)
-  front_door.run(main)
+  command_line.define_path('workdir', '', 'Directory of a run.')
+  command_line.define_path('params', '', 'Parameter file to convert, instead of --workdir.')
+  command_line.define_path('output', None, 'File to write: .npz or .safetensors.', required=True)
+  command_line.run(main)

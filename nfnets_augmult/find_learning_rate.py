@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nfnets_augmult import front_door  # first: it quietens libraries before they are imported
+from nfnets_augmult import command_line  # first: it quietens libraries before they are imported
 
 # isort: split
 import jax
@@ -369,8 +369,10 @@ def _json_number(value: float) -> float | None:
 def main() -> None:
   """Reads the flags, searches, prints, draws and writes."""
   args = flags.FLAGS
-  workdir = args.workdir or f'{train.default_workdir(front_door.config_path())}-find_learning_rate'
-  front_door.check_devices()
+  workdir = (
+    args.workdir or f'{train.default_workdir(command_line.config_path())}-find_learning_rate'
+  )
+  command_line.check_devices()
   try:
     paths.check_writable('--workdir', workdir)
     findings = find(
@@ -387,15 +389,15 @@ def main() -> None:
     records.write_json(os.path.join(workdir, JSON_NAME), result)
     learning_rate_figure.save(result, os.path.join(workdir, PICTURE_NAME))
   except (ValueError, BadDataError, CheckpointError) as error:
-    front_door.fail(str(error))
+    command_line.fail(str(error))
   except OSError as error:
-    front_door.fail(f'cannot write to {workdir}: {error}')
+    command_line.fail(f'cannot write to {workdir}: {error}')
   print(report(findings))
   print(f'\npicture: {workdir}/{PICTURE_NAME}, numbers: {workdir}/{JSON_NAME}')
 
 
 if __name__ == '__main__':
-  front_door.define_path(
+  command_line.define_path(
     'workdir', None, 'Folder of the results; default: runs/NAME-find_learning_rate.'
   )
   flags.DEFINE_integer('seeds', 3, "How many: the config's and those that follow it.")
@@ -404,5 +406,5 @@ if __name__ == '__main__':
   flags.DEFINE_float('lowest', 1e-4, 'Learning rate at which the ramp starts.')
   flags.DEFINE_float('highest', 10.0, 'Learning rate at which it ends; nothing larger is tried.')
   flags.DEFINE_float('safety', 2.0, 'At least so many times is the suggestion below the largest.')
-  front_door.define_config_flag()
-  front_door.run(main)
+  command_line.define_config_flag()
+  command_line.run(main)

@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nfnets_augmult import front_door  # first: it quietens libraries before they are imported
+from nfnets_augmult import command_line  # first: it quietens libraries before they are imported
 
 # isort: split
 from absl import flags
@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 from nfnets_augmult.analysis import archive, figures
 from nfnets_augmult.analysis import runs as runs_lib
-from nfnets_augmult.analysis.runs import Cell, Run
+from nfnets_augmult.analysis.runs import Cell, RecordedRun
 from nfnets_augmult.ops.atomic_file import write_atomically
 
 Row = dict[str, Any]
@@ -89,7 +89,7 @@ def write_report(workdir: str, output: str = '', metric: str = '') -> list[str]:
 
 
 def draw_all(
-  runs: Sequence[Run], metric: str, published: Sequence[Mapping[str, Any]] = ()
+  runs: Sequence[RecordedRun], metric: str, published: Sequence[Mapping[str, Any]] = ()
 ) -> dict[str, Figure]:
   """Returns the figures by file name; those whose axis would have a single value are left out."""
   drawn = {}
@@ -112,14 +112,14 @@ def draw_all(
   return drawn
 
 
-def _vary_learning_rate(runs: Sequence[Run]) -> bool:
+def _vary_learning_rate(runs: Sequence[RecordedRun]) -> bool:
   """Whether some runs differ in their learning rate alone, and perhaps in their seed."""
   groups = runs_lib.by(runs, *_SETTING).values()
   return any(len({run.learning_rate for run in group}) > 1 for group in groups)
 
 
 def summary_rows(
-  runs: Sequence[Run], metric: str, published: Sequence[Mapping[str, Any]] = ()
+  runs: Sequence[RecordedRun], metric: str, published: Sequence[Mapping[str, Any]] = ()
 ) -> list[Row]:
   """Returns a row for each setting and length, at the learning rate that is best for it.
 
@@ -161,7 +161,7 @@ def summary_rows(
   return rows
 
 
-def run_rows(runs: Sequence[Run], workdir: str) -> list[Row]:
+def run_rows(runs: Sequence[RecordedRun], workdir: str) -> list[Row]:
   """Returns a row for each run."""
   rows = []
   for run in runs:
@@ -195,7 +195,7 @@ def run_rows(runs: Sequence[Run], workdir: str) -> list[Row]:
 
 def _markdown(
   sweeps: Sequence[Mapping[str, Any]],
-  runs: Sequence[Run],
+  runs: Sequence[RecordedRun],
   rows: Sequence[Row],
   pictures: Sequence[str],
   workdir: str,
@@ -271,7 +271,7 @@ def _count(cell: Cell) -> str:
   return f'{len(cell.values)} of {len(cell.runs)}{to_come}'
 
 
-def _first_line(run: Run) -> list[str]:
+def _first_line(run: RecordedRun) -> list[str]:
   return run.message.splitlines()[:1]
 
 
@@ -285,16 +285,16 @@ def main() -> None:
   try:
     files = write_report(args.workdir, args.output, args.metric)
   except ValueError as error:
-    front_door.fail(str(error))
+    command_line.fail(str(error))
   except OSError as error:
-    front_door.fail(f'cannot read {args.workdir} or write the report: {error}')
+    command_line.fail(f'cannot read {args.workdir} or write the report: {error}')
   print('\n'.join(files))
 
 
 if __name__ == '__main__':
-  front_door.define_path(
+  command_line.define_path(
     'workdir', None, 'Directory of a sweep, of a run, or of several.', required=True
   )
-  front_door.define_path('output', '', 'Where the report goes; default: WORKDIR/report.')
+  command_line.define_path('output', '', 'Where the report goes; default: WORKDIR/report.')
   flags.DEFINE_string('metric', '', 'Test accuracy that counts; default: what the sweep says.')
-  front_door.run(main)
+  command_line.run(main)

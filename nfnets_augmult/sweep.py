@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from nfnets_augmult import front_door  # first: it quietens libraries before they are imported
+from nfnets_augmult import command_line  # first: it quietens libraries before they are imported
 
 # isort: split
 import jax
@@ -152,7 +152,7 @@ def run_sweep(
   for number, unit in enumerate(todo):
     folders = [os.path.join(workdir, sweeps.point_name(point)) for point in unit]
     with contextlib.ExitStack() as claims:
-      is_ours = all([claims.enter_context(records.only_process_in(f)) for f in folders])
+      is_ours = all([claims.enter_context(records.lock_workdir(f)) for f in folders])
       # Another process may have been at it since.
       is_to_run = is_ours and not all(sweep_units.is_done(workdir, point) for point in unit)
       if is_to_run:
@@ -197,7 +197,7 @@ def _say(text: str) -> None:
 
 def main() -> None:
   """Reads the flags and runs the sweep, or lists its commands."""
-  path = front_door.config_path()
+  path = command_line.config_path()
   workdir = flags.FLAGS.workdir or train.default_workdir(path)
   try:
     sweep = sweeps.load_sweep(path).with_base(flags.FLAGS.config)
@@ -210,7 +210,7 @@ def main() -> None:
       for line in commands(sweep, shard, config_path=path, workdir=workdir):
         print(line)
       return
-    front_door.check_devices()
+    command_line.check_devices()
     check(sweep, points, workdir)
     todo = [[point] for point in points]
     if flags.FLAGS.together:
@@ -223,12 +223,12 @@ def main() -> None:
     sweeps.describe(sweep, workdir)
     _keep_compiled_programs(os.path.join(workdir, '.compiled'))
     _say(f'{sweep.title}: {sum(map(len, todo))} of {len(points)} runs, in {workdir}')
-    stop_signals = front_door.StopSignals()
+    stop_signals = command_line.StopSignals()
     tally = run_sweep(sweep, todo, workdir, stop_requested=stop_signals)
   except ValueError as error:
-    front_door.fail(str(error))
+    command_line.fail(str(error))
   except OSError as error:
-    front_door.fail(f'cannot write to {workdir}: {error}')
+    command_line.fail(f'cannot write to {workdir}: {error}')
   except loop.StopRequested:
     _say(f'stopped and saved; the same command goes on from there. Work directory: {workdir}')
     return
@@ -236,11 +236,11 @@ def main() -> None:
     _say('some points are being run by another process; they were left to it')
   _say(f'the report: python -m nfnets_augmult.report --workdir={shlex.quote(workdir)}')
   if failed := tally.counts.get('failed'):
-    front_door.fail(f'{failed} runs failed; their status.json and log.txt say why')
+    command_line.fail(f'{failed} runs failed; their status.json and log.txt say why')
 
 
 if __name__ == '__main__':
-  front_door.define_path(
+  command_line.define_path(
     'workdir', None, 'Directory of the sweep; default: runs/NAME of the config.'
   )
   flags.DEFINE_string('shard', '0/1', 'I/K: only every K-th run, from the I-th on, I from 0.')
@@ -248,5 +248,5 @@ if __name__ == '__main__':
     'together', False, "Train seeds and learning rates of one shape in one program; input='device'."
   )
   flags.DEFINE_boolean('list', False, 'Print the command of each run, one a line, and run nothing.')
-  front_door.define_config_flag()
-  front_door.run(main)
+  command_line.define_config_flag()
+  command_line.run(main)

@@ -1,4 +1,4 @@
-"""What of a sweep trains in one program: a single run, or runs of one shape together.
+"""The units of a sweep: single runs, or runs of one shape that train in one program.
 
 Either way every point ends in its own folder with the records of a single run.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import ml_collections
 from absl import logging
 
-from nfnets_augmult import assembly, front_door, many_runs, sweeps, train
+from nfnets_augmult import assembly, command_line, many_runs, sweeps, train
 from nfnets_augmult.training import loop, records
 
 # Points that train together; a single one trains by itself.
@@ -28,10 +28,11 @@ def shapes(sweep: sweeps.Sweep, points: Sequence[sweeps.Point]) -> list[Unit]:
 
 
 def units(sweep: sweeps.Sweep, group: Unit, workdir: str) -> list[Unit]:
-  """Returns the points of one shape in units that train together from what is there on.
+  """Splits the points of one shape into units, considering what has been run already.
 
-  All of them do if that has begun before. Otherwise those do that are still to be run, if they are
-  a product of seeds and learning rates; others stay by themselves.
+  If all of them were started together, they stay together. Otherwise the points that are still to
+  be run form one unit if they are a product of seeds and learning rates; all others are units of
+  their own.
   """
   if _is_product(sweep, group) and os.path.exists(_together_folder(workdir, sweep, group)):
     return [group]
@@ -174,7 +175,7 @@ def _output_to(path: str) -> Iterator[None]:
   console = logging.get_absl_handler()
   with open(path, 'a', encoding='utf-8') as log:
     handler = std_logging.StreamHandler(log)
-    handler.setFormatter(front_door.LOG_FORMATTER)
+    handler.setFormatter(command_line.LOG_FORMATTER)
     for is_for_users in console.filters:
       handler.addFilter(is_for_users)
     logger, level = logging.get_absl_logger(), console.level

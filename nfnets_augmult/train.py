@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nfnets_augmult import front_door  # first: it quietens libraries before they are imported
+from nfnets_augmult import command_line  # first: it quietens libraries before they are imported
 
 # isort: split
 import jax
@@ -78,7 +78,7 @@ def prepare(
   if workdir:
     paths.check_writable('workdir', workdir)
   if assembly.needs_tensorflow(config):
-    front_door.import_tensorflow_quietly()
+    command_line.import_tensorflow_quietly()
   data = data or assembly.load_data(config)
   resumes = bool(workdir) and checkpoints_lib.has_checkpoint(checkpoint_dir or workdir)
   if resumes and (then := records.read_data_description(workdir)):
@@ -357,7 +357,7 @@ def main() -> None:
   from nfnets_augmult import many_runs  # it builds on this module
 
   config = flags.FLAGS.config
-  workdir = flags.FLAGS.workdir or default_workdir(front_door.config_path())
+  workdir = flags.FLAGS.workdir or default_workdir(command_line.config_path())
   try:
     is_together = assembly.are_runs_together(config)
     if result := finished_result(config, workdir):
@@ -366,19 +366,19 @@ def main() -> None:
       else:
         report(result, workdir, 'This run is finished')
       return
-    front_door.join_hosts()
-    front_door.check_devices()
+    command_line.join_hosts()
+    command_line.check_devices()
     run = many_runs.prepare(config, workdir) if is_together else prepare(config, workdir)
   except (ValueError, CheckpointError) as error:
-    front_door.fail(str(error))
+    command_line.fail(str(error))
   try:
     with contextlib.ExitStack() as claims:
-      if jax.process_index() == 0 and not claims.enter_context(records.only_process_in(workdir)):
-        front_door.fail(
+      if jax.process_index() == 0 and not claims.enter_context(records.lock_workdir(workdir)):
+        command_line.fail(
           f'another process is training in {workdir}: wait for it, stop it, or choose another '
           '--workdir'
         )
-      stop_requested = front_door.StopSignals()
+      stop_requested = command_line.StopSignals()
       if is_together:
         results = many_runs.train_together(run, stop_requested=stop_requested)
         if jax.process_index() == 0:
@@ -388,7 +388,7 @@ def main() -> None:
   except loop.StopRequested:
     logging.info('stopped and saved in %s; the same command goes on from there', workdir)
   except loop.DivergedError as error:
-    front_door.fail(
+    command_line.fail(
       f'{error}. The run stops, and nothing after that step is saved; {workdir}/curves.png shows '
       f'how it went. How large the learning rate can be, this measures: {_finder_command()}. '
       'Then train with a smaller optimizer.learning_rate in another --workdir; adaptive gradient '
@@ -396,16 +396,18 @@ def main() -> None:
       'possible'
     )
   except (CheckpointError, BadDataError) as error:
-    front_door.fail(str(error))
+    command_line.fail(str(error))
   except OSError as error:
-    front_door.fail(f'cannot write to {workdir}: {error}; the checkpoints there are kept')
+    command_line.fail(f'cannot write to {workdir}: {error}; the checkpoints there are kept')
   else:
     if result:
       report(result, workdir, 'Finished')
 
 
 if __name__ == '__main__':
-  front_door.define_path('workdir', None, 'Directory of the run; default: runs/NAME of the config.')
-  front_door.define_host_flags()
-  front_door.define_config_flag()
-  front_door.run(main)
+  command_line.define_path(
+    'workdir', None, 'Directory of the run; default: runs/NAME of the config.'
+  )
+  command_line.define_host_flags()
+  command_line.define_config_flag()
+  command_line.run(main)

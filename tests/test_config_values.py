@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from nfnets_augmult import assembly, configs, front_door, recipes, train
+from nfnets_augmult import assembly, command_line, configs, recipes, train
 from nfnets_augmult.data.sources import ArraySource
 from nfnets_augmult.training.step import Normalization
 
@@ -81,9 +81,9 @@ def _message(which, key, text, data, file, workdir, monkeypatch):
   """What the command line says to a value; None if it would train."""
   monkeypatch.setattr(sys, 'argv', [])  # which the library of the flags reads
   values = flags.FlagValues()
-  front_door.define_config_flag(flag_values=values)
+  command_line.define_config_flag(flag_values=values)
   try:
-    front_door.parse(['train', f'--config={file}:{which}', f'--config.{key}={text}'], values)
+    command_line.parse(['train', f'--config={file}:{which}', f'--config.{key}={text}'], values)
     # What another data set would be is for the loading to say.
     train.prepare(values.config, workdir, data=None if key.startswith('dataset') else data[which])
   except (_Refused, ValueError) as error:
@@ -106,7 +106,7 @@ def _once_for_each_network(check):
 
 def test_every_value_of_every_key(data, tmp_path, monkeypatch):
   """At least three hundred of them: all in one line, before anything is written."""
-  monkeypatch.setattr(front_door, 'fail', _refuse)
+  monkeypatch.setattr(command_line, 'fail', _refuse)
   for name in ('check_images_fit', 'check_memory'):
     monkeypatch.setattr(assembly, name, _once_for_each_network(getattr(assembly, name)))
   file = tmp_path / 'config.py'

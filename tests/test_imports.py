@@ -21,14 +21,14 @@ ALLOWED = {
   # `configs`: what the keys of a recorded config are, and their defaults.
   'analysis': {'configs', 'ops', 'data', 'models', 'optim', 'training'},
 }
-# Programs that lie in a room for their name's sake: they may import everything, as the front doors
+# Programs that lie in a room for their name's sake: they may import everything, as the programs
 # beside the rooms do, and nothing may import them.
 PROGRAMS = {'analysis/variance.py'}
 
 
 @pytest.mark.parametrize('room', ALLOWED)
 def test_imports_point_one_way(room):
-  """Ops <- data, models, optim <- training <- analysis <- front doors."""
+  """Ops <- data, models, optim <- training <- analysis <- programs."""
   for file in (PACKAGE / room).rglob('*.py'):
     if str(file.relative_to(PACKAGE)) in PROGRAMS:
       continue
@@ -74,7 +74,7 @@ def test_the_package_imports_nothing_heavy():
 
 
 def test_all_but_the_input_imports_without_tensorflow():
-  """Models, optimiser, step, loop, checkpoints, benchmark and the front doors themselves."""
+  """Models, optimiser, step, loop, checkpoints, benchmark and the programs themselves."""
   modules = _imported_by(
     'import nfnets_augmult.models, nfnets_augmult.optim.sgd, nfnets_augmult.training.loop, '
     'nfnets_augmult.training.step, nfnets_augmult.training.checkpoints, '

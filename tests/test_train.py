@@ -212,8 +212,8 @@ def _run_command(*arguments):
 def test_a_work_directory_has_one_process(tmp_path):
   """While another process trains there the program says so and touches nothing."""
   workdir = tmp_path / 'run'
-  with records.only_process_in(str(workdir)) as is_alone:
-    assert is_alone
+  with records.lock_workdir(str(workdir)) as is_ours:
+    assert is_ours
     done = _run_command(
       'nfnets_augmult.train',
       '--config=experiments/quickstart_digits.py',
@@ -223,8 +223,8 @@ def test_a_work_directory_has_one_process(tmp_path):
     assert done.returncode == 1
     assert f'another process is training in {workdir}' in done.stderr
     assert [path.name for path in workdir.iterdir()] == ['.lock']
-  with records.only_process_in(str(workdir)) as is_alone:
-    assert is_alone
+  with records.lock_workdir(str(workdir)) as is_ours:
+    assert is_ours
 
 
 @pytest.mark.parametrize(

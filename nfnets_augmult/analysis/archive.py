@@ -9,12 +9,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nfnets_augmult.analysis.runs import Run
+from nfnets_augmult.analysis.runs import RecordedRun
 
 NAME = 'records.json'
 
 
-def dumps(sweeps: Sequence[Mapping[str, Any]], runs: Sequence[Run], workdir: str) -> str:
+def dumps(sweeps: Sequence[Mapping[str, Any]], runs: Sequence[RecordedRun], workdir: str) -> str:
   """Returns the text of the file, with paths relative to `workdir` and a line for each run.
 
   Args:
@@ -55,7 +55,7 @@ def dumps(sweeps: Sequence[Mapping[str, Any]], runs: Sequence[Run], workdir: str
   return text.removesuffix('\n}') + ',\n  "runs": [\n' + ',\n'.join(lines) + '\n  ]\n}\n'
 
 
-def read(workdir: str) -> tuple[list[dict[str, Any]], list[Run]] | None:
+def read(workdir: str) -> tuple[list[dict[str, Any]], list[RecordedRun]] | None:
   """Returns sweeps and runs of the `records.json` in `workdir`; None if there is none.
 
   Raises:
@@ -69,7 +69,7 @@ def read(workdir: str) -> tuple[list[dict[str, Any]], list[Run]] | None:
       found = json.load(file)
     sweeps = [{**s, 'path': os.path.join(workdir, s['path'])} for s in found['sweeps']]
     runs = [
-      Run(
+      RecordedRun(
         path=os.path.join(workdir, run['path']),
         status=run['status'],
         message=run['message'],

@@ -70,7 +70,7 @@ def compare(
     copies_per_batch=multiplicity.copies_per_batch,
     augmentation=CropFlip(),
   )
-  made = feeding.on_devices(
+  made = feeding.make_device_advance(
     feeding.with_batch_made(step.train_step, make_batch),
     constants=(data, keys),
     images=multiplicity.images,
@@ -78,7 +78,7 @@ def compare(
   )
   batch = devices.place_batch(step_benchmark.random_batch(batch_size, image_size, _NUM_CLASSES))
   first_images = multiplicity.images(0)
-  resident = feeding.on_devices(
+  resident = feeding.make_device_advance(
     feeding.with_batch_made(step.train_step, lambda batch, images: batch),
     constants=(batch, keys),
     images=lambda step: first_images,

@@ -21,14 +21,14 @@ from matplotlib.figure import Figure
 
 from nfnets_augmult.analysis import panels as panels_lib
 from nfnets_augmult.analysis import runs as runs_lib
-from nfnets_augmult.analysis.runs import TRAINING_LOSS, Cell, Run
+from nfnets_augmult.analysis.runs import TRAINING_LOSS, Cell, RecordedRun
 
 # Keys that say best what tells two settings apart; others follow.
 _TELLING = ('sam.rho', 'augmentation.pad', 'model.dropout_rate', 'augmentation.randaugment.layers')
 
 
 def accuracy_against_length(
-  runs: Sequence[Run],
+  runs: Sequence[RecordedRun],
   *,
   metric: str = 'test/raw/top_1',
   unit: str = 'epochs',
@@ -47,7 +47,7 @@ def accuracy_against_length(
 
 
 def accuracy_by_model(
-  runs: Sequence[Run],
+  runs: Sequence[RecordedRun],
   *,
   metric: str = 'test/ema/top_1',
   published: Sequence[Mapping[str, Any]] = (),
@@ -89,9 +89,9 @@ def accuracy_by_model(
       draw(name, top_1, rho, color=color, mfc='white', label=label)
   runs_by_setting = runs_lib.group(runs, lambda r: (r.config['sam.rho'], r.augmult))
   for (rho, augmult), same in runs_by_setting.items():
-    for name, of_one in runs_lib.group(same, lambda r: r.config['model.name']).items():
+    for name, of_model in runs_lib.group(same, lambda r: r.config['model.name']).items():
       cells = [
-        runs_lib.best_cell(group, metric) for group in runs_lib.by(of_one, 'budget').values()
+        runs_lib.best_cell(group, metric) for group in runs_lib.by(of_model, 'budget').values()
       ]
       measured = [cell for cell in cells if cell.status == 'measured']
       if measured:
@@ -106,7 +106,7 @@ def accuracy_by_model(
   return figure
 
 
-def training_loss_against_length(runs: Sequence[Run], *, unit: str = 'epochs') -> Figure:
+def training_loss_against_length(runs: Sequence[RecordedRun], *, unit: str = 'epochs') -> Figure:
   """Returns the cross entropy of the raw training images at the learning rate that minimizes it.
 
   Figures 2b, 6a and 6b. `unit` is `'epochs'` or `'updates'`.
@@ -116,7 +116,7 @@ def training_loss_against_length(runs: Sequence[Run], *, unit: str = 'epochs') -
 
 
 def accuracy_against_learning_rate(
-  runs: Sequence[Run], *, metric: str = 'test/raw/top_1', temperature: bool = False
+  runs: Sequence[RecordedRun], *, metric: str = 'test/raw/top_1', temperature: bool = False
 ) -> Figure:
   """Returns test accuracy for each learning rate, a panel for each length (Figures 2c, 6c, 6d).
 
@@ -131,8 +131,8 @@ def accuracy_against_learning_rate(
   titles = panel_titles([panel for panel, _ in panels])
   styles = panels_lib.make_styles(runs)
 
-  def draw(axes: Axes, key: Any, group: Sequence[Run]) -> None:
-    def points(line: Sequence[Run]) -> list[tuple[float | None, Cell]]:
+  def draw(axes: Axes, key: Any, group: Sequence[RecordedRun]) -> None:
+    def points(line: Sequence[RecordedRun]) -> list[tuple[float | None, Cell]]:
       return [(x, runs_lib.make_cell(same, metric)) for x, same in runs_lib.by(line, axis).items()]
 
     panels_lib.draw_lines(axes, group, points, styles, factor=100)
@@ -170,7 +170,7 @@ def panel_titles(panels: Sequence[Any]) -> dict[Any, str]:
   return titles
 
 
-def matches(number: Mapping[str, Any], run: Run) -> bool:
+def matches(number: Mapping[str, Any], run: RecordedRun) -> bool:
   """Whether a number of the paper is about runs of this setting and length.
 
   A number that the paper gives for no length in particular is about none of them; one that says
@@ -180,14 +180,14 @@ def matches(number: Mapping[str, Any], run: Run) -> bool:
   return bool(has_length) and is_about(number, run)
 
 
-def is_about(number: Mapping[str, Any], run: Run) -> bool:
+def is_about(number: Mapping[str, Any], run: RecordedRun) -> bool:
   """Whether a number of the paper is about runs of this setting."""
   is_here = 'sweep' not in number or runs_lib.inside(run, number['sweep'])
   return is_here and all(run.config.get(key) == value for key, value in number['keys'].items())
 
 
 def _against_length(
-  runs: Sequence[Run],
+  runs: Sequence[RecordedRun],
   metric: str,
   unit: str,
   *,
@@ -203,8 +203,8 @@ def _against_length(
   titles = panel_titles(list(panels))
   styles = panels_lib.make_styles(runs)
 
-  def draw(axes: Axes, panel: Any, group: Sequence[Run]) -> None:
-    def points(line: Sequence[Run]) -> list[tuple[float | None, Cell]]:
+  def draw(axes: Axes, panel: Any, group: Sequence[RecordedRun]) -> None:
+    def points(line: Sequence[RecordedRun]) -> list[tuple[float | None, Cell]]:
       return [
         (getattr(same[0], unit), runs_lib.best_cell(same, metric, smallest=smallest))
         for same in runs_lib.group(line, lambda run: getattr(run, unit) or run.budget).values()

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from nfnets_augmult.analysis import runs as runs_lib
-from nfnets_augmult.analysis.runs import Cell, Run
+from nfnets_augmult.analysis.runs import Cell, RecordedRun
 
 _MARKERS = 'os^Dv*Pp<>'
 _COLUMNS = 3
@@ -35,12 +35,12 @@ class Style(NamedTuple):
   label: str
 
 
-def line_of(run: Run) -> tuple[int, int, str]:
+def line_of(run: RecordedRun) -> tuple[int, int, str]:
   """Returns what the runs of one line share."""
   return run.augmult, run.dropout_masks, run.placement
 
 
-def make_styles(runs: Sequence[Run]) -> dict[tuple[int, int, str], Style]:
+def make_styles(runs: Sequence[RecordedRun]) -> dict[tuple[int, int, str], Style]:
   """Returns a style for each line, the same in all panels of a figure of these runs."""
   lines = sorted({line_of(run) for run in runs}, key=lambda line: (line[:2], line[2] != 'within'))
   colors = sorted({line[:2] for line in lines})
@@ -57,7 +57,9 @@ def make_styles(runs: Sequence[Run]) -> dict[tuple[int, int, str], Style]:
 
 
 def draw_panels(
-  panels: Mapping[Any, Sequence[Run]], draw: Callable[[Axes, Any, Sequence[Run]], None]
+  panels: Mapping[Any, Sequence[RecordedRun]],
+  draw: Callable[[Axes, Any, Sequence[RecordedRun]], None],
+  draw: Callable[[Axes, Any, Sequence[RecordedRun]], None],
 ) -> Figure:
   """Returns a figure of one panel for each group of runs, with a grid and a log axis.
 
@@ -103,8 +105,8 @@ def draw_legend(figure: Figure) -> None:
 
 def draw_lines(
   axes: Axes,
-  runs: Sequence[Run],
-  points: Callable[[Sequence[Run]], list[tuple[float | None, Cell]]],
+  runs: Sequence[RecordedRun],
+  points: Callable[[Sequence[RecordedRun]], list[tuple[float | None, Cell]]],
   styles: Mapping[Any, Style],
   *,
   factor: float,
@@ -142,9 +144,9 @@ def draw_lines(
         capsize=2,
         label=style.label,
       )
-    of_line = [(x, cell.status) for x, cell in cells if cell.status != 'measured']
-    if of_line:
-      marks.append((style, of_line))
+    unmeasured = [(x, cell.status) for x, cell in cells if cell.status != 'measured']
+    if unmeasured:
+      marks.append((style, unmeasured))
     is_any_positive |= any(cells[i][1].mean > 0 for i in measured)
   if is_logarithmic and is_any_positive:
     axes.set_yscale('log')
@@ -165,8 +167,8 @@ def _draw_marks(axes: Axes, marks: Sequence[tuple[Style, Sequence[tuple[float, s
     axes.set_ylim(math.exp(math.log(low) - band / (1 - band) * math.log(high / low)), high)
   else:
     axes.set_ylim(low - band / (1 - band) * (high - low), high)
-  for row, (style, of_line) in enumerate(marks):
-    for x, status in of_line:
+  for row, (style, unmeasured) in enumerate(marks):
+    for x, status in unmeasured:
       marker, label = _MARKS[status, style.is_within]
       axes.plot(
         [x],

@@ -29,7 +29,7 @@ _VARIED = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class RecordedRun:
   """One run.
 
   Attributes:
@@ -65,7 +65,7 @@ class Run:
 
   @property
   def seed(self) -> int:
-    """Of everything random."""
+    """The seed of the run."""
     return self.config['seed']
 
   @property
@@ -116,7 +116,7 @@ class Run:
     return groups * self.unique_images_per_batch / self.num_images
 
   @property
-  def told_num_images(self) -> int | None:
+  def recorded_num_images(self) -> int | None:
     """Unique training images N, as the result tells it."""
     if not self.result:
       return None
@@ -151,7 +151,7 @@ class Cell:
     num_missing: of `runs`: neither finished nor diverged.
   """
 
-  runs: Sequence[Run]
+  runs: Sequence[RecordedRun]
   values: Sequence[float]
   status: str
   num_missing: int
@@ -168,7 +168,7 @@ class Cell:
     return float(np.std(self.values, ddof=1) / np.sqrt(count)) if count > 1 else None
 
 
-def make_cell(runs: Sequence[Run], metric: str, *, smallest: bool = False) -> Cell:
+def make_cell(runs: Sequence[RecordedRun], metric: str, *, smallest: bool = False) -> Cell:
   """Returns the statistics of runs that differ in their seed alone.
 
   Of 7 runs the best 5 count, as in the paper, and 2 may diverge. Of fewer than 7 all count, and
@@ -179,7 +179,7 @@ def make_cell(runs: Sequence[Run], metric: str, *, smallest: bool = False) -> Ce
     metric: name in the records.
     smallest: whether small values are the best ones.
   """
-  runs = [min(same, key=_openness) for same in by(runs, 'seed').values()]
+  runs = [min(same, key=_unfinished_rank) for same in by(runs, 'seed').values()]
   found = [r.result[metric] for r in runs if r.result.get(metric) is not None]
   best = sorted(found, reverse=not smallest)
   diverged = sum(run.status == 'diverged' for run in runs)
@@ -190,21 +190,23 @@ def make_cell(runs: Sequence[Run], metric: str, *, smallest: bool = False) -> Ce
   return Cell(runs, best[: len(runs) - dropped], 'measured' if best else 'missing', missing)
 
 
-def _openness(run: Run) -> int:
+def _unfinished_rank(run: RecordedRun) -> int:
   """What says most about a point comes first."""
   return {'finished': 0, 'diverged': 1}.get(run.status, 2)
 
 
-def by(runs: Iterable[Run], *names: str) -> dict[Any, list[Run]]:
+def by(runs: Iterable[RecordedRun], *names: str) -> dict[Any, list[RecordedRun]]:
   """Returns the runs in groups that agree in the attributes `names`, in order of their values."""
   groups = group(runs, lambda run: tuple(getattr(run, name) for name in names))
   ordered = sorted(groups.items(), key=lambda item: _in_order_of_numbers(item[0]))
   return {key if len(names) > 1 else key[0]: same for key, same in ordered}
 
 
-def group(runs: Iterable[Run], value: Callable[[Run], Any]) -> dict[Any, list[Run]]:
+def group(
+  runs: Iterable[RecordedRun], value: Callable[[RecordedRun], Any]
+) -> dict[Any, list[RecordedRun]]:
   """Returns the runs in groups that agree in `value`, in the order in which these are met."""
-  groups: dict[Any, list[Run]] = {}
+  groups: dict[Any, list[RecordedRun]] = {}
   for run in runs:
     groups.setdefault(value(run), []).append(run)
   return groups
@@ -220,7 +222,7 @@ def _in_order_of_numbers(value: Any) -> Any:
     return (1, 0.0, str(value))
 
 
-def best_cell(runs: Sequence[Run], metric: str, *, smallest: bool = False) -> Cell:
+def best_cell(runs: Sequence[RecordedRun], metric: str, *, smallest: bool = False) -> Cell:
   """Returns the cell at the best learning rate; one that is not measured if there is no other.
 
   Learning rates of which runs are still to come are set aside if others are complete: one lucky
@@ -237,13 +239,13 @@ def best_cell(runs: Sequence[Run], metric: str, *, smallest: bool = False) -> Ce
   return min(cells, key=lambda cell: cell.status)  # 'diverged' before 'missing'
 
 
-def is_at_edge(cell: Cell, runs: Sequence[Run]) -> bool:
+def is_at_edge(cell: Cell, runs: Sequence[RecordedRun]) -> bool:
   """Whether the learning rate of `cell` is the least or the largest that `runs` have tried."""
   rates = {run.learning_rate for run in runs if run.status in ('finished', 'diverged')}
   return len(rates) > 1 and cell.runs[0].learning_rate in (min(rates), max(rates))
 
 
-def recorded_metrics(runs: Iterable[Run]) -> list[str]:
+def recorded_metrics(runs: Iterable[RecordedRun]) -> list[str]:
   """Returns the names of the accuracies that finished runs have recorded."""
   return sorted({name for run in runs for name in run.result if name.endswith('/top_1')})
 
@@ -253,7 +255,7 @@ _TO_RUN = {'base': dict, 'points': dict}
 _TO_REPORT = {'title': str, 'expected': str, 'metric': str, 'is_small': bool, 'published': list}
 
 
-def inside(run: Run, folder: str) -> bool:
+def inside(run: RecordedRun, folder: str) -> bool:
   """Whether the work directory of `run` lies below `folder`."""
   return os.path.abspath(run.path).startswith(os.path.join(os.path.abspath(folder), ''))
 
@@ -284,7 +286,7 @@ def _check_sweep(sweep: Mapping[str, Any], path: str, kinds: Mapping[str, type])
       raise records.DamagedError(f'{path} is damaged: it has no {key}')
 
 
-def read_runs(workdir: str) -> list[Run]:
+def read_runs(workdir: str) -> list[RecordedRun]:
   """Returns the runs in and below `workdir`, also those that a sweep there is still to start.
 
   Raises:
@@ -303,11 +305,11 @@ def read_runs(workdir: str) -> list[Run]:
       folders.clear()  # checkpoints and events
   runs = [_read_run(path, configs.with_defaults(config)) for path, config in sorted(found.items())]
   # What one run tells of its data set holds for the others, which may not have begun.
-  told = {_data_set(run): number for run in runs if (number := run.told_num_images)}
+  told = {_data_set(run): number for run in runs if (number := run.recorded_num_images)}
   return [dataclasses.replace(run, num_images=told.get(_data_set(run))) for run in runs]
 
 
-def _data_set(run: Run) -> tuple[str, ...]:
+def _data_set(run: RecordedRun) -> tuple[str, ...]:
   return tuple(run.config[f'dataset.{key}'] for key in ('name', 'data_dir', 'train_split'))
 
 
@@ -317,10 +319,10 @@ def _walk(workdir: str) -> Iterable[tuple[str, list[str], list[str]]]:
   return os.walk(workdir)
 
 
-def _read_run(path: str, config: Mapping[str, Any]) -> Run:
+def _read_run(path: str, config: Mapping[str, Any]) -> RecordedRun:
   status, message = records.read_status(path)
   result_path = os.path.join(path, 'result.json')
   result = records.read_object(result_path) or {}
   if result and not all(isinstance(result.get(key), int | float) for key in ('step', 'epoch')):
     raise records.DamagedError(f'{result_path} is damaged: it has no step and epoch; remove it')
-  return Run(path, status, message, config, result)
+  return RecordedRun(path, status, message, config, result)

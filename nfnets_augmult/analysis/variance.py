@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from nfnets_augmult import front_door  # first: it quietens libraries before they are imported
+from nfnets_augmult import command_line  # first: it quietens libraries before they are imported
 
 # isort: split
 import jax
@@ -76,7 +76,7 @@ def measure(
   _check_augmentation(config)
   _check_numbers(blocks, images_per_block, copies, augmults, minibatches)
   if assembly.needs_tensorflow(config):
-    front_door.import_tensorflow_quietly()
+    command_line.import_tensorflow_quietly()
   data = assembly.load_data(config)
   if checkpoint != 'initialization' and (then := records.read_data_description(workdir)):
     data = assembly.as_trained(assembly.match_classes(data.train, then['class_names']), then)
@@ -267,7 +267,7 @@ def main() -> None:
   args = flags.FLAGS
   try:
     if not args.draw_only:
-      front_door.check_devices()
+      command_line.check_devices()
     if args.draw_only:
       raw = variance_report.read_raw(args.workdir)
     else:
@@ -279,26 +279,28 @@ def main() -> None:
         blocks=args.blocks,
         images_per_block=args.images_per_block,
         copies=args.copies,
-        augmults=front_door.whole_numbers('augmults'),
+        augmults=command_line.whole_numbers('augmults'),
         minibatches=args.minibatches,
       )
     variance_report.print_report(raw)
     variance_report.write(args.workdir, raw)
   except (ValueError, CheckpointError, OSError) as error:
-    front_door.fail(str(error))
+    command_line.fail(str(error))
 
 
 if __name__ == '__main__':
-  front_door.define_path('workdir', None, 'Directory of the run; gets the results.', required=True)
+  command_line.define_path(
+    'workdir', None, 'Directory of the run; gets the results.', required=True
+  )
   flags.DEFINE_string(
     'checkpoint', 'latest', "'latest', 'best', the number of a step, or 'initialization'."
   )
-  front_door.define_path('data_dir', '', 'Where the data lie, if they were moved.')
+  command_line.define_path('data_dir', '', 'Where the data lie, if they were moved.')
   flags.DEFINE_integer('blocks', 16, 'Independent estimates, of which intervals are made.', 2)
   flags.DEFINE_integer('images_per_block', 16, 'Different images in each of them.', 2)
   flags.DEFINE_integer('copies', 4, 'Augmented copies of each image.', 2)
   flags.DEFINE_list('augmults', '1,2,4,8,16', 'Values of n in tables and pictures.')
   flags.DEFINE_integer('minibatches', 0, 'Mini-batches to measure for each n, as in Figure 9.', 0)
   flags.DEFINE_boolean('draw_only', False, 'Make tables and pictures from variance.json alone.')
-  front_door.define_config_flag(required=False)
-  front_door.run(main)
+  command_line.define_config_flag(required=False)
+  command_line.run(main)

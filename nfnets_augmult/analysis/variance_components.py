@@ -144,7 +144,7 @@ def _quotient(part: float, whole: float) -> float:
   return part / whole if whole > 0 else math.nan
 
 
-class Batches(NamedTuple):
+class BatchVariance(NamedTuple):
   """One row of the table: a batch, and what is predicted of its gradient.
 
   Attributes:
@@ -179,7 +179,7 @@ def batches_to_compare(
 
 def table(
   components: Components, augmults: Sequence[int], *, unique_images: int, batch_size: int
-) -> list[Batches]:
+) -> list[BatchVariance]:
   """Returns what n does to the variance of the mini-batch gradient at growing and fixed batch.
 
   Args:
@@ -197,7 +197,7 @@ def table(
     has_reference = components.can_be_drawn(reference[0])
     batch = {'unique_images': unique, 'augmult': n}
     rows.append(
-      Batches(
+      BatchVariance(
         scheme,
         n,
         unique,
@@ -209,7 +209,7 @@ def table(
   return rows
 
 
-def format_table(rows: Sequence[Batches]) -> str:
+def format_table(rows: Sequence[BatchVariance]) -> str:
   """Returns the table as lines of text."""
   lines = [
     'scheme    n      U      B   variance (95 % interval)            augm. part   x of n = 1'
@@ -295,7 +295,7 @@ def _removed(ratio: Estimate) -> Estimate:
   return Estimate(*(min(max(end, 0.0), 1.0) for end in ends))
 
 
-def to_json(rows: Sequence[Batches]) -> list[dict[str, Any]]:
+def to_json(rows: Sequence[BatchVariance]) -> list[dict[str, Any]]:
   """Returns the rows as JSON values."""
   return [
     {key: list(value) if isinstance(value, Estimate) else value for key, value in row.items()}

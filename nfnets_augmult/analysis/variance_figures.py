@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from nfnets_augmult.analysis.variance_components import Batches, Estimate
+from nfnets_augmult.analysis.variance_components import BatchVariance, Estimate
 
 _TITLES = {
   'growing': 'growing batch, U = {unique} images, B = {unique} n',
@@ -22,14 +22,14 @@ _STYLES = {
 
 
 class Measured(NamedTuple):
-  """A variance that was measured between mini-batches; `scheme` and n as in `Batches`."""
+  """A variance that was measured between mini-batches; `scheme` and n as in `BatchVariance`."""
 
   scheme: str
   augmult: int
   variance: Estimate
 
 
-def draw_parts(rows: Sequence[Batches], *, title: str) -> Figure:
+def draw_parts(rows: Sequence[BatchVariance], *, title: str) -> Figure:
   """Returns bars of the variance of a mini-batch gradient, divided into its two parts, against n.
 
   Args:
@@ -46,7 +46,7 @@ def draw_parts(rows: Sequence[Batches], *, title: str) -> Figure:
   return figure
 
 
-def _draw_bars(axes: Axes, rows: Sequence[Batches]) -> None:
+def _draw_bars(axes: Axes, rows: Sequence[BatchVariance]) -> None:
   places = np.arange(len(rows))
   augmentation = np.array([row.augmentation.shown().value for row in rows])
   total = np.maximum([row.variance.shown().value for row in rows], augmentation)
@@ -75,7 +75,7 @@ def _draw_bars(axes: Axes, rows: Sequence[Batches]) -> None:
 
 
 def draw_figure_9(
-  panels: Sequence[tuple[str, Sequence[Measured], Sequence[Batches]]], *, title: str
+  panels: Sequence[tuple[str, Sequence[Measured], Sequence[BatchVariance]]], *, title: str
 ) -> Figure:
   """Returns the paper's Figure 9: variance between mini-batches against n, in both schemes.
 

@@ -71,7 +71,7 @@ def components(raw: Raw, aggregate: str) -> variance_components.Components:
   return variance_components.Components(image, augmentation, raw['num_images'])
 
 
-def table(raw: Raw, aggregate: str) -> list[variance_components.Batches]:
+def table(raw: Raw, aggregate: str) -> list[variance_components.BatchVariance]:
   """Returns what is predicted of each mini-batch; see `variance_components.table`."""
   return variance_components.table(
     components(raw, aggregate),

@@ -17,7 +17,7 @@ _READ_TYPES = {'pixels': tf.uint8, 'boxes': tf.int32, 'label': tf.int32, 'mask':
 _LARGEST_SQUARE = EvaluationCrop(padding=0)
 
 
-class CopyMaker:
+class CopyReader:
   """Makes copies of single images: crop, scale, flip.
 
   Attributes:

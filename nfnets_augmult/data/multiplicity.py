@@ -53,7 +53,7 @@ class Slots(NamedTuple):
     image_index: int64 `[slots]`, which training image, in `[0, num_images)`.
     copy_index: int32 `[slots]`, which of its copies, in `[0, augmult)`.
     epoch: int32 `[slots]`, which pass over the training images it belongs to, from 0.
-    seed: uint32 `[slots, 2]`, of everything random in the augmentation of this copy.
+    seed: uint32 `[slots, 2]`, the PRNG key of the augmentation of this copy.
   """
 
   image_index: np.ndarray

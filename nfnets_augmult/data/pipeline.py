@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from nfnets_augmult.data import array_batches, mixing, randaugment
 from nfnets_augmult.data.augmentation import Augmentation
-from nfnets_augmult.data.copies import CopyMaker, read_centre
+from nfnets_augmult.data.copies import CopyReader, read_centre
 from nfnets_augmult.data.crop_flip import CropFlip
 from nfnets_augmult.data.decoding import ImageReader, ReadOptions
 from nfnets_augmult.data.evaluation_crop import EvaluationCrop
@@ -109,7 +109,7 @@ def train_batches(
     crops = _crops_of_arrays(source, multiplicity, augmentation.crop, cropped)
     batches = steps.map(crops, num_parallel_calls=2)
   else:
-    maker = CopyMaker(reader, augmentation.crop, shape[0])
+    maker = CopyReader(reader, augmentation.crop, shape[0])
     batches = _crops_of_images(maker, multiplicity, cropped, start_step, stop_step)
   finish = _finish_function(multiplicity, augmentation, own, cropped, shape)
   return _iterate(tf.data.Dataset.zip(steps, batches).map(finish, num_parallel_calls=2), reader)
@@ -181,7 +181,7 @@ def _crops_of_arrays(
 
 
 def _crops_of_images(
-  maker: CopyMaker,
+  maker: CopyReader,
   multiplicity: Multiplicity,
   cropped: tuple[int, int],
   start_step: int,

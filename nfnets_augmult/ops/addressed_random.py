@@ -41,7 +41,7 @@ def threefry2x32(key: tuple, counter: tuple) -> tuple:
 
 
 def key_for(seed: int, purpose: str) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the key of everything random that serves `purpose` in the run with this `seed`.
+  """Returns the PRNG key that serves `purpose` in the run with this `seed`.
 
   Args:
     seed: the seed of the run, in `[0, 2**32)`.

@@ -96,7 +96,7 @@ class BundleWatch(loop.Watch):
     diverged: dict[int, str],
     on_divergence: Callable[[int, loop.DivergedError], None],
   ):
-    """Takes what it works with.
+    """Stores its parts; starts nothing.
 
     Args:
       logs: of the runs.
@@ -118,20 +118,20 @@ class BundleWatch(loop.Watch):
     self._on_divergence = on_divergence
     self._shown = logs[0]
 
-  def going_on(self) -> list[tuple[int, loop.RunLog]]:
+  def active_runs(self) -> list[tuple[int, loop.RunLog]]:
     """See `loop.Watch`."""
-    return [(r, log) for r, log in super().going_on() if r not in self._diverged]
+    return [(r, log) for r, log in super().active_runs() if r not in self._diverged]
 
   def start(self, step: int) -> None:
     """Begins at `step`."""
     super().start(step)
     self._go_on_with_others()
 
-  def look_at_step(self, step: int, metrics: dict[str, np.ndarray]) -> None:
+  def consume_step(self, step: int, metrics: dict[str, np.ndarray]) -> None:
     """See `loop.Watch`; raises DivergedError if all runs have diverged."""
-    for r, log in self.going_on():
+    for r, log in self.active_runs():
       try:
-        log.look_at_step(step, {key: float(values[r]) for key, values in metrics.items()})
+        log.consume_step(step, {key: float(values[r]) for key, values in metrics.items()})
       except loop.DivergedError as error:
         self._diverged[r] = f'{log.name}: {error}'
         self._on_divergence(r, error)
@@ -142,17 +142,17 @@ class BundleWatch(loop.Watch):
 
   def _go_on_with_others(self) -> None:
     """Shows the progress of a run that goes on; raises DivergedError if there is none."""
-    if not self.going_on():
+    if not self.active_runs():
       raise loop.DivergedError(f'all runs diverged: {"; ".join(self._diverged.values())}')
-    _, heir = self.going_on()[0]
-    if heir is not self._shown:
-      heir.progress, self._shown.progress = self._shown.progress, heir.progress
-      heir.progress.name, self._shown.progress.name = heir.name, self._shown.name
-      self._shown = heir
+    _, next_shown = self.active_runs()[0]
+    if next_shown is not self._shown:
+      next_shown.progress, self._shown.progress = self._shown.progress, next_shown.progress
+      next_shown.progress.name, self._shown.progress.name = next_shown.name, self._shown.name
+      self._shown = next_shown
 
   def evaluate(self, step: int, state: BundleState) -> None:
     """Evaluates all runs together and records what comes out for those that go on."""
     results = self.evaluate_splits(state.runs)
-    for r, log in self.going_on():
+    for r, log in self.active_runs():
       if not log.is_evaluated(step):
         log.record_evaluation(step, jax.tree.map(lambda values, r=r: float(values[r]), results))

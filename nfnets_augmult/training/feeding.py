@@ -24,14 +24,14 @@ Advance = Callable[[TrainState, int, int], tuple[TrainState, Metrics]]
 TrainStep = Callable[[TrainState, dict[str, jax.Array], jax.Array], tuple[TrainState, Metrics]]
 
 
-def from_host(
+def make_host_advance(
   train_step: TrainStep, *, key: jax.Array, batches: Iterator[dict[str, np.ndarray]]
 ) -> Advance:
   """Returns an `Advance` by one step at a time, each with the next of this host's `batches`.
 
   Args:
     train_step: of one device; compiled for all of them here.
-    key: of everything random in the steps.
+    key: PRNG key of the steps.
     batches: from the first step that is asked for.
   """
   update = devices.on_each_device(train_step, donate_state=True)
@@ -45,7 +45,7 @@ def from_host(
   return advance
 
 
-def on_devices(
+def make_device_advance(
   one_step: Callable[..., tuple[Any, Metrics]],
   *,
   constants: tuple[Any, ...],
@@ -66,16 +66,16 @@ def on_devices(
 
     def advance_once(state: Any, step: int, stop: int) -> tuple[Any, Metrics]:
       assert stop == step + 1
-      return update_once(state, devices.replicate(as_argument(images(step))), *constants)
+      return update_once(state, devices.replicate(to_int32(images(step))), *constants)
 
     return advance_once
 
-  update = devices.on_each_device(repeat(one_step), donate_state=True)
+  update = devices.on_each_device(multi_step(one_step), donate_state=True)
 
   def advance(state: Any, step: int, stop: int) -> tuple[Any, Metrics]:
     # Always K entries, so that there is one program: those past the end are never looked at.
     stacked = stack_images([images(min(s, stop - 1)) for s in range(step, step + most_steps)])
-    arguments = devices.replicate((as_argument(stacked), np.int32(stop - step)))
+    arguments = devices.replicate((to_int32(stacked), np.int32(stop - step)))
     return update(state, *arguments, *constants)
 
   return advance
@@ -94,7 +94,7 @@ def with_batch_made(
   return one_step
 
 
-def repeat(one_step: Callable[..., tuple[Any, Metrics]]) -> Callable[..., tuple[Any, Metrics]]:
+def multi_step(one_step: Callable[..., tuple[Any, Metrics]]) -> Callable[..., tuple[Any, Metrics]]:
   """Returns a function that takes several steps, one after the other, in one program.
 
   Its arguments are the state; the inputs, trees whose leaves have a leading axis K of steps; an
@@ -126,7 +126,7 @@ def stack_images(images: Sequence[Images]) -> Images:
   return jax.tree.map(lambda *arrays: np.stack(arrays), *images)
 
 
-def as_argument(images: Images) -> Images:
+def to_int32(images: Images) -> Images:
   """Returns `images` in the dtypes of devices, which count in 32 bits."""
   return images._replace(image_index=images.image_index.astype(np.int32))
 

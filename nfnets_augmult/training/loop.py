@@ -115,7 +115,7 @@ def fit(
         raise StopRequested
       stop = min(step + steps_per_dispatch, cadence.next_stop(step), plan.total_steps)
       state, metrics = advance(state, step, stop)
-      watch.look_at(step, stop, metrics)
+      watch.consume_metrics(step, stop, metrics)
       step = stop
       if step % cadence.save == 0:
         watch.save(state)
@@ -135,7 +135,7 @@ class RunLog:
     show_progress: bool = True,
     name: str = '',
   ):
-    """Takes what it works with.
+    """Stores its parts; starts nothing.
 
     Args:
       plan: of the run.
@@ -173,7 +173,7 @@ class RunLog:
     """Whether this host has recorded an evaluation of this step."""
     return self._recorder is not None and self._recorder.has(step, BEST_BY)
 
-  def look_at_step(self, step: int, metrics: dict[str, float]) -> None:
+  def consume_step(self, step: int, metrics: dict[str, float]) -> None:
     """Takes the metrics of one step, by name; raises DivergedError if they are not finite."""
     self._last.append(metrics)
     for name in ('loss', 'gradient_norm', 'parameter_norm'):
@@ -258,7 +258,7 @@ class Watch:
     checkpoints: Checkpoints,
     stop_requested: Callable[[], bool],
   ):
-    """Takes what it works with.
+    """Stores its parts; starts nothing.
 
     Args:
       logs: one, of the run; `bundle.BundleWatch` has several.
@@ -274,7 +274,7 @@ class Watch:
     self._stop_requested = stop_requested
     self._in_flight = collections.deque()
 
-  def going_on(self) -> list[tuple[int, RunLog]]:
+  def active_runs(self) -> list[tuple[int, RunLog]]:
     """Returns the logs of runs that have not diverged, with their places."""
     return list(enumerate(self._logs))
 
@@ -290,7 +290,7 @@ class Watch:
 
   def is_evaluated(self, step: int) -> bool:
     """Whether a run that was killed since has evaluated this step; the same on all hosts."""
-    return _any_host(all(log.is_evaluated(step) for _, log in self.going_on()))
+    return _any_host(all(log.is_evaluated(step) for _, log in self.active_runs()))
 
   def is_stopping(self, step: int) -> bool:
     """Whether any host was asked to stop; hosts ask each other as rarely as they log."""
@@ -298,33 +298,33 @@ class Watch:
       return self._stop_requested()
     return step % self._logs[0].cadence.log == 0 and _any_host(self._stop_requested())
 
-  def look_at(self, step: int, stop: int, metrics: dict[str, jax.Array]) -> None:
+  def consume_metrics(self, step: int, stop: int, metrics: dict[str, jax.Array]) -> None:
     """Takes the metrics of steps that were just dispatched, and looks at those that are done."""
     self._in_flight.append((step, stop, metrics))
     if step == self._first_step:  # has waited for compilation
-      self._look_at_all()
+      self._consume_all()
       for log in self._logs:
         log.progress.reset_clock(stop)
     while len(self._in_flight) > devices.max_steps_in_flight():
-      self._look_at_oldest()
+      self._consume_oldest()
 
-  def _look_at_all(self) -> None:
+  def _consume_all(self) -> None:
     while self._in_flight:
-      self._look_at_oldest()
+      self._consume_oldest()
 
-  def _look_at_oldest(self) -> None:
+  def _consume_oldest(self) -> None:
     step, stop, metrics = self._in_flight.popleft()
     by_step = {
       key: values.reshape(-1, len(self._logs))  # [K, R], also of a single step or run
       for key, values in devices.first_replica(metrics).items()
     }
     for index in range(stop - step):
-      self.look_at_step(step + 1 + index, {key: values[index] for key, values in by_step.items()})
+      self.consume_step(step + 1 + index, {key: values[index] for key, values in by_step.items()})
 
-  def look_at_step(self, step: int, metrics: dict[str, np.ndarray]) -> None:
+  def consume_step(self, step: int, metrics: dict[str, np.ndarray]) -> None:
     """Takes the metrics of one step, each with an axis of runs."""
-    for place, log in self.going_on():
-      log.look_at_step(step, {key: float(values[place]) for key, values in metrics.items()})
+    for place, log in self.active_runs():
+      log.consume_step(step, {key: float(values[place]) for key, values in metrics.items()})
 
   def save(self, state: Any) -> None:
     """Saves a state, after a look at it and at all metrics up to it: a bad one is never saved.
@@ -333,7 +333,7 @@ class Watch:
       DivergedError: a metric or a parameter is not finite.
       CheckpointError: this or the previous write failed.
     """
-    self._look_at_all()
+    self._consume_all()
     on_host = devices.first_replica(state)
     self.check_finite(on_host)
     self._checkpoints.save(on_host)

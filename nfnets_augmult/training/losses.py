@@ -57,7 +57,7 @@ def mean_over_masks(function: Callable[[jax.Array], Any], key: jax.Array, *, num
 
   Args:
     function: from a key to a tree of float arrays.
-    key: everything random follows from it.
+    key: PRNG key.
     num_masks: n of the paper's dropout experiment, at least 1.
 
   Source: the paper, Appendix D; Wei et al. 2020 (arXiv:2002.12915).

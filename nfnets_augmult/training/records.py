@@ -139,22 +139,22 @@ def clear_status(workdir: str) -> None:
 
 
 @contextlib.contextmanager
-def only_process_in(workdir: str) -> Iterator[bool]:
-  """Gives whether no other process writes to a work directory, and claims it meanwhile.
+def lock_workdir(workdir: str) -> Iterator[bool]:
+  """Locks a work directory for this process meanwhile, and yields whether it could.
 
-  The kernel ends the claim with the process, however that ends. A file system without such claims
-  never refuses one.
+  The kernel releases the lock when the process ends, however that happens. On a file system
+  without locks every process gets one.
   """
   os.makedirs(workdir, exist_ok=True)
   with open(os.path.join(workdir, '.lock'), 'w', encoding='utf-8') as lock:
-    is_alone = True
+    is_ours = True
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-      is_alone = False
+      is_ours = False
     except OSError:
       pass
-    yield is_alone
+    yield is_ours
 
 
 def versions() -> dict[str, str]:

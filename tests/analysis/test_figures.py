@@ -26,7 +26,7 @@ def _run(accuracy=None, *, status='finished', loss=1.0, **keys):
   if status == 'finished':
     steps = round(100 * flat['total_epochs'] * flat['augmult'])
     result = {METRIC: accuracy, runs.TRAINING_LOSS: loss, 'step': steps, 'epoch': steps / 100}
-  return runs.Run('a folder', status, '', flat, result)
+  return runs.RecordedRun('a folder', status, '', flat, result)
 
 
 def _curve(axes, label):
@@ -283,7 +283,7 @@ def test_marks_lie_below_the_data():
 def test_lengths_of_runs_to_come_are_derived_from_a_finished_one():
   """Epochs and updates, which tell the number of images: 6,400 in `_run`."""
   finished = _run(0.5)
-  assert finished.told_num_images == 6400
+  assert finished.recorded_num_images == 6400
   to_come = [
     dataclasses.replace(run, num_images=6400)
     for run in (

@@ -92,7 +92,7 @@ def test_importing_the_programs_changes_nothing():
   """A notebook that imports them keeps its interrupts and its output."""
   code = (
     'import signal, sys; before = signal.getsignal(signal.SIGINT), sys.stdout\n'
-    'import nfnets_augmult.front_door\n'
+    'import nfnets_augmult.command_line\n'
     'assert before == (signal.getsignal(signal.SIGINT), sys.stdout)'
   )
   subprocess.run([sys.executable, '-c', code], check=True)

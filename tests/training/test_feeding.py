@@ -17,7 +17,9 @@ def test_any_number_of_steps_runs_the_same_program():
   train_step, _, start = toy.make(dropout_rate=0.5)
   batches = [toy.batch(seed=number) for number in range(6)]
   key = jax.random.PRNGKey(3)[np.newaxis]
-  repeated = jax.pmap(feeding.repeat(train_step), axis_name='devices', devices=jax.devices()[:1])
+  repeated = jax.pmap(
+    feeding.multi_step(train_step), axis_name='devices', devices=jax.devices()[:1]
+  )
   plain = jax.pmap(train_step, axis_name='devices', devices=jax.devices()[:1])
 
   def train(*counts):

@@ -7,7 +7,7 @@ import sys
 import pytest
 from absl import flags
 
-from nfnets_augmult import front_door
+from nfnets_augmult import command_line
 
 _GOOD = 'from nfnets_augmult.configs import default_config as get_config\n'
 
@@ -18,22 +18,22 @@ class _Refused(Exception):
 
 @pytest.fixture(name='refusal')
 def _refusal(tmp_path, monkeypatch):
-  """A function from the text of a config file and further flags to what the front door says."""
+  """A function from the text of a config file and further flags to what the program says."""
   monkeypatch.setattr(sys, 'argv', [])  # which the library of the flags reads
   monkeypatch.setenv('CONFIGS', str(tmp_path))
 
   def fail(message):
     raise _Refused(message)
 
-  monkeypatch.setattr(front_door, 'fail', fail)
+  monkeypatch.setattr(command_line, 'fail', fail)
 
   def refusal(text, *arguments, config='$CONFIGS/file.py'):
     (tmp_path / 'file.py').write_text(text, encoding='latin-1')
     sys.modules.pop('config_config', None)  # of an earlier file; the library would go on with it
     values = flags.FlagValues()
-    front_door.define_config_flag(flag_values=values)
+    command_line.define_config_flag(flag_values=values)
     with pytest.raises(_Refused) as raised:
-      front_door.parse(['train', f'--config={config}', *arguments], values)
+      command_line.parse(['train', f'--config={config}', *arguments], values)
     message = str(raised.value)
     assert '\n' not in message and 'Traceback' not in message
     assert len(message) < 1000
@@ -108,7 +108,7 @@ def test_config_paths(config, words, refusal):
 def test_path_flags_are_expanded(monkeypatch):
   monkeypatch.setenv('HOME', '/home/ann')
   values = flags.FlagValues()
-  front_door.define_path('workdir', '', 'A folder.', flag_values=values)
+  command_line.define_path('workdir', '', 'A folder.', flag_values=values)
   values(['train', '--workdir=~/runs/$HOME'])
   assert values.workdir == '/home/ann/runs//home/ann'
   with pytest.raises(flags.IllegalFlagValueError, match="'NO_SUCH_VARIABLE' is not set"):
