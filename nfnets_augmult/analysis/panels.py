@@ -59,7 +59,6 @@ def make_styles(runs: Sequence[RecordedRun]) -> dict[tuple[int, int, str], Style
 def draw_panels(
   panels: Mapping[Any, Sequence[RecordedRun]],
   draw: Callable[[Axes, Any, Sequence[RecordedRun]], None],
-  draw: Callable[[Axes, Any, Sequence[RecordedRun]], None],
 ) -> Figure:
   """Returns a figure of one panel for each group of runs, with a grid and a log axis.
 
