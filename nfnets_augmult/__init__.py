@@ -1,5 +1,10 @@
-"""Training of normalizer-free networks with augmentation multiplicity, in JAX and Haiku."""
+"""Training of normalizer-free networks with augmentation multiplicity, in JAX and Haiku.
 
+`__all__` names what other training code may import; docs/library.md has a line on each name, and a
+training loop that uses them.
+"""
+
+import importlib
 import sys
 
 __version__ = '0.1.0'
@@ -10,3 +15,64 @@ if sys.argv[:1] == ['-m']:
   import signal
 
   signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+# Public name: where it is defined. Modules are imported when a name is first used, so that neither
+# the programs nor `import nfnets_augmult` wait for JAX, and only the last two import TensorFlow.
+_DEFINED_AS = {
+  # Which image and which copy of it fills each slot of a batch.
+  'solve_batch': 'data.multiplicity.solve_batch',
+  'Multiplicity': 'data.multiplicity.Multiplicity',
+  'Slots': 'data.multiplicity.Slots',
+  'deal_to_devices': 'data.multiplicity.deal_to_devices',
+  # Crops and flips.
+  'CropFlip': 'data.crop_flip.CropFlip',
+  'draw_crop_flip': 'data.crop_flip.draw',
+  'crop_and_flip': 'data.crop_flip.crop_and_flip',
+  'crop_and_flip_on_device': 'data.device_input.crop_and_flip',
+  'InceptionCrop': 'data.inception_crop.InceptionCrop',
+  'draw_inception_crop': 'data.inception_crop.draw',
+  'inception_boxes': 'data.inception_crop.boxes',
+  'EvaluationCrop': 'data.evaluation_crop.EvaluationCrop',
+  # RandAugment, Mixup and CutMix.
+  'RandAugment': 'data.randaugment.RandAugment',
+  'draw_randaugment': 'data.randaugment.draw',
+  'Mixing': 'data.mixing.Mixing',
+  'Mix': 'data.mixing.Mix',
+  'mix_slots': 'data.mixing.mix_slots',
+  # Networks and their parameters.
+  'make_model': 'models.make_model',
+  'model_spec': 'models.model_spec',
+  'read_params': 'weights.param_files.read_params',
+  'write_npz': 'weights.param_files.write_npz',
+  'load_pretrained': 'weights.pretrained.load_pretrained',
+  # Updates.
+  'sgd': 'optim.sgd.sgd',
+  'make_schedule': 'optim.schedules.make_schedule',
+  'adaptive_gradient_clipping': 'optim.agc.adaptive_gradient_clipping',
+  'clip_unitwise': 'optim.agc.clip_unitwise',
+  'is_clipped': 'optim.agc.is_clipped',
+  'sharpness_aware': 'optim.sam.sharpness_aware',
+  'first_slots': 'optim.sam.first_slots',
+  'ascent_slots_per_device': 'optim.sam.ascent_slots_per_device',
+  'ema_decay_at': 'optim.ema.decay_at',
+  'ema_update': 'optim.ema.update',
+  # Operations on images as TensorFlow graph operations.
+  'apply_randaugment': 'data.randaugment_ops.apply_layers',
+  'mix_pair': 'data.mixing_ops.mix_pair',
+}
+__all__ = list(_DEFINED_AS)
+
+
+def __getattr__(name: str) -> object:
+  """Imports a public name when it is first used."""
+  if name not in _DEFINED_AS:
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  module, _, attribute = _DEFINED_AS[name].rpartition('.')
+  value = getattr(importlib.import_module(f'{__name__}.{module}'), attribute)
+  globals()[name] = value
+  return value
+
+
+def __dir__() -> list[str]:
+  """Lists the public names, used or not yet."""
+  return sorted({*globals(), *_DEFINED_AS})

@@ -21,6 +21,11 @@ class CropFlip:
     pad_mode: what is added: `'mirror'` repeats the image outwards without repeating its edge,
       `'constant'` is black.
     flip: whether half of the copies are mirrored left to right. Not for digits or letters.
+
+  Example:
+    >>> from nfnets_augmult import CropFlip
+    >>> CropFlip(pad=2, flip=False)
+    CropFlip(pad=2, pad_mode='mirror', flip=False)
   """
 
   pad: int = 4
@@ -54,6 +59,13 @@ def draw(seeds: np.ndarray, augmentation: CropFlip) -> Draws:
 
   The corner is uniform in `[0, 2 pad]` squared, the flip fair, all independent. Draws 0, 1 and 2
   of each seed are used, whether or not an augmentation is on, so switching one leaves the others.
+
+  Example:
+    >>> from nfnets_augmult import CropFlip, Multiplicity, draw_crop_flip
+    >>> multiplicity = Multiplicity(num_images=10, unique_images_per_batch=2, augmult=3, seed=0)
+    >>> draws = draw_crop_flip(multiplicity.slots(step=0).seed, CropFlip(pad=1))
+    >>> draws.top.tolist(), draws.flip.tolist()
+    ([1, 2, 1, 0, 0, 0], [False, False, True, True, False, False])
   """
   positions = 2 * augmentation.pad + 1
   return Draws(
@@ -76,6 +88,17 @@ def crop_and_flip(
 
   Returns:
     uint8 `[B, H, W, C]`: crop `[top, top + H) x [left, left + W)` of the padded image, then flip.
+
+  Example:
+    >>> import numpy as np
+    >>> from nfnets_augmult import CropFlip, Multiplicity, crop_and_flip, draw_crop_flip
+    >>> multiplicity = Multiplicity(num_images=10, unique_images_per_batch=2, augmult=3, seed=0)
+    >>> crop = CropFlip(pad=1)
+    >>> draws = draw_crop_flip(multiplicity.slots(step=0).seed, crop)
+    >>> unique_images = np.zeros((2, 8, 8, 3), np.uint8)
+    >>> owner = np.array([0, 0, 0, 1, 1, 1])  # three copies of each
+    >>> crop_and_flip(unique_images, owner, draws, crop).shape
+    (6, 8, 8, 3)
   """
   num_images, height, width, channels = images.shape
   pad = augmentation.pad

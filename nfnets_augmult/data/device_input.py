@@ -79,6 +79,20 @@ def crop_and_flip(
 
   Returns:
     uint8 `[B, H, W, C]`.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from nfnets_augmult import CropFlip, Multiplicity
+    >>> from nfnets_augmult import crop_and_flip_on_device, draw_crop_flip
+    >>> multiplicity = Multiplicity(num_images=10, unique_images_per_batch=2, augmult=3, seed=0)
+    >>> crop = CropFlip(pad=1)
+    >>> def copies(images, slots):
+    ...   draws = draw_crop_flip(slots.seed, crop)
+    ...   return crop_and_flip_on_device(images, slots.image_index, draws, crop)
+    >>> images = jnp.zeros((10, 8, 8, 3), jnp.uint8)
+    >>> jax.eval_shape(copies, images, multiplicity.slots(step=0)).shape
+    (6, 8, 8, 3)
   """
   _, height, width, _ = images.shape
   row, column = jnp.arange(height), jnp.arange(width)

@@ -20,6 +20,11 @@ class EvaluationCrop:
       the image's shorter one; `'resize_then_crop'` scales the whole image to a square of
       `size + padding`, whatever its shape, and cuts out the centre.
     padding: pixels at the network's resolution.
+
+  Example:
+    >>> from nfnets_augmult import EvaluationCrop
+    >>> EvaluationCrop(padding=32).box(height=256, width=300, size=224).tolist()
+    [[16, 38, 224, 224]]
   """
 
   kind: str = 'crop_then_resize'

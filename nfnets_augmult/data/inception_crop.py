@@ -19,6 +19,11 @@ class InceptionCrop:
     area: least and largest share of the image's pixels.
     aspect: least and largest width divided by height.
     flip: whether half of the copies are mirrored left to right.
+
+  Example:
+    >>> from nfnets_augmult import InceptionCrop
+    >>> InceptionCrop(area=(0.25, 1.0)).flip
+    True
   """
 
   area: tuple[float, float] = (0.08, 1.0)
@@ -46,7 +51,15 @@ class Draws(NamedTuple):
 
 
 def draw(seeds: np.ndarray, crop: InceptionCrop) -> Draws:
-  """Returns the draws of copies with these `seeds`, uint32 `[..., 2]`."""
+  """Returns the draws of copies with these `seeds`, uint32 `[..., 2]`.
+
+  Example:
+    >>> from nfnets_augmult import InceptionCrop, Multiplicity, draw_inception_crop
+    >>> multiplicity = Multiplicity(num_images=10, unique_images_per_batch=2, augmult=3, seed=0)
+    >>> draws = draw_inception_crop(multiplicity.slots(step=0).seed, InceptionCrop())
+    >>> draws.uniform.shape, draws.flip.tolist()
+    ((6, 10, 4), [True, True, False, False, False, True])
+  """
   seeds = addressed_random.seeds_for(seeds, 'inception crop')
   numbers = np.arange(1, 1 + 4 * MAX_ATTEMPTS)
   uniform = addressed_random.random_uniform(seeds[..., np.newaxis, :], numbers)
@@ -76,6 +89,17 @@ def boxes(uniform: np.ndarray, height: int, width: int, crop: InceptionCrop) -> 
 
   Returns:
     int32 `[B, 4]`: top, left, height and width.
+
+  Example:
+    >>> import numpy as np
+    >>> from nfnets_augmult import InceptionCrop, draw_inception_crop, inception_boxes
+    >>> crop = InceptionCrop(area=(0.08, 0.25))
+    >>> draws = draw_inception_crop(np.array([[1, 2], [3, 4]], np.uint32), crop)
+    >>> top, left, height, width = inception_boxes(draws.uniform, 100, 200, crop).T
+    >>> bool(np.all((top + height <= 100) & (left + width <= 200)))
+    True
+    >>> bool(np.all((height * width >= 0.08 * 20_000) & (height * width <= 0.25 * 20_000)))
+    True
   """
   for_aspect, for_height, for_top, for_left = np.moveaxis(uniform.astype(np.float64), -1, 0)
   aspect = crop.aspect[0] + for_aspect * (crop.aspect[1] - crop.aspect[0])

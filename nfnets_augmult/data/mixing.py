@@ -34,6 +34,11 @@ class Mixing:
     mixup: share of the slots of every batch that Mixup gets (Zhang et al. 2018).
     cutmix: share that CutMix gets (Yun et al. 2019), of the others.
     mixup_alpha: the own image's weight under Mixup is drawn from Beta(alpha, alpha).
+
+  Example:
+    >>> from nfnets_augmult import Mixing
+    >>> Mixing(mixup=0.5, cutmix=0.5).is_on
+    True
   """
 
   mixup: float = 0.0
@@ -71,10 +76,15 @@ class Mix(NamedTuple):
 
   Attributes:
     partner_slot: int64 `[slots]`, of the same batch.
-    kind: int32 `[slots]`: `NOT_MIXED`, `MIXUP` or `CUTMIX`.
+    kind: int32 `[slots]`: `NOT_MIXED` (0), `MIXUP` (1) or `CUTMIX` (2).
     weight: float32 `[slots]`, of the slot's own image and label: 1 where nothing is mixed, with
       CutMix the share of pixels that are not pasted over.
     box: int32 `[slots, 4]`, what CutMix pastes: top, left, bottom and right; empty otherwise.
+
+  Example:
+    >>> from nfnets_augmult import Mix
+    >>> Mix._fields
+    ('partner_slot', 'kind', 'weight', 'box')
   """
 
   partner_slot: np.ndarray
@@ -117,6 +127,16 @@ def mix_slots(
     stop: one past the last slot.
     height: of the images, in pixels.
     width: likewise.
+
+  Example:
+    >>> from nfnets_augmult import Mixing, Multiplicity, mix_slots
+    >>> multiplicity = Multiplicity(num_images=10, unique_images_per_batch=2, augmult=3, seed=0)
+    >>> mixing = Mixing(mixup=0.5, cutmix=0.5)
+    >>> mix = mix_slots(multiplicity, mixing, step=0, start=0, stop=6, height=32, width=32)
+    >>> mix.partner_slot.tolist()  # the same copy of the other image
+    [3, 4, 5, 0, 1, 2]
+    >>> mix.kind.tolist()
+    [1, 2, 1, 1, 2, 2]
   """
   slots = multiplicity.slots(step, start, stop)
   seeds = addressed_random.seeds_for(slots.seed, 'mixing')

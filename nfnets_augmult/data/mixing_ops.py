@@ -16,6 +16,14 @@ def mix_pair(
     kind: int32, see `mixing.Mix`.
     weight: float32, of the image; used by Mixup.
     box: int32 `[4]`: top, left, bottom and right of what CutMix takes from the partner.
+
+  Example:
+    >>> import tensorflow as tf
+    >>> from nfnets_augmult import mix_pair
+    >>> image, partner = (tf.fill([2, 2, 1], tf.constant(grey, tf.uint8)) for grey in (0, 200))
+    >>> mixup = tf.constant(1)
+    >>> mix_pair(image, partner, mixup, 0.25, tf.zeros(4, tf.int32)).numpy().ravel().tolist()
+    [150, 150, 150, 150]
   """
 
   def mixup() -> tf.Tensor:

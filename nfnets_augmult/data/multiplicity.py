@@ -54,6 +54,15 @@ class Slots(NamedTuple):
     copy_index: int32 `[slots]`, which of its copies, in `[0, augmult)`.
     epoch: int32 `[slots]`, which pass over the training images it belongs to, from 0.
     seed: uint32 `[slots, 2]`, the PRNG key of the augmentation of this copy.
+
+  Example:
+    >>> from nfnets_augmult import Multiplicity, Slots
+    >>> Slots._fields
+    ('image_index', 'copy_index', 'epoch', 'seed')
+    >>> multiplicity = Multiplicity(num_images=10, unique_images_per_batch=2, augmult=3, seed=0)
+    >>> slots = multiplicity.slots(step=0)
+    >>> slots.copy_index.tolist(), slots.seed.shape
+    ([0, 1, 2, 0, 1, 2], (6, 2))
   """
 
   image_index: np.ndarray
@@ -103,6 +112,13 @@ def solve_batch(
   Raises:
     ValueError: fewer than two are given, or they contradict each other; the message names the
       keys and a way out.
+
+  Example:
+    >>> from nfnets_augmult import solve_batch
+    >>> solve_batch(batch_size=64, augmult=4, unique_images_per_batch=None)
+    (64, 16, 4)
+    >>> solve_batch(batch_size=None, augmult=4, unique_images_per_batch=64)
+    (256, 64, 4)
   """
   check_choice('placement', placement, PLACEMENTS)
   given = {
@@ -164,6 +180,16 @@ class Multiplicity:
     augmult: n, copies of each unique image.
     seed: of the run; the order of the images and the augmentation seeds follow from it.
     placement: `'within'` or `'neighbouring'`.
+
+  Example:
+    >>> from nfnets_augmult import Multiplicity
+    >>> multiplicity = Multiplicity(num_images=10, unique_images_per_batch=2, augmult=3, seed=0)
+    >>> multiplicity.batch_size, multiplicity.steps_per_epoch
+    (6, 5.0)
+    >>> multiplicity.slots(step=0).image_index.tolist()
+    [8, 8, 8, 6, 6, 6]
+    >>> multiplicity.slots(step=0, start=4).image_index.tolist()  # the last slots of the same batch
+    [6, 6]
   """
 
   num_images: int
@@ -327,6 +353,12 @@ def deal_to_devices(array: np.ndarray, num_devices: int) -> np.ndarray:
 
   Raises:
     ValueError: D does not divide B.
+
+  Example:
+    >>> import numpy as np
+    >>> from nfnets_augmult import deal_to_devices
+    >>> deal_to_devices(np.array([10, 11, 12, 20, 21, 22]), 2).tolist()
+    [[10, 12, 21], [11, 20, 22]]
   """
   if len(array) % num_devices:
     raise ValueError(f'{num_devices} devices do not divide a batch of {len(array)}')

@@ -80,6 +80,11 @@ class RandAugment:
     layers: operations per image, one after another; 0 switches RandAugment off.
     magnitude: the strength M of all operations; 10 is the end of the scale, more is allowed.
     behaviour: `'reference'` or `'pil'`, see the module.
+
+  Example:
+    >>> from nfnets_augmult import RandAugment
+    >>> RandAugment(layers=4, magnitude=5)
+    RandAugment(layers=4, magnitude=5, behaviour='reference')
   """
 
   layers: int = 0
@@ -121,6 +126,13 @@ def draw(seeds: np.ndarray, randaugment: RandAugment) -> Draws:
   """Returns the draws of images with these `seeds`, uint32 `[B, 2]`; all uniform and independent.
 
   Those of a layer depend neither on the number of layers nor on what other augmentations draw.
+
+  Example:
+    >>> from nfnets_augmult import Multiplicity, RandAugment, draw_randaugment
+    >>> multiplicity = Multiplicity(num_images=10, unique_images_per_batch=2, augmult=3, seed=0)
+    >>> draws = draw_randaugment(multiplicity.slots(step=0).seed, RandAugment(layers=2))
+    >>> draws.operation.tolist()
+    [[4, 15], [4, 6], [6, 15], [8, 13], [14, 6], [12, 3]]
   """
   own_seeds = addressed_random.seeds_for(seeds, 'randaugment')
   count, layers = len(seeds), randaugment.layers

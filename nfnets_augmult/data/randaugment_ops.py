@@ -37,6 +37,17 @@ def apply_layers(
 
   Raises:
     ValueError: the image has not three channels.
+
+  Example:
+    >>> import numpy as np
+    >>> import tensorflow as tf
+    >>> from nfnets_augmult import RandAugment, apply_randaugment, draw_randaugment
+    >>> randaugment = RandAugment(layers=1)
+    >>> draws = draw_randaugment(np.array([[0, 1]], np.uint32), randaugment)
+    >>> operation, negate, centre = (tf.constant(rows[0]) for rows in draws)
+    >>> image = tf.zeros([8, 8, 3], tf.uint8)
+    >>> apply_randaugment(image, operation, negate, centre, randaugment).numpy().shape
+    (8, 8, 3)
   """
   if not randaugment.layers:
     return image

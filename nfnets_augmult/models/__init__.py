@@ -56,6 +56,12 @@ def model_spec(name: str) -> ModelSpec:
 
   Raises:
     ValueError: no such model; the message lists what there is.
+
+  Example:
+    >>> from nfnets_augmult import model_spec
+    >>> spec = model_spec('nfnet_f0')
+    >>> spec.module.__name__, spec.train_image_size, spec.test_image_size
+    ('NFNet', 192, 256)
   """
   for pattern, spec in MODELS.items():
     if match := re.fullmatch(pattern, name):
@@ -79,6 +85,21 @@ def make_model(name: str, *, num_classes: int, **options: Any) -> hk.Transformed
   Raises:
     ValueError: no such model, no such option (the message lists what there is), or a value that
       the model does not take.
+
+  Example:
+    >>> import functools
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from nfnets_augmult import make_model
+    >>> model = make_model('wrn_10_1', num_classes=100)
+    >>> images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    >>> init = functools.partial(model.init, is_training=True)
+    >>> params = jax.eval_shape(init, jax.random.key(0), images)  # init(key, images) makes arrays
+    >>> sum(leaf.size for leaf in jax.tree.leaves(params))
+    83559
+    >>> apply = functools.partial(model.apply, is_training=False)
+    >>> jax.eval_shape(apply, params, None, images).shape
+    (2, 100)
   """
   module, fixed, *_ = model_spec(name)
   known = set(inspect.signature(module).parameters) - {*fixed, 'num_classes', 'name'}

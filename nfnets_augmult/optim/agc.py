@@ -45,6 +45,14 @@ def clip_unitwise(
     ValueError: shapes differ, or `clipping` is not positive; the message shows the values.
 
   Source: Brock et al. 2021b (arXiv:2102.06171), Section 4.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from nfnets_augmult import clip_unitwise
+    >>> weight = jnp.array([[3.0, 0.0], [4.0, 1.0]])  # the units, its columns, have norms 5 and 1
+    >>> grad = jnp.array([[6.0, 0.25], [8.0, 0.0]])  # 10 and 0.25
+    >>> clip_unitwise(grad, weight, clipping=0.5).tolist()
+    [[1.5, 0.25], [2.0, 0.0]]
   """
   if grad.shape != weight.shape:
     raise ValueError(f'a gradient {grad.shape} is not that of a weight {weight.shape}')
@@ -82,6 +90,19 @@ def adaptive_gradient_clipping(
 
   Raises:
     ValueError: an argument is not positive, or `update` is called without parameters.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from nfnets_augmult import adaptive_gradient_clipping, is_clipped
+    >>> optimizer = optax.chain(
+    ...   adaptive_gradient_clipping(0.5, mask=is_clipped), optax.scale_by_learning_rate(0.25)
+    ... )
+    >>> params = {'network/conv': {'b': jnp.array([3.0, 4.0])}}
+    >>> gradient = {'network/conv': {'b': jnp.array([6.0, 8.0])}}
+    >>> updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    >>> updates['network/conv']['b'].tolist()
+    [-0.375, -0.5]
   """
   _check(clipping, eps)
 
@@ -103,6 +124,11 @@ def is_clipped(params: dict[str, dict[str, Any]]) -> dict[str, dict[str, bool]]:
   Its bias is clipped, and so are the linear maps of squeeze-excite.
 
   Source: Brock et al. 2021b (arXiv:2102.06171), Section 4.1.
+
+  Example:
+    >>> from nfnets_augmult import is_clipped
+    >>> is_clipped({'network/conv': {'w': 0}, 'network/linear': {'w': 0, 'b': 0}})
+    {'network/conv': {'w': True}, 'network/linear': {'w': False, 'b': True}}
   """
   return {
     module: {name: not (name == 'w' and is_classifier(module)) for name in values}

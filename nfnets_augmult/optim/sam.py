@@ -51,6 +51,13 @@ def ascent_slots_per_device(
   Raises:
     ValueError: the fraction is out of its range, or the batch does not divide; the message says by
       what.
+
+  Example:
+    >>> from nfnets_augmult import ascent_slots_per_device
+    >>> ascent_slots_per_device(
+    ...   unique_images_per_batch=10, augmult=4, device_count=2, ascent_fraction=0.2
+    ... )
+    4
   """
   check_number('sam.ascent_fraction', ascent_fraction, above=0, most=1)
   batch_size = unique_images_per_batch * augmult
@@ -65,7 +72,14 @@ def ascent_slots_per_device(
 
 
 def first_slots(count: int) -> Callable[[Any], Any]:
-  """Returns a function that takes the first `count` slots of every array of a batch."""
+  """Returns a function that takes the first `count` slots of every array of a batch.
+
+  Example:
+    >>> import numpy as np
+    >>> from nfnets_augmult import first_slots
+    >>> first_slots(2)({'image': np.zeros((6, 8, 8, 3)), 'label': np.arange(6)})['label'].tolist()
+    [0, 1]
+  """
 
   def select(batch: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[:count], batch)
@@ -106,6 +120,15 @@ def sharpness_aware(
 
   Source: Foret et al. 2021 (arXiv:2010.01412), Algorithm 1 and Section 4.1 (per-device ascent);
     Brock et al. 2021b (arXiv:2102.06171), Section 5 (20 % of the batch).
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from nfnets_augmult import sharpness_aware
+    >>> value_and_grad = jax.value_and_grad(lambda param, batch: param**2)
+    >>> value, grad = sharpness_aware(value_and_grad, rho=1.0)(jnp.array(3.0), None)  # at 3 + 1
+    >>> float(value), float(grad)
+    (16.0, 8.0)
   """
   check_number('sam.rho', rho, least=0)
 

@@ -76,6 +76,12 @@ def make_schedule(
   Raises:
     ValueError: unknown name, a learning rate that is not positive, a run or a warm-up that is too
       long.
+
+  Example:
+    >>> from nfnets_augmult import make_schedule
+    >>> schedule = make_schedule('halving', 0.5, total_steps=20)
+    >>> [float(schedule(step)) for step in (0, 10, 11, 12)]
+    [0.5, 0.5, 0.25, 0.125]
   """
   check_choice('optimizer.schedule', name, SCHEDULES)
   check_number('optimizer.learning_rate', learning_rate, above=0)

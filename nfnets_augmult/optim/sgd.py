@@ -30,6 +30,20 @@ def sgd(
 
   Raises:
     ValueError: a coefficient is out of range.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from nfnets_augmult import sgd
+    >>> optimizer = optax.chain(
+    ...   sgd(momentum=0.9, weight_decay=0.5, clipping=0.01), optax.scale_by_learning_rate(0.5)
+    ... )
+    >>> params = {'network/linear': {'w': jnp.ones((2, 1)), 'b': jnp.ones(1)}}
+    >>> state = optimizer.init(params)
+    >>> gradient = {'network/linear': {'w': jnp.ones((2, 1)), 'b': jnp.zeros(1)}}
+    >>> updates, state = optimizer.update(gradient, state, params)
+    >>> updates['network/linear']['w'].tolist()  # -0.5 (1 + 0.5 * 1): the classifier is not clipped
+    [[-0.75], [-0.75]]
   """
   check_number('optimizer.momentum', momentum, least=0, below=1)
   check_bool('optimizer.nesterov', nesterov)

@@ -56,6 +56,18 @@ def write_npz(
 
   Raises:
     ValueError: `params` are no parameters, see `check_params`, or `metadata` cannot be written.
+
+  Example:
+    >>> import os
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from nfnets_augmult import write_npz
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = os.path.join(folder, 'params.npz')
+    ...   write_npz(path, {'network/linear': {'w': np.zeros((3, 2), np.float32)}})
+    ...   with np.load(path) as file:
+    ...     print(file.files)
+    ['network/linear/w']
   """
   arrays = flatten(checks.check_params(params))
   if metadata:
@@ -74,6 +86,17 @@ def read_params(path: str | os.PathLike[str]) -> Params:
   Raises:
     ValueError: it cannot be read, is neither of both, is damaged or hostile, or holds something
       else than finite real numbers; the message is short and has the path.
+
+  Example:
+    >>> import os
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from nfnets_augmult import read_params, write_npz
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = os.path.join(folder, 'params.npz')
+    ...   write_npz(path, {'network/linear': {'b': np.array([1.0, 2.0])}})
+    ...   read_params(path)
+    {'network/linear': {'b': array([1., 2.])}}
   """
   with _explained(path), _opened(path) as (file, magic, size):
     if magic in _ZIP_MAGICS:

@@ -97,6 +97,18 @@ def load_pretrained(
   Raises:
     ValueError: any other difference, of which the message has examples, or a value that is not
       finite in the network's dtype.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import numpy as np
+    >>> from nfnets_augmult import load_pretrained
+    >>> params = {'net/conv': {'w': jnp.zeros((2, 2))}, 'net/linear': {'w': jnp.zeros((2, 5))}}
+    >>> loaded = {'net/conv': {'w': np.ones((2, 2))}, 'net/linear': {'w': np.ones((2, 7))}}
+    >>> params, report = load_pretrained(params, loaded)
+    >>> print(report)
+    loaded 4 parameters in 1 arrays; kept fresh: net/linear/w
+    >>> params['net/conv']['w'].tolist()
+    [[1.0, 1.0], [1.0, 1.0]]
   """
   other_classes = {
     name.rpartition('/')[0]
