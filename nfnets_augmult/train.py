@@ -268,7 +268,7 @@ def describe_run(run: Run) -> None:
   """Writes what this run is: the config as resolved, what follows from it, and the versions."""
   records.write_json(os.path.join(run.workdir, 'config.json'), configs.flatten(run.config))
   facts = {
-    'plan': dict(run.plan.rows()),
+    'plan': run.plan.to_json(),
     'versions': records.versions(),
     'data': assembly.describe_data(run.data),
   }

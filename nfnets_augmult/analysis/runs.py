@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nfnets_augmult import configs
-from nfnets_augmult.data.multiplicity import solve_batch
+from nfnets_augmult.data.multiplicity import solve_batch, steps_for_epochs
 from nfnets_augmult.training import records
 
 LEARNING_RATE = 'optimizer.learning_rate'
@@ -38,7 +37,7 @@ class RecordedRun:
     message: why it diverged or failed.
     config: by dotted key; complete.
     result: the last evaluation, with `step` and `epoch`; empty unless finished.
-    num_images: unique training images N; None if no finished run tells.
+    num_images: unique training images N; None if no run tells.
   """
 
   path: str
@@ -100,8 +99,12 @@ class RecordedRun:
       return self.result['step']
     if self.config['total_steps'] or not self.num_images:
       return self.config['total_steps'] or None
-    groups = math.ceil(self.config['total_epochs'] * self.num_images / self.unique_images_per_batch)
-    return groups * self._batches_per_group
+    return steps_for_epochs(
+      self.config['total_epochs'],
+      num_images=self.num_images,
+      unique_images_per_batch=self.unique_images_per_batch,
+      turns=self._batches_per_group,
+    )
 
   @property
   def epochs(self) -> float | None:
@@ -117,8 +120,10 @@ class RecordedRun:
 
   @property
   def recorded_num_images(self) -> int | None:
-    """Unique training images N, as the result tells it."""
-    if not self.result:
+    """Unique training images N, as recorded or else as follows from the result."""
+    if self.num_images or not self.result:
+      return self.num_images
+    if not self.result['epoch']:
       return None
     groups = self.result['step'] / self._batches_per_group
     return round(groups * self.unique_images_per_batch / self.result['epoch'])
@@ -325,4 +330,8 @@ def _read_run(path: str, config: Mapping[str, Any]) -> RecordedRun:
   result = records.read_object(result_path) or {}
   if result and not all(isinstance(result.get(key), int | float) for key in ('step', 'epoch')):
     raise records.DamagedError(f'{result_path} is damaged: it has no step and epoch; remove it')
-  return RecordedRun(path, status, message, config, result)
+  plan = (records.read_object(os.path.join(path, 'run.json')) or {}).get('plan')
+  # Runs of before recorded their plan as text.
+  recorded = plan.get('num_train_images') if isinstance(plan, dict) else None
+  num_images = recorded if isinstance(recorded, int) else None
+  return RecordedRun(path, status, message, config, result, num_images)

@@ -170,6 +170,21 @@ def solve_batch(
   return size, unique or size // n, n or size // unique
 
 
+def steps_for_epochs(
+  epochs: float, *, num_images: int, unique_images_per_batch: int, turns: int
+) -> int:
+  """Returns the least number of steps that takes all copies of every image `epochs` times.
+
+  Args:
+    epochs: passes over the unique training images.
+    num_images: unique training images, N.
+    unique_images_per_batch: U.
+    turns: successive batches that share their unique images: 1, or n where each has one copy.
+  """
+  # Rounded first: 1.1 epochs of 50,000 images are 55,000 of them, not a few ulps more.
+  return math.ceil(round(epochs * num_images, 6) / unique_images_per_batch) * turns
+
+
 @dataclasses.dataclass(frozen=True)
 class Multiplicity:
   """The slots of every batch of a run. See the module's docstring for what it promises.
@@ -233,8 +248,12 @@ class Multiplicity:
 
   def steps_for_epochs(self, epochs: float) -> int:
     """The least number of steps that shows every image `augmult * epochs` times, rounded up."""
-    groups = math.ceil(round(epochs * self.num_images, 6) / self.unique_images_per_batch)
-    return groups * (self.augmult // self.copies_per_batch)
+    return steps_for_epochs(
+      epochs,
+      num_images=self.num_images,
+      unique_images_per_batch=self.unique_images_per_batch,
+      turns=self.augmult // self.copies_per_batch,
+    )
 
   def host_slots(self, host_index: int, host_count: int) -> tuple[int, int]:
     """Returns the range of slots that host `host_index` fills.

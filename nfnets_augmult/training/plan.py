@@ -52,6 +52,27 @@ class Plan:
     """Passes over the unique training images completed after `step` updates."""
     return step / self.multiplicity.steps_per_epoch
 
+  def to_json(self) -> dict[str, int | float | str]:
+    """Returns the plan as numbers, for `run.json`."""
+    m = self.multiplicity
+    return {
+      'num_train_images': m.num_images,
+      'augmult': m.augmult,
+      'placement': m.placement,
+      'unique_images_per_batch': m.unique_images_per_batch,
+      'copies_per_batch': m.copies_per_batch,
+      'batch_size': m.batch_size,
+      'batch_size_per_host': self.batch_size_per_host,
+      'batch_size_per_device': self.batch_size_per_device,
+      'num_hosts': self.host_count,
+      'num_devices': self.device_count,
+      'steps_per_epoch': m.steps_per_epoch,
+      'total_steps': self.total_steps,
+      'total_epochs': self.total_epochs,
+      'peak_learning_rate': self.learning_rate,
+      'peak_temperature': self.temperature,
+    }
+
   def rows(self) -> list[tuple[str, str]]:
     """Returns what a user should read before the run, as (name, value with its unit)."""
     m = self.multiplicity

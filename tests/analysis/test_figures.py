@@ -9,8 +9,10 @@ import pytest
 
 from nfnets_augmult import configs, report, sweeps
 from nfnets_augmult.analysis import figures, runs
+from nfnets_augmult.data.multiplicity import Multiplicity
 from nfnets_augmult.recipes import small_digits_recipe
 from nfnets_augmult.training import records
+from nfnets_augmult.training.plan import make_plan
 
 ROOT = pathlib.Path(__file__).parents[2]
 METRIC = 'test/raw/top_1'
@@ -397,3 +399,22 @@ def test_runs_are_read_whatever_state_they_are_in(tmp_path):
     runs.read_runs(str(tmp_path))
   with pytest.raises(ValueError, match='is not a folder'):
     runs.read_runs(str(tmp_path / 'nowhere'))
+
+
+def test_updates_are_those_of_the_plan():
+  """1.1 epochs of 50,000 images at 50 unique ones a batch are 1,100 updates, in run and report."""
+  keys = {'total_epochs': 1.1, 'total_steps': 0, 'unique_images_per_batch': 50, 'batch_size': 0}
+  run = dataclasses.replace(_run(status='missing', **keys), num_images=50_000)
+  assert run.updates == 1_100
+  multiplicity = Multiplicity(50_000, 50, run.augmult, 0)
+  assert make_plan(multiplicity, learning_rate=0.1, total_epochs=1.1).total_steps == 1_100
+
+
+def test_the_number_of_images_is_read_from_the_record(tmp_path):
+  """Of a run that has only begun; what an older version wrote there is text, and tells nothing."""
+  config = dict(_run(0.5).config)
+  records.write_json(str(tmp_path / 'config.json'), config)
+  for plan, expected in (({'num_train_images': 640}, 640), ({'total': '12 steps'}, None)):
+    records.write_json(str(tmp_path / 'run.json'), {'plan': plan})
+    (run,) = runs.read_runs(str(tmp_path))
+    assert run.num_images == expected
