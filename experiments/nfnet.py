@@ -6,6 +6,9 @@ r"""Any NFNet on ImageNet; variant, n and SAM as arguments after a colon.
 The first argument is the variant, f0 to f7 or f0_plus to f7_plus (default f0); `n=16` is the
 augmentation multiplicity (default 16), which also chooses the learning rate, 1.6 for n = 1 and 0.8
 for n > 1; `sam` switches sharpness-aware minimization on.
+
+The learning rates are the paper's, for batches of 4096. In small batches they are too large, see
+docs/stability.md.
 """
 
 from nfnets_augmult.recipes import nfnet_learning_rate, nfnet_recipe, with_sam
