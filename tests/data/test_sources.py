@@ -57,14 +57,22 @@ def test_digits_are_pinned():
   assert labels == [[1, 0, 3, 5, 0, 1, 1, 5], [9, 6, 7, 5, 7, 0, 7, 1]]
 
 
+def test_cifar100_has_its_images_and_classes():
+  """10,000 images in the test split, 100 of each class."""
+  source = loading.load_source('cifar100', split='test', data_dir=shared_data.real_tfds_dir())
+  np.testing.assert_array_equal(np.bincount(source.labels), np.full(100, 100))
+  assert source.class_names[:2] == ('apple', 'aquarium_fish')
+
+
 def test_cifar100_is_held_in_memory():
-  """The test split of CIFAR-100 is 10,000 images, in the order and with the labels of tfds."""
+  """All images of the test split, in the order and with the labels and classes of tfds."""
   folder = shared_data.tfds_dir()
   source = loading.load_source('cifar100', split='test', data_dir=folder)
-  assert source.images.shape == (10_000, 32, 32, 3) and source.images.dtype == np.uint8
-  np.testing.assert_array_equal(np.bincount(source.labels), np.full(100, 100))
-  assert source.labels.dtype == np.int32
-  assert source.class_names[:2] == ('apple', 'aquarium_fish')
+  info = tfds.builder('cifar100', data_dir=folder).info
+  num_images = info.splits['test'].num_examples
+  assert source.images.shape == (num_images, 32, 32, 3) and source.images.dtype == np.uint8
+  assert source.labels.shape == (num_images,) and source.labels.dtype == np.int32
+  assert source.class_names == tuple(info.features['label'].names)
   assert source.image_name(7) == 'cifar100/test[7]'
   file_order = tfds.ReadConfig(interleave_cycle_length=1)
   examples = tfds.load(
