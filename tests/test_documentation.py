@@ -107,21 +107,17 @@ def test_the_snippets_run(capsys):
 
 
 def test_the_quickstart_reaches_its_accuracy_and_repeats_in_no_time(tmp_path):
-  """README, command 1, in a fifth of its steps: measured, 97 to 99 % of the test images."""
+  """README, command 1, in a work directory of its own: at least 98 % on the test images."""
   environment = {key: value for key, value in os.environ.items() if not key.startswith('XLA')}
-  command = [
-    str(ROOT / 'launch' / 'quickstart.sh'),
-    '--config.total_epochs=3',
-    f'--workdir={tmp_path}',
-  ]
+  command = [str(ROOT / 'launch' / 'quickstart.sh'), f'--workdir={tmp_path}']
 
   def start():
     return subprocess.run(
       command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     ).stdout
 
-  assert 'Finished after 270 steps' in start()
+  assert 'Finished after 1,348 steps' in start()
   result = json.loads((tmp_path / 'result.json').read_text(encoding='utf-8'))
-  assert result['test/raw/top_1'] >= 0.95
-  assert result['test/ema/top_1'] >= 0.95
+  assert result['test/raw/top_1'] >= 0.98
+  assert result['test/ema/top_1'] >= 0.98
   assert 'This run is finished' in start()

@@ -16,7 +16,7 @@ from nfnets_augmult.analysis import curves
 from nfnets_augmult.training import loop, records
 from nfnets_augmult.training.checkpoints import Checkpoints
 from tests.shared_data import tfds_dir
-from tests.toy_runs import TEST_IMAGES, stop_after, toy_config
+from tests.toy_runs import TEST_IMAGES, TRAIN_IMAGES, stop_after, toy_config
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -39,7 +39,10 @@ def test_leaves_what_a_user_expects(finished):
   assert int(state.step) == result['step'] == 12
   config = records.read_json(os.path.join(workdir, 'config.json'))
   assert (config['augmult'], config['model.name']) == (4, 'wrn_10_1')
-  assert records.read_json(os.path.join(workdir, 'run.json'))['versions']['jax'] == jax.__version__
+  described = records.read_json(os.path.join(workdir, 'run.json'))
+  assert described['versions']['jax'] == jax.__version__
+  assert described['plan']['num_train_images'] == TRAIN_IMAGES
+  assert described['plan']['total_steps'] == 12
   for name in ('contact_sheet.png', 'curves.png'):
     assert pathlib.Path(workdir, name).read_bytes().startswith(b'\x89PNG')
   assert os.listdir(os.path.join(workdir, 'tensorboard'))
@@ -126,7 +129,7 @@ def test_evaluate_agrees_with_the_run(finished):
       assert means[name]['cross_entropy'] == pytest.approx(
         result[f'test/{name}/cross_entropy'], rel=1e-5
       )
-  assert evaluate.evaluate(workdir, split='train[:100]')['raw']['count'] == 100
+  assert evaluate.evaluate(workdir, split='train')['raw']['count'] == TRAIN_IMAGES
   with Checkpoints(workdir, read_only=True) as checkpoints:
     best, metric = checkpoints.best_step, checkpoints.best_metric()
   assert evaluate.evaluate(workdir, checkpoint='best')['ema']['top_1'] == pytest.approx(metric)

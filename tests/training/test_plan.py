@@ -87,3 +87,27 @@ def test_rows_say_every_number_that_people_confuse():
   ):
     assert part in text
   assert 'temperature: 0.4' in text
+
+
+def test_the_record_states_the_numbers():
+  """Two copies of each of 8 images in a batch, 100 images, four devices on two hosts."""
+  plan = make_plan(
+    Multiplicity(100, 8, 2, 0), learning_rate=0.1, total_epochs=2, host_count=2, device_count=4
+  )
+  assert plan.to_json() == {
+    'num_train_images': 100,
+    'augmult': 2,
+    'placement': 'within',
+    'unique_images_per_batch': 8,
+    'copies_per_batch': 2,
+    'batch_size': 16,
+    'batch_size_per_host': 8,
+    'batch_size_per_device': 4,
+    'num_hosts': 2,
+    'num_devices': 4,
+    'steps_per_epoch': 12.5,
+    'total_steps': 25,
+    'total_epochs': 2.0,
+    'peak_learning_rate': 0.1,
+    'peak_temperature': 0.2,
+  }
