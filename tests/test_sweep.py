@@ -13,6 +13,7 @@ from nfnets_augmult import report, sweep, sweep_units, sweeps, train
 from nfnets_augmult.analysis import runs as runs_lib
 from nfnets_augmult.recipes import small_digits_recipe
 from nfnets_augmult.training import loop, records
+from tests.toy_runs import stop_after
 
 
 def _base():
@@ -81,9 +82,8 @@ def test_a_stopped_sweep_goes_on_to_the_results_of_single_runs(done, tmp_path):
   tested = _sweep()
   points = tested.points[:2]
   sweeps.describe(tested, str(tmp_path))
-  looks = iter(range(10**6))
   with pytest.raises(loop.StopRequested):
-    sweep.run_sweep(tested, _alone(points), str(tmp_path), stop_requested=lambda: next(looks) >= 10)
+    sweep.run_sweep(tested, _alone(points), str(tmp_path), stop_requested=stop_after(10))
   names = [sweeps.point_name(point) for point in points]
   assert [_status(tmp_path, name)[0] for name in names] == ['finished', 'unfinished']
   assert sweep.run_sweep(tested, _alone(points), str(tmp_path)).counts == {'finished': 2}
@@ -153,9 +153,8 @@ def test_points_of_one_shape_train_together(tmp_path):
   """Stopped and resumed: statuses and results are those of single runs, in the same folders."""
   tested = _together_sweep((0, 1))
   sweeps.describe(tested, str(tmp_path))
-  looks = iter(range(10**6))
   with pytest.raises(loop.StopRequested):
-    _run_together(tested, str(tmp_path), stop_requested=lambda: next(looks) >= 12)
+    _run_together(tested, str(tmp_path), stop_requested=stop_after(12))
   todo, tally = _run_together(tested, str(tmp_path))
   assert [len(unit) for unit in todo] == [4, 4]
   assert tally.counts == {'finished': 4, 'diverged': 4}
