@@ -15,7 +15,6 @@ import pathlib
 import re
 import signal
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -30,9 +29,6 @@ from ml_collections.config_flags import tuple_parser
 
 from nfnets_augmult import configs
 from nfnets_augmult.ops import paths
-
-# The time of day and nothing else.
-LOG_FORMATTER = std_logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S')
 
 _PACKAGE = str(pathlib.Path(__file__).parent)
 
@@ -170,6 +166,13 @@ def config_path() -> str:
   return config_flags.get_config_filename(flags.FLAGS['config'])
 
 
+def default_workdir() -> str:
+  """Returns `runs/NAME` for `--config=.../NAME.py`, and `runs/NAME-ARGUMENT` with an argument."""
+  path, _, argument = config_path().partition('.py:')
+  name = pathlib.Path(path).name.removesuffix('.py')
+  return os.path.join('runs', '-'.join([name, *re.findall(r'[\w.=]+', argument)]))
+
+
 def run(main: Callable[[], None]) -> None:
   """Parses the flags, runs `main` and exits with 0, or with 1 and one message."""
 
@@ -226,31 +229,6 @@ def fail(message: str) -> None:
   raise SystemExit(1)
 
 
-def import_tensorflow_quietly() -> None:
-  """Imports TensorFlow; what it prints about this machine's CPU and missing GPU is kept back.
-
-  It writes past Python's streams, so the file descriptor itself is turned away meanwhile.
-
-  Raises:
-    ImportError: TensorFlow cannot be imported; the message has what it printed.
-  """
-  if 'tensorflow' in sys.modules:
-    return
-  sys.stderr.flush()
-  original = os.dup(2)
-  with tempfile.TemporaryFile() as kept_back:
-    os.dup2(kept_back.fileno(), 2)
-    try:
-      from nfnets_augmult.data import pipeline  # noqa: F401
-    except Exception as error:
-      kept_back.seek(0)
-      printed = kept_back.read().decode(errors='replace')
-      raise ImportError(f'TensorFlow cannot be imported: {error}\n{printed}') from error
-    finally:
-      os.dup2(original, 2)
-      os.close(original)
-
-
 class StopSignals:
   """True once the process was asked to stop by SIGTERM or SIGINT; a second SIGINT ends it."""
 
@@ -273,6 +251,8 @@ class StopSignals:
 
 def parse(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
   """Reads the flags; what is wrong with them becomes one message."""
+  if 'grid' in flag_values:
+    argv = [re.sub(r'^--?grid\.', '--grid=', argument) for argument in argv]
   has_config = 'config' in flag_values
   if has_config:
     # The library looks for overrides in sys.argv by itself.
@@ -363,7 +343,7 @@ def _configure_logging() -> None:
   logging.set_verbosity(logging.INFO)
   logging.use_absl_handler()
   handler = logging.get_absl_handler()
-  handler.setFormatter(LOG_FORMATTER)
+  handler.setFormatter(console.LOG_FORMATTER)
 
   def is_for_users(record: std_logging.LogRecord) -> bool:
     if record.pathname.startswith(_PACKAGE):

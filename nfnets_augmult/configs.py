@@ -1,6 +1,7 @@
 """The keys of a config, with their defaults; experiments start here and state what differs.
 
-A config holds what a person chooses. What follows from it is derived in `assembly.py`.
+A config describes one run, and holds what a person chooses. Its keys are read in
+`runs/settings.py`, and nowhere else.
 """
 
 from collections.abc import Mapping
@@ -52,12 +53,6 @@ def default_config() -> ml_collections.ConfigDict:
   # all training images; the same batches, see docs/device_input.md.
   config.input = 'tf.data'
   config.steps_per_dispatch = 1  # how many the host asks for at once; above 1 with 'device' alone
-
-  # Runs that train together in one program: every seed with every learning rate. Empty: the one
-  # run of the keys `seed` and `optimizer.learning_rate`. See docs/many_runs.md.
-  config.runs = ml_collections.ConfigDict()
-  config.runs.seeds = ()
-  config.runs.learning_rates = ()
 
   config.augmentation = ml_collections.ConfigDict()
   # 'pad': pad, then crop the original size; of images that differ in size, after scaling the
@@ -181,6 +176,9 @@ def check_keys(config: ml_collections.ConfigDict) -> None:
       checks.check_text(key, value)
 
 
+# Keys of earlier versions, which described several runs in one config.
+_RETIRED = ('runs.seeds', 'runs.learning_rates')
+
 # Keys that may differ when a run goes on: they change what is watched, not what is computed.
 FREE_KEYS = (
   'dataset.data_dir',
@@ -206,12 +204,14 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
 
 
 def with_defaults(flat: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns a flat config with the defaults of keys that came into being after it was written.
+  """Returns a flat config as it would be written today.
 
-  Where such a key changes what is computed, it gets the value that does not.
+  Keys that came into being later have their defaults; one that changes what is computed has the
+  value that does not. Keys that are gone are left out.
   """
   before = {'dataset.apply_orientation': False} if flat.get('dataset.image_size') else {}
-  return {**flatten(default_config()), **before, **flat}
+  kept = {key: value for key, value in flat.items() if value or key not in _RETIRED}
+  return {**flatten(default_config()), **before, **kept}
 
 
 def from_flat(flat: Mapping[str, Any]) -> ml_collections.ConfigDict:
@@ -224,6 +224,8 @@ def from_flat(flat: Mapping[str, Any]) -> ml_collections.ConfigDict:
   """
   if not isinstance(flat, Mapping):
     raise ValueError(f'a config must have keys with values, and this is a {type(flat).__name__}')
+  if any(flat.get(key) for key in _RETIRED):
+    raise ValueError('it is of runs that trained together: give the folder of one of them')
   nested: dict[str, Any] = {}
   for dotted, value in with_defaults(flat).items():
     *groups, key = dotted.split('.')

@@ -11,54 +11,9 @@ config says: those of the test as for evaluation, those for training to the larg
 from nfnets_augmult import command_line  # first: it quietens libraries before they are imported
 
 # isort: split
-import ml_collections
-import numpy as np
 from absl import flags
 
-from nfnets_augmult import assembly
-from nfnets_augmult.data import array_files
-from nfnets_augmult.data.evaluation_crop import EvaluationCrop
-from nfnets_augmult.data.sources import ArraySource, Source
-
-
-def convert(config: ml_collections.ConfigDict, output: str) -> tuple[ArraySource, ArraySource]:
-  """Writes both splits of the config's data set into the folder `output`, and returns them.
-
-  Raises:
-    ValueError: the data cannot be read, an image does not decode and the policy is to fail, or
-      `output` holds a data set already.
-  """
-  if assembly.needs_tensorflow(config):
-    command_line.import_tensorflow_quietly()
-  data = assembly.load_data(config)
-  train = _decoded(config, data.train, is_training=True)
-  test = _decoded(config, data.test, is_training=False)
-  name = config.dataset.name.replace('/', '_')
-  array_files.write_data_set(output, name=name, train=train, test=test)
-  return train, test
-
-
-def _decoded(
-  config: ml_collections.ConfigDict, source: Source, *, is_training: bool
-) -> ArraySource:
-  """The images as one array, without what does not decode, if that is allowed."""
-  if isinstance(source, ArraySource):
-    return source
-  from nfnets_augmult.data import pipeline
-
-  batches = list(
-    pipeline.evaluation_batches(
-      source,
-      batch_size=64,
-      # Training crops by itself, and out of the whole square.
-      crop=EvaluationCrop(padding=0) if is_training else assembly.make_evaluation_crop(config),
-      read_options=assembly.read_options(config, is_training=is_training),
-    )
-  )
-  images, labels, mask = (
-    np.concatenate([batch[key] for batch in batches]) for key in ('image', 'label', 'mask')
-  )
-  return ArraySource(images[mask > 0], labels[mask > 0], source.class_names, source.description)
+from nfnets_augmult.runs.converting import convert
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ updates.
 """
 
 from nfnets_augmult.recipes import cifar100_recipe, small_digits_recipe
-from nfnets_augmult.sweeps import Sweep, by_argument, grid, powers_of_two
+from nfnets_augmult.sweep.grid import Sweep, by_argument, grid, powers_of_two
 
 TITLE = 'Figure 11: within against neighbouring'
 EXPECTED = (

@@ -20,7 +20,7 @@ the lengths and learning rates of Figure 2's small variant.
 """
 
 from nfnets_augmult.recipes import cifar100_recipe, small_digits_recipe
-from nfnets_augmult.sweeps import Sweep, by_argument, grid, powers_of_two
+from nfnets_augmult.sweep.grid import Sweep, by_argument, grid, powers_of_two
 
 TITLE = 'Figure 12: dropout masks'
 EXPECTED = (

@@ -14,7 +14,7 @@ the grid of learning rates, are ours.
 """
 
 from nfnets_augmult.recipes import cifar100_recipe, small_digits_recipe
-from nfnets_augmult.sweeps import Published, Sweep, by_argument, grid, powers_of_two
+from nfnets_augmult.sweep.grid import Published, Sweep, by_argument, grid, powers_of_two
 
 TITLE = 'Figure 2: growing batch'
 EXPECTED = (

@@ -14,7 +14,7 @@ regularization of these runs and 16 unique images.
 """
 
 from nfnets_augmult.recipes import nf_resnet_recipe, small_imagenet_recipe
-from nfnets_augmult.sweeps import Published, Sweep, by_argument, grid, powers_of_two
+from nfnets_augmult.sweep.grid import Published, Sweep, by_argument, grid, powers_of_two
 
 TITLE = 'Figure 3: growing batch on ImageNet'
 EXPECTED = 'Large n reaches a higher test accuracy in fewer epochs.'

@@ -15,7 +15,7 @@ regularization of these runs: batch sizes 64 and 16.
 """
 
 from nfnets_augmult.recipes import nf_resnet_recipe, small_imagenet_recipe
-from nfnets_augmult.sweeps import Published, Sweep, by_argument, grid, powers_of_two
+from nfnets_augmult.sweep.grid import Published, Sweep, by_argument, grid, powers_of_two
 
 TITLE = 'Figures 4c/d, 5c/d, 7c/d: fixed batches on ImageNet'
 EXPECTED = (

@@ -15,7 +15,7 @@ the images, for two numbers of updates.
 """
 
 from nfnets_augmult.recipes import cifar100_recipe, small_digits_recipe
-from nfnets_augmult.sweeps import Published, Sweep, by_argument, grid, powers_of_two
+from nfnets_augmult.sweep.grid import Published, Sweep, by_argument, grid, powers_of_two
 
 TITLE = 'Figure 4a/b: large batches'
 EXPECTED = (

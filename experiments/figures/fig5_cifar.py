@@ -12,7 +12,7 @@ WRN-16-4 on one accelerator. Budgets and the ends of the grid of learning rates 
 """
 
 from nfnets_augmult.recipes import cifar100_recipe, small_digits_recipe
-from nfnets_augmult.sweeps import Sweep, by_argument, grid, powers_of_two
+from nfnets_augmult.sweep.grid import Sweep, by_argument, grid, powers_of_two
 
 TITLE = 'Figure 5a/b: small batches'
 EXPECTED = (

@@ -17,7 +17,7 @@ n = 1 and 4 after 64 epochs, and n = 1 also after as many updates as n = 4.
 """
 
 from nfnets_augmult.recipes import cifar100_recipe, small_digits_recipe
-from nfnets_augmult.sweeps import Sweep, by_argument, grid, powers_of_two
+from nfnets_augmult.sweep.grid import Sweep, by_argument, grid, powers_of_two
 
 TITLE = 'Figures 6, 7a/b, 10: learning rate and temperature'
 EXPECTED = (

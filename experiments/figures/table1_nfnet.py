@@ -15,7 +15,7 @@ momentum and averaged parameters: batch size 64.
 """
 
 from nfnets_augmult.recipes import nfnet_learning_rate, nfnet_recipe, small_imagenet_recipe
-from nfnets_augmult.sweeps import Published, Sweep, by_argument, difference, grid
+from nfnets_augmult.sweep.grid import Published, Sweep, by_argument, difference, grid
 
 TITLE = 'Table 1 and Figure 8a: NFNets without SAM'
 EXPECTED = (

@@ -15,7 +15,7 @@ on to help with SAM: batch size 64.
 """
 
 from nfnets_augmult.recipes import nfnet_recipe, small_imagenet_recipe, with_sam
-from nfnets_augmult.sweeps import Published, Sweep, by_argument, difference, grid
+from nfnets_augmult.sweep.grid import Published, Sweep, by_argument, difference, grid
 
 TITLE = 'Table 2 and Figure 8b: NFNets with SAM'
 EXPECTED = 'With SAM and n = 16 the test accuracy goes on to rise with the number of updates.'

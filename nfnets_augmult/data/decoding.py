@@ -1,6 +1,5 @@
 """Encoded images to uint8 pixels, no more of them than needed, with a policy for bad ones."""
 
-import dataclasses
 import struct
 import threading
 from collections.abc import Callable
@@ -12,11 +11,11 @@ from absl import logging
 
 from nfnets_augmult.data import image_formats, pillow_images
 from nfnets_augmult.data.image_formats import DecodeError, DecodeRules, JpegHeader
+from nfnets_augmult.data.read_options import ReadOptions
 from nfnets_augmult.data.sources import (
   ArraySource,
   BadDataError,
   Source,
-  check_bad_image_policy,
   check_image_size,
 )
 
@@ -29,31 +28,6 @@ MakeBoxes = Callable[[int, int], np.ndarray]
 
 _JPEG_START, _JPEG_END = b'\xff\xd8\xff', b'\xff\xd9'
 _PNG_START = b'\x89PNG\r\n\x1a\n'
-
-
-@dataclasses.dataclass(frozen=True)
-class ReadOptions:
-  """How images are read.
-
-  Attributes:
-    image_size: height and width of the result in pixels, for encoded sources; ignored for arrays.
-    on_bad_image: `'fail'` ends the run at the first image that does not decode; `'skip'` reports
-      it once and leaves its copies out of the loss, so that no other batch changes.
-    jpeg_scaling: whether a JPEG that is needed at less than half its resolution is decoded at a
-      half, a quarter or an eighth of it, see `scale_denominator`; and an image of another format,
-      of more than 16.8 million pixels, averaged to it.
-    antialias: see `resizing.resize_boxes`.
-    rules: what holds for every image, whatever it is read for.
-  """
-
-  image_size: int = 0
-  on_bad_image: str = 'fail'
-  jpeg_scaling: bool = True
-  antialias: bool = False
-  rules: DecodeRules = image_formats.DEFAULT_RULES
-
-  def __post_init__(self):
-    check_bad_image_policy(self.on_bad_image)
 
 
 def scale_denominator(boxes: np.ndarray, image_size: int) -> int:

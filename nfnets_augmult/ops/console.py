@@ -6,11 +6,15 @@ which people interrupt. A notebook that imports the same modules keeps what it h
 
 import contextlib
 import io
+import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
+
+# The time of day and nothing else.
+LOG_FORMATTER = logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S')
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _listeners: dict[int, Callable[[int], None]] = {}

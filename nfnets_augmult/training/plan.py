@@ -1,4 +1,4 @@
-"""The arithmetic of a run: growing and fixed batch, epochs, steps, temperature.
+"""The arithmetic of a run: growing and fixed batch, epochs, steps, temperature, when things happen.
 
 People confuse these numbers in every code base, so they are derived once, here, and printed.
 """
@@ -11,6 +11,29 @@ from nfnets_augmult.optim.schedules import MOST_STEPS
 
 
 @dataclasses.dataclass(frozen=True)
+class Cadence:
+  """How often things happen, in steps.
+
+  Attributes:
+    log: a record of the training loss and accuracy, averaged since the last.
+    save: a checkpoint.
+    evaluate: an evaluation; there is also one after the last step.
+  """
+
+  log: int = 50
+  save: int = 1000
+  evaluate: int = 1000
+
+  def __post_init__(self):
+    for name, steps in dataclasses.asdict(self).items():
+      check_int(name, steps, least=1)
+
+  def next_stop(self, step: int) -> int:
+    """Returns the first step after `step` at which something happens."""
+    return min((step // every + 1) * every for every in (self.log, self.save, self.evaluate))
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
   """What follows from a config, a data set and a number of devices.
 
@@ -20,13 +43,15 @@ class Plan:
     learning_rate: the peak of the schedule.
     host_count: machines.
     device_count: devices over all machines.
+    cadence: how often to log, save and evaluate.
   """
 
   multiplicity: Multiplicity
   total_steps: int
   learning_rate: float
-  host_count: int
-  device_count: int
+  host_count: int = 1
+  device_count: int = 1
+  cadence: Cadence = Cadence()
 
   @property
   def batch_size_per_host(self) -> int:
@@ -51,6 +76,11 @@ class Plan:
   def epoch(self, step: int) -> float:
     """Passes over the unique training images completed after `step` updates."""
     return step / self.multiplicity.steps_per_epoch
+
+  def is_evaluation_due(self, step: int) -> bool:
+    """Whether to evaluate at `step`: regularly, but not shortly before the last step, and there."""
+    left, every = self.total_steps - step, self.cadence.evaluate
+    return left == 0 or (step > 0 and step % every == 0 and 2 * left >= every)
 
   def to_json(self) -> dict[str, int | float | str]:
     """Returns the plan as numbers, for `run.json`."""
@@ -120,8 +150,22 @@ def make_plan(
   total_steps: int = 0,
   host_count: int = 1,
   device_count: int = 1,
+  log_every_steps: int = 50,
+  save_every_steps: int = 1000,
+  evaluate_every_epochs: float = 1.0,
 ) -> Plan:
   """Returns the plan of a run whose length is given in epochs or in steps.
+
+  Args:
+    multiplicity: N, U, n, B and the placement.
+    learning_rate: the peak of the schedule.
+    total_epochs: length of the run; or
+    total_steps: length of the run.
+    host_count: machines.
+    device_count: devices over all machines.
+    log_every_steps: how often a record of the training loss is written.
+    save_every_steps: how often a checkpoint is written.
+    evaluate_every_epochs: how often the run is evaluated, besides after the last step.
 
   Raises:
     ValueError: no length or two of them, or a batch that hosts or devices do not divide.
@@ -136,10 +180,19 @@ def make_plan(
         + ' or '.join(str(choice) for choice in (below, below + count) if choice)
       )
   steps = total_steps or multiplicity.steps_for_epochs(total_epochs)
-  plan = Plan(multiplicity, steps, learning_rate, host_count, device_count)
   stated = f'total_steps={total_steps}' if total_steps else f'total_epochs={total_epochs}'
   if not 1 <= steps <= MOST_STEPS:
     raise ValueError(f'{stated} makes {steps:,} steps; there must be from 1 to {MOST_STEPS:,}')
+  # After the last step there is an evaluation anyhow.
+  evaluate = max(1, round(min(evaluate_every_epochs * multiplicity.steps_per_epoch, steps)))
+  plan = Plan(
+    multiplicity,
+    steps,
+    learning_rate,
+    host_count,
+    device_count,
+    Cadence(log_every_steps, save_every_steps, evaluate),
+  )
   # The last batch may begin the epoch after the last.
   if plan.total_epochs > MAX_EPOCHS - 1:
     raise ValueError(

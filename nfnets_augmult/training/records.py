@@ -73,7 +73,7 @@ def read_object(path: str) -> dict[str, Any] | None:
 def read_data_description(workdir: str) -> dict[str, Any] | None:
   """Returns what the run in `workdir` remembers of its data; None if it was not recorded.
 
-  See `assembly.describe_data`.
+  See `images.describe_data`.
 
   Raises:
     DamagedError: the record is not what was once written there.

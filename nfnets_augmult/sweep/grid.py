@@ -6,11 +6,13 @@ the two of the paper's experiment and its small variant.
 """
 
 import dataclasses
+import difflib
 import itertools
 import os
 import re
 import runpy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -73,11 +75,6 @@ class Sweep:
     if unknown := sorted(varied - set(known)):
       raise ValueError(
         f'the sweep varies {", ".join(unknown)}, which its base config does not have'
-      )
-    if known['runs.seeds'] or known['runs.learning_rates']:
-      raise ValueError(
-        'runs.seeds and runs.learning_rates are for a single program; a sweep varies seed and '
-        'optimizer.learning_rate in its grid: leave them empty'
       )
 
   def named_points(self) -> dict[str, Point]:
@@ -199,21 +196,100 @@ def point_name(point: Point) -> str:
   return re.sub(r'[^\w.=,+-]', '_', ','.join(pairs))
 
 
-def load_sweep(path: str) -> Sweep:
-  """Returns the sweep of `FILE.py` or `FILE.py:ARGUMENT`.
+def load_sweep(path: str, axes: Sequence[str] = ()) -> Sweep:
+  """Returns the sweep of `FILE.py` or `FILE.py:ARGUMENT`, or a grid over the run that it describes.
+
+  Args:
+    path: of a file with `get_sweep`, or with `get_config` alone.
+    axes: what to vary of a single run, as `'KEY=VALUE,VALUE'`.
 
   Raises:
-    ValueError: the file describes a single run.
+    ValueError: the file describes a single run and there are no axes, or a sweep and there are
+      some, or an axis cannot be read.
   """
   file, _, argument = path.partition('.py:')
   file = file if file.endswith('.py') else f'{file}.py'
   members = runpy.run_path(file)
-  if 'get_sweep' not in members:
+  arguments = [argument] if argument else []
+  if 'get_sweep' in members:
+    if axes:
+      raise ValueError(f'--config={path} is a sweep with a grid of its own: leave --grid out')
+    return members['get_sweep'](*arguments)
+  if not axes:
     raise ValueError(
-      f'--config={path} describes a single run: it has no get_sweep(). Sweeps are in '
-      'experiments/figures/; single runs start with python -m nfnets_augmult.train'
+      f'--config={path} describes a single run: say what to vary, as in --grid.seed=0,1,2, or '
+      'start it with python -m nfnets_augmult.train. Sweeps are in experiments/figures/'
     )
-  return members['get_sweep'](argument)
+  base = members['get_config'](*arguments)
+  values = dict(_read_axis(axis, configs.flatten(base)) for axis in axes)
+  name = os.path.basename(file).removesuffix('.py')
+  title = f'{":".join([name, *arguments])}, {" and ".join(values)} varied'
+  return Sweep(title=title, base=base, points=grid(values), expected='')
+
+
+def _read_axis(axis: str, base: Mapping[str, Any]) -> tuple[str, list[Any]]:
+  """The key and the values of an axis."""
+  key, _, texts = axis.partition('=')
+  flag = f'--grid.{key}={texts}'
+  if key not in base:
+    alike = difflib.get_close_matches(key, base, n=3, cutoff=0.5)
+    hint = f': did you mean {" or ".join(alike)}?' if alike else ''
+    raise ValueError(f'{flag}: the config has no key {key!r}{hint}')
+  default = base[key]
+  kind = float if default is None else type(default)
+  if kind is list:
+    raise ValueError(f'{flag}: {key} has several values itself, and cannot be varied here')
+  read = {'True': True, 'False': False}.__getitem__ if kind is bool else kind
+  try:
+    return key, [read(text) for text in texts.split(',')]
+  except (KeyError, ValueError):
+    raise ValueError(
+      f'{flag} must be values of the kind of {default!r} with commas between them'
+    ) from None
+
+
+def commands(
+  sweep: Sweep,
+  points: Sequence[Point],
+  *,
+  plain: ml_collections.ConfigDict,
+  config_path: str,
+  workdir: str,
+) -> Iterator[str]:
+  """Yields the shell commands that run the points one by one.
+
+  Args:
+    sweep: with the base as overridden.
+    points: of the sweep.
+    plain: the base without overrides.
+    config_path: what `--config` says.
+    workdir: of the sweep.
+  """
+  for point in points:
+    differing = difference(sweep.config(point), plain)
+    overrides = [f'--config.{key}={value}' for key, value in differing.items()]
+    words = ['python', '-m', 'nfnets_augmult.train', f'--config={config_path}', *overrides]
+    yield shlex.join([*words, f'--workdir={os.path.join(workdir, point_name(point))}'])
+
+
+def seed_by_seed(points: Sequence[Point]) -> list[Point]:
+  """Returns the points with all of one seed before those of the next.
+
+  So the pictures of a sweep that is going on are whole early, and get their error bars later.
+  """
+  return sorted(points, key=lambda point: point.get('seed', 0))
+
+
+def take_shard(points: Sequence[Any], shard: str) -> list[Any]:
+  """Returns every K-th of `points`, or of groups of them, from the I-th on, for the shard `'I/K'`.
+
+  Raises:
+    ValueError: `shard` is written otherwise, or I is not from 0 to K - 1.
+  """
+  index, _, count = shard.partition('/')
+  if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+    raise ValueError(f'--shard={shard} must be I/K with I from 0 to K - 1, as in 0/4')
+  return list(points[int(index) :: int(count)])
 
 
 def describe(sweep: Sweep, workdir: str) -> None:

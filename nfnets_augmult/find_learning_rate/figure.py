@@ -8,15 +8,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nfnets_augmult.find_learning_rate import trials
 from nfnets_augmult.ops.atomic_file import write_atomically
-from nfnets_augmult.training import learning_rate_finder as finder
 
 
 def draw(found: Mapping[str, Any]) -> Figure:
   """Returns a figure of the loss against learning rate and against temperature.
 
   Args:
-    found: what `find_learning_rate.Findings.to_json` returns.
+    found: what `findings.Findings.to_json` returns.
   """
   figure = Figure(figsize=(12, 4.8), layout='constrained')
   left, right = figure.subplots(1, 2, sharey=True)
@@ -46,10 +46,10 @@ def _draw_panel(axes: Axes, found: Mapping[str, Any], *, scale: float) -> None:
     color = f'C{number}'
     axes.plot(rates, losses, color=color, alpha=0.25, lw=0.8)
     axes.plot(
-      rates[finder.WINDOW - 1 :],
-      finder.window_means(losses),
+      rates[trials.WINDOW - 1 :],
+      trials.window_means(losses),
       color=color,
-      label=f'seed {ramp["seed"]}: ramp, mean of {finder.WINDOW} steps',
+      label=f'seed {ramp["seed"]}: ramp, mean of {trials.WINDOW} steps',
     )
   highest = max(ramp['limit'] for ramp in found['ramps'])
   axes.axhline(highest, color='0.6', ls=':', lw=1, label='initial loss and its noise')

@@ -1,0 +1,32 @@
+"""How the images of a data set are read; apart from what reads them, which needs TensorFlow."""
+
+import dataclasses
+
+from nfnets_augmult.data import image_formats
+from nfnets_augmult.data.image_formats import DecodeRules
+from nfnets_augmult.data.sources import check_bad_image_policy
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadOptions:
+  """How images are read.
+
+  Attributes:
+    image_size: height and width of the result in pixels, for encoded sources; ignored for arrays.
+    on_bad_image: `'fail'` ends the run at the first image that does not decode; `'skip'` reports
+      it once and leaves its copies out of the loss, so that no other batch changes.
+    jpeg_scaling: whether a JPEG that is needed at less than half its resolution is decoded at a
+      half, a quarter or an eighth of it, see `decoding.scale_denominator`; and an image of another
+      format, of more than 16.8 million pixels, averaged to it.
+    antialias: see `resizing.resize_boxes`.
+    rules: what holds for every image, whatever it is read for.
+  """
+
+  image_size: int = 0
+  on_bad_image: str = 'fail'
+  jpeg_scaling: bool = True
+  antialias: bool = False
+  rules: DecodeRules = image_formats.DEFAULT_RULES
+
+  def __post_init__(self):
+    check_bad_image_policy(self.on_bad_image)

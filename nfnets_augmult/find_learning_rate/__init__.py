@@ -1,0 +1,1 @@
+"""Measuring how large a learning rate can be, before a run is trained."""

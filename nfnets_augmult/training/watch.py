@@ -1,0 +1,234 @@
+"""What watches training: metrics, progress, evaluations and checkpoints, of one run or a group."""
+
+import collections
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from nfnets_augmult.training import devices, evaluation, hosts
+from nfnets_augmult.training.checkpoints import Checkpoints
+from nfnets_augmult.training.plan import Plan
+from nfnets_augmult.training.progress import Progress
+from nfnets_augmult.training.run_log import BEST_BY, DivergedError, RunLog
+
+
+class StopRequested(Exception):
+  """Somebody asked the run to stop; everything is saved. Not an error."""
+
+
+class Watch:
+  """Watches one run, or a group of runs that train in one program.
+
+  A run of a group that diverges ends by itself, and the others go on.
+  """
+
+  def __init__(
+    self,
+    logs: Sequence[RunLog],
+    *,
+    plan: Plan,
+    evaluation_step: Callable[..., Any],
+    evaluation_batches: Mapping[str, Callable[[], Iterator[dict[str, np.ndarray]]]],
+    checkpoints: Checkpoints,
+    stop_requested: Callable[[], bool],
+    show_progress: bool = True,
+    on_divergence: Callable[[int, DivergedError], None] = lambda index, error: None,
+  ):
+    """Stores its parts; starts nothing.
+
+    Args:
+      logs: of the runs, in the order of the axis R of a group; a single one has no such axis.
+      plan: of the run, or of each run of a group.
+      evaluation_step: see `step.make_evaluation_step`, of one run; mapped over the runs of a group
+        and compiled for all devices here.
+      evaluation_batches: for each split, by the name under which it is recorded, its batches.
+      checkpoints: where states go.
+      stop_requested: looked at between dispatches, and between the batches of an evaluation.
+      show_progress: whether this process shows people how it goes.
+      on_divergence: called when a run diverges, with its index and how.
+    """
+    self._logs = logs
+    self._is_group = len(logs) > 1
+    self._plan = plan
+    if self._is_group:
+      evaluation_step = jax.vmap(evaluation_step, in_axes=(0, None))
+    self._evaluation_step = devices.on_each_device(evaluation_step)
+    self._evaluation_batches = evaluation_batches
+    self._checkpoints = checkpoints
+    self._stop_requested = stop_requested
+    self._show_progress = show_progress
+    self._diverged: dict[int, str] = {}
+    self._on_divergence = on_divergence
+    self._in_flight = collections.deque()
+
+  def active_runs(self) -> list[tuple[int, RunLog]]:
+    """Returns the logs of runs that have not diverged, with their indices."""
+    return [(index, log) for index, log in enumerate(self._logs) if index not in self._diverged]
+
+  def start(self, state: Any) -> None:
+    """Begins at a state of the host; raises DivergedError if no run of a group is left in it."""
+    self._first_step = step = int(state.step)
+    if self._is_group:
+      for index in np.flatnonzero(state.diverged_at):
+        self._diverged[index] = f'{self._logs[index].name} at step {state.diverged_at[index]}'
+    self._check_runs_left()
+    self._progress = Progress(
+      start_step=step,
+      total_steps=self._plan.total_steps,
+      batch_size=self._plan.multiplicity.batch_size,
+      enabled=self._show_progress,
+      name=self._shown.name,
+    )
+
+  def is_evaluated(self, step: int) -> bool:
+    """Whether a start that was killed has evaluated this step; the same on all hosts."""
+    return hosts.any_host(all(log.is_evaluated(step) for _, log in self.active_runs()))
+
+  def is_stopping(self, step: int) -> bool:
+    """Whether any host was asked to stop; hosts ask each other as rarely as they log."""
+    if jax.process_count() == 1:
+      return self._stop_requested()
+    return step % self._plan.cadence.log == 0 and hosts.any_host(self._stop_requested())
+
+  def consume_metrics(self, step: int, stop: int, metrics: dict[str, jax.Array]) -> None:
+    """Takes the metrics of steps that were just dispatched, and looks at those that are done."""
+    self._in_flight.append((step, stop, metrics))
+    if step == self._first_step:  # has waited for compilation
+      self._consume_all()
+      self._progress.reset_clock(stop)
+    while len(self._in_flight) > devices.max_steps_in_flight():
+      self._consume_oldest()
+
+  def _consume_all(self) -> None:
+    while self._in_flight:
+      self._consume_oldest()
+
+  def _consume_oldest(self) -> None:
+    step, stop, metrics = self._in_flight.popleft()
+    by_step = {
+      key: values.reshape(-1, len(self._logs))  # [K, R], also of a single step or run
+      for key, values in devices.first_replica(metrics).items()
+    }
+    for index in range(stop - step):
+      self._consume_step(step + 1 + index, {key: values[index] for key, values in by_step.items()})
+
+  def _consume_step(self, step: int, metrics: dict[str, np.ndarray]) -> None:
+    """Takes the metrics of one step, each `[R]`; raises DivergedError if no run is left."""
+    of_run = {
+      index: {key: float(values[index]) for key, values in metrics.items()}
+      for index, _ in self.active_runs()
+    }
+    for index, log in self.active_runs():
+      problem, rise = log.add(step, of_run[index])
+      if problem:
+        self._end(index, step, problem)
+      elif rise and log is self._shown:
+        self._progress.say(
+          f'warning: the loss has jumped to {rise.loss:.3g} around step {step}, from a level of '
+          f'{rise.level:.3g}, at learning rate {of_run[index]["learning_rate"]:.3g}; this may be '
+          'the edge of stability, which python -m nfnets_augmult.find_learning_rate measures'
+        )
+    self._check_runs_left()
+    self._progress.name = self._shown.name
+    self._progress.advance(step, of_run[self.active_runs()[0][0]])
+    if step % self._plan.cadence.log == 0 or step == self._plan.total_steps:
+      speed = self._progress.images_per_second(step)
+      for _, log in self.active_runs():
+        means = log.record_metrics(step, images_per_second=speed)
+        if log is self._shown:
+          self._progress.line(step, means)
+      self._progress.reset_clock(step)
+
+  @property
+  def _shown(self) -> RunLog:
+    """The run whose progress people see: the first that has not diverged."""
+    return self.active_runs()[0][1]
+
+  def _end(self, index: int, step: int, problem: str) -> None:
+    """Notes that a run has diverged."""
+    log = self._logs[index]
+    speed = self._progress.images_per_second(step)
+    error = log.diverged(step, problem, images_per_second=speed)
+    self._diverged[index] = f'{log.name}: {error}'
+    self._on_divergence(index, error)
+    if not self._is_group:
+      raise error
+
+  def _check_runs_left(self) -> None:
+    if not self.active_runs():
+      raise DivergedError(f'all runs diverged: {"; ".join(self._diverged.values())}')
+
+  def save(self, state: Any) -> None:
+    """Saves a state, after a look at it and at all metrics up to it: a bad one is never saved.
+
+    Raises:
+      DivergedError: no run is left, or a parameter is not finite.
+      CheckpointError: this or the previous write failed.
+    """
+    self._consume_all()
+    on_host = devices.first_replica(state)
+    if not self._is_group:  # the step of a group keeps such parameters out of the state
+      self._check_finite(on_host)
+    self._checkpoints.save(on_host)
+
+  def _check_finite(self, state: Any) -> None:
+    """Looks at the parameters, which a last update may spoil; of any other the next loss tells."""
+    params = jax.tree.leaves((state.params, state.ema_params))
+    if not all(np.isfinite(leaf).all() for leaf in params):
+      step = int(state.step)
+      self._end(0, step, f'the parameters after step {step} are not finite')
+
+  def evaluate(self, step: int, state: Any) -> None:
+    """Evaluates the state on all splits and records what comes out; keeps the best single run."""
+    results = self._evaluate_splits(state.runs if self._is_group else state)
+    if not self._is_group:
+      split, name, key = BEST_BY.split('/')
+      self._checkpoints.save_if_best(devices.first_replica(state), results[split][name][key])
+    for index, log in self.active_runs():
+      of_run = {
+        split: {
+          name: {key: float(np.ravel(values)[index]) for key, values in means.items()}
+          for name, means in by_name.items()
+        }
+        for split, by_name in results.items()
+      }
+      if log is self._shown:
+        self._say_evaluation(step, of_run)
+      if not log.is_evaluated(step):
+        log.record_evaluation(step, of_run)
+    self._progress.reset_clock(step)
+
+  def _say_evaluation(self, step: int, results: dict[str, dict[str, dict[str, float]]]) -> None:
+    for split, by_name in results.items():
+      for name, means in by_name.items():
+        self._progress.say(
+          f'step {step}, epoch {self._plan.epoch(step):.2f}, {split}, {name} parameters: '
+          f'top-1 {100 * means["top_1"]:.2f} %, top-5 {100 * means["top_5"]:.2f} %, '
+          f'cross entropy {means["cross_entropy"]:.4f} ({means["count"]:,.0f} images)'
+        )
+
+  def _evaluate_splits(self, state: Any) -> dict[str, dict[str, dict[str, Any]]]:
+    """Returns the means of each split, for the last parameters, `raw`, and the averaged, `ema`."""
+
+    def check_stop() -> None:
+      if jax.process_count() == 1 and self._stop_requested():
+        self._checkpoints.wait()
+        raise StopRequested
+
+    params_by_name = {'raw': state.params, 'ema': state.ema_params}
+    return {
+      split: evaluation.evaluate(
+        self._evaluation_step, params_by_name, make(), check_stop=check_stop
+      )
+      for split, make in self._evaluation_batches.items()
+    }
+
+  def wait(self) -> None:
+    """Waits until what was saved is written."""
+    self._checkpoints.wait()
+
+  def close(self) -> None:
+    """Ends the display of progress."""
+    self._progress.close()
