@@ -166,9 +166,9 @@ def config_path() -> str:
   return config_flags.get_config_filename(flags.FLAGS['config'])
 
 
-def default_workdir() -> str:
-  """Returns `runs/NAME` for `--config=.../NAME.py`, and `runs/NAME-ARGUMENT` with an argument."""
-  path, _, argument = config_path().partition('.py:')
+def default_workdir(path: str) -> str:
+  """Returns `runs/NAME` for a config `.../NAME.py`, and `runs/NAME-ARGUMENT` for `...:ARGUMENT`."""
+  path, _, argument = path.partition('.py:')
   name = pathlib.Path(path).name.removesuffix('.py')
   return os.path.join('runs', '-'.join([name, *re.findall(r'[\w.=]+', argument)]))
 

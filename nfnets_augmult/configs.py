@@ -133,7 +133,7 @@ def default_config() -> ml_collections.ConfigDict:
 
 
 # What is said of a value whose kind is not that of the default.
-_KINDS = {
+KINDS = {
   bool: 'True or False',
   int: 'a whole number',
   float: 'a number',
@@ -171,13 +171,13 @@ def check_keys(config: ml_collections.ConfigDict) -> None:
     if isinstance(value, int) and not isinstance(value, bool) and kind is float:
       continue
     if type(value) is not kind:
-      raise ValueError(f'{key}={checks.shown(value)} must be {_KINDS[kind]}')
+      raise ValueError(f'{key}={checks.shown(value)} must be {KINDS[kind]}')
     if kind is str:
       checks.check_text(key, value)
 
 
 # Keys of earlier versions, which described several runs in one config.
-_RETIRED = ('runs.seeds', 'runs.learning_rates')
+RETIRED = ('runs.seeds', 'runs.learning_rates')
 
 # Keys that may differ when a run goes on: they change what is watched, not what is computed.
 FREE_KEYS = (
@@ -210,7 +210,7 @@ def with_defaults(flat: Mapping[str, Any]) -> dict[str, Any]:
   value that does not. Keys that are gone are left out.
   """
   before = {'dataset.apply_orientation': False} if flat.get('dataset.image_size') else {}
-  kept = {key: value for key, value in flat.items() if value or key not in _RETIRED}
+  kept = {key: value for key, value in flat.items() if value or key not in RETIRED}
   return {**flatten(default_config()), **before, **kept}
 
 
@@ -224,8 +224,6 @@ def from_flat(flat: Mapping[str, Any]) -> ml_collections.ConfigDict:
   """
   if not isinstance(flat, Mapping):
     raise ValueError(f'a config must have keys with values, and this is a {type(flat).__name__}')
-  if any(flat.get(key) for key in _RETIRED):
-    raise ValueError('it is of runs that trained together: give the folder of one of them')
   nested: dict[str, Any] = {}
   for dotted, value in with_defaults(flat).items():
     *groups, key = dotted.split('.')

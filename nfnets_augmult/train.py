@@ -36,7 +36,7 @@ def _finder_command() -> str:
 def main() -> None:
   """Reads the flags, trains, and turns what can go wrong into one message."""
   config = flags.FLAGS.config
-  workdir = flags.FLAGS.workdir or command_line.default_workdir()
+  workdir = flags.FLAGS.workdir or command_line.default_workdir(command_line.config_path())
   try:
     if result := workdirs.finished_result(config, workdir):
       print(summary.result_text(result, workdir, 'This run is finished'))

@@ -5,8 +5,8 @@ import runpy
 
 import pytest
 
-from nfnets_augmult import assembly
 from nfnets_augmult.data.multiplicity import Multiplicity, solve_batch
+from nfnets_augmult.runs import settings
 from nfnets_augmult.training.plan import make_plan
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -33,7 +33,7 @@ def _plan(config):
 @pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
 def test_every_config_is_valid_and_locked(file):
   config = _load(file.stem)
-  assembly.check(config)
+  settings.read(config)
   with pytest.raises(AttributeError):
     config.augmlt = 3
   with pytest.raises(AttributeError):

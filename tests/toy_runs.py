@@ -7,6 +7,9 @@ import ml_collections
 import numpy as np
 
 from experiments import quickstart_digits
+from nfnets_augmult.runs import training
+from nfnets_augmult.runs.run import Run
+from nfnets_augmult.training.state import TrainState
 
 TRAIN_IMAGES = 1437
 TEST_IMAGES = 64
@@ -46,6 +49,14 @@ def device_config(**changes: Any) -> ml_collections.ConfigDict:
       **changes,
     }
   )
+
+
+def train_run(
+  config: ml_collections.ConfigDict, workdir: str, **options: Any
+) -> tuple[TrainState, dict[str, Any]]:
+  """Returns the last state and the result of a run, trained from wherever it stands."""
+  trained = training.train([Run(config, workdir).prepare()], **options)
+  return trained.state, trained.results[0]
 
 
 def stop_after(calls: int) -> Callable[[], bool]:

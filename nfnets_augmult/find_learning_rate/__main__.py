@@ -31,7 +31,8 @@ JSON_NAME, PICTURE_NAME = 'learning_rate.json', 'learning_rate.png'
 def main() -> None:
   """Reads the flags, searches, prints, draws and writes."""
   args = flags.FLAGS
-  workdir = args.workdir or f'{command_line.default_workdir()}-find_learning_rate'
+  name = command_line.default_workdir(command_line.config_path())
+  workdir = args.workdir or f'{name}-find_learning_rate'
   command_line.check_devices()
   try:
     paths.check_writable('--workdir', workdir)

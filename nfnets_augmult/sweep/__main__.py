@@ -29,7 +29,7 @@ def main() -> None:
   """Reads the flags and runs the sweep, or lists its commands."""
   args = flags.FLAGS
   path = command_line.config_path()
-  workdir = args.workdir or command_line.default_workdir() + ('-grid' if args.grid else '')
+  workdir = args.workdir or command_line.default_workdir(path) + ('-grid' if args.grid else '')
   try:
     plain = grid.load_sweep(path, args.grid)
     sweep = plain.with_base(args.config)

@@ -244,7 +244,7 @@ def _read_axis(axis: str, base: Mapping[str, Any]) -> tuple[str, list[Any]]:
     return key, [read(text) for text in texts.split(',')]
   except (KeyError, ValueError):
     raise ValueError(
-      f'{flag} must be values of the kind of {default!r} with commas between them'
+      f'{flag}: each of the values between the commas must be {configs.KINDS[kind]}'
     ) from None
 
 

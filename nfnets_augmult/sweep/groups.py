@@ -90,7 +90,8 @@ def folder_of(group: Group, workdir: str) -> str:
 
 
 def write_record(group: Group, folder: str) -> None:
-  """Leaves in the folder of a group which points it has, in the order of their common state."""
+  """Writes which points a group has, in the order of their common state, into its folder."""
+  os.makedirs(folder, exist_ok=True)
   names = [grid.point_name(point) for point in group]
   records.write_json(os.path.join(folder, _RECORD), {'points': names})
 

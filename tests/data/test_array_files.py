@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from experiments import cifar100_wrn16_4
-from nfnets_augmult import assembly, convert
 from nfnets_augmult.data import array_files, loading, sources
 from nfnets_augmult.data.augmentation import NOTHING
 from nfnets_augmult.data.multiplicity import Multiplicity
+from nfnets_augmult.runs.converting import convert
+from nfnets_augmult.runs.run import Run
 from tests import real_images, shared_data
 
 
@@ -90,7 +91,7 @@ def test_convert_writes_a_part_of_cifar100(tmp_path):
   config = cifar100_wrn16_4.get_config()
   config.dataset.data_dir = shared_data.tfds_dir()
   config.dataset.train_split, config.dataset.test_split = 'test[:50]', 'test[50:80]'
-  convert.convert(config, str(tmp_path / 'cifar100'))
+  convert(config, str(tmp_path / 'cifar100'))
   for split, original in (('train', 'test[:50]'), ('test', 'test[50:80]')):
     source = loading.load_source('arrays', split=split, data_dir=str(tmp_path / 'cifar100'))
     expected = loading.load_source('cifar100', split=original, data_dir=shared_data.tfds_dir())
@@ -110,9 +111,9 @@ def test_convert_decodes_files(tmp_path):
   config.dataset.name, config.dataset.data_dir = 'folder', str(tmp_path / 'photos')
   config.dataset.image_size = 12
   with pytest.raises(sources.BadDataError, match=r'broken\.png'):
-    convert.convert(config, str(tmp_path / 'arrays'))
+    convert(config, str(tmp_path / 'arrays'))
   config.dataset.on_bad_image = 'skip'
-  train, test = convert.convert(config, str(tmp_path / 'arrays'))
+  train, test = convert(config, str(tmp_path / 'arrays'))
   np.testing.assert_array_equal(train.images, photos[[0, 2, 1, 3]])
   for source in (train, test):
     assert source.labels.tolist() == [0, 0, 1, 1]
@@ -130,12 +131,10 @@ def test_converted_images_are_those_that_training_and_evaluation_see(tmp_path):
   )
   config.dataset.update(antialias=True, jpeg_scaling=False)
   config.evaluation.update(crop='resize_then_crop', crop_padding=4)
-  train, test = convert.convert(config, str(tmp_path / 'arrays'))
-  data = assembly.load_data(config)
+  train, test = convert(config, str(tmp_path / 'arrays'))
+  run = Run(config)
   multiplicity = Multiplicity(4, 2, 1, 0)
-  for batch in assembly.train_batches(
-    config, data.train, multiplicity, start_step=0, stop_step=2, augmentation=NOTHING
-  ):
+  for batch in run.train_batches(0, 2, multiplicity=multiplicity, augmentation=NOTHING):
     np.testing.assert_array_equal(batch['image'], train.images[batch['image_index']])
-  (batch,) = assembly.evaluation_batches(config, data.test)
+  (batch,) = run.evaluation_batches()
   np.testing.assert_array_equal(batch['image'][batch['mask'] > 0], test.images)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from experiments import quickstart_digits
-from nfnets_augmult import assembly, models
+from nfnets_augmult import models
 from nfnets_augmult.models import table
+from nfnets_augmult.runs import settings
 from nfnets_augmult.training import losses
 from tests.training import toy
 
@@ -96,4 +97,4 @@ def test_masks_without_dropout_are_refused(masks, rate):
   config.dropout_masks = masks
   config.model.dropout_rate = rate
   with pytest.raises(ValueError, match='dropout_masks'):
-    assembly.check(config)
+    settings.read(config)

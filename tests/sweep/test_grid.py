@@ -10,11 +10,13 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from nfnets_augmult import assembly, configs, recipes, sweep, sweeps
+from nfnets_augmult import configs, recipes
 from nfnets_augmult.data.multiplicity import solve_batch
 from nfnets_augmult.recipes import small_digits_recipe
+from nfnets_augmult.runs import settings
+from nfnets_augmult.sweep import grid, running
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted(
   path
   for path in (ROOT / 'experiments' / 'figures').glob('*.py')
@@ -42,18 +44,18 @@ def _small_sweep(points):
   base = small_digits_recipe()
   base.batch_size = 16
   base.total_steps = 6
-  return sweeps.Sweep('A test', base, points, 'Nothing in particular.')
+  return grid.Sweep('A test', base, points, 'Nothing in particular.')
 
 
 @pytest.mark.parametrize('path', _all_sweeps())
 def test_every_point_is_a_valid_run(path):
   """No point twice, all configs valid, and B = U n; n within the paper's 1 to 16."""
-  loaded = sweeps.load_sweep(path)
+  loaded = grid.load_sweep(path)
   assert len(loaded.named_points()) == len(loaded.points)
   flat = set()
   for point in loaded.points:
     config = loaded.config(point)
-    assembly.check(config)
+    settings.read(config)
     size, unique, augmult = solve_batch(
       batch_size=config.batch_size,
       unique_images_per_batch=config.unique_images_per_batch,
@@ -70,12 +72,12 @@ def test_every_point_is_a_valid_run(path):
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
 def test_files_state_what_they_cost(path):
   """The docstring's number of runs and the estimate of hours are those of the grid."""
-  loaded = sweeps.load_sweep(str(path))
+  loaded = grid.load_sweep(str(path))
   text = ' '.join(path.read_text(encoding='utf-8').split('"""')[1].split())
   hours = 0.0
   for point in loaded.points:
     config = loaded.config(point)
-    samples = assembly.relative_cost(config)
+    samples = settings.read(config).relative_cost
     samples *= 1 if config.total_steps else TRAINING_IMAGES[config.dataset.name]
     samples *= SAM_COST if config.sam.rho else 1
     hours += samples / ASSUMED_SPEED[config.model.name] / 3600
@@ -84,7 +86,7 @@ def test_files_state_what_they_cost(path):
   assert loaded.accelerator_hours == pytest.approx(hours, rel=0.02)
   assert loaded.expected
   assert 'Expected' in text
-  small = sweeps.load_sweep(f'{path}:small')
+  small = grid.load_sweep(f'{path}:small')
   assert small.is_small and not loaded.is_small
   assert '`:small`' in text
   assert re.search(rf'--config=experiments/figures/{path.name} ', text)
@@ -93,7 +95,7 @@ def test_files_state_what_they_cost(path):
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
 def test_published_numbers_belong_to_points(path):
   """Every number of the paper for a setting and a length is for points of the sweep."""
-  loaded = sweeps.load_sweep(str(path))
+  loaded = grid.load_sweep(str(path))
   found = [configs.flatten(loaded.config(point)) for point in loaded.points]
   for number in loaded.published:
     if number.source == 'Brock et al. 2021b':  # the points of Figure 8b that nobody runs again
@@ -106,12 +108,12 @@ def test_published_numbers_belong_to_points(path):
 def test_nfnets_of_a_table_have_their_own_recipes():
   """The resolutions and the magnitude of RandAugment are those of each variant."""
   for name, with_sam in (('table1_nfnet', False), ('table2_nfnet_sam', True)):
-    loaded = sweeps.load_sweep(str(ROOT / 'experiments' / 'figures' / f'{name}.py'))
+    loaded = grid.load_sweep(str(ROOT / 'experiments' / 'figures' / f'{name}.py'))
     for point in loaded.points:
       config = loaded.config(point)
       recipe = recipes.nfnet_recipe(config.model.name.removeprefix('nfnet_'))
       recipe = recipes.with_sam(recipe) if with_sam else recipe
-      assert set(sweeps.difference(config, recipe)) <= {
+      assert set(grid.difference(config, recipe)) <= {
         *('augmult', 'total_steps', 'optimizer.learning_rate')
       }
 
@@ -119,7 +121,7 @@ def test_nfnets_of_a_table_have_their_own_recipes():
 @pytest.mark.parametrize('name', ['fig2_growing_batch', 'fig4_cifar', 'fig5_cifar'])
 def test_the_cifar_runs_have_the_papers_hyperparameters(name):
   """Section 2: WRN-16-4, momentum 0.9, L2 5e-4, 7 runs, learning rates spaced by factors of 2."""
-  loaded = sweeps.load_sweep(str(ROOT / 'experiments' / 'figures' / f'{name}.py'))
+  loaded = grid.load_sweep(str(ROOT / 'experiments' / 'figures' / f'{name}.py'))
   base = loaded.base
   assert (base.model.name, base.dataset.name) == ('wrn_16_4', 'cifar100')
   assert (base.optimizer.momentum, base.optimizer.weight_decay) == (0.9, 5e-4)
@@ -136,7 +138,7 @@ def test_figure_12_varies_masks_alone(argument):
   """Appendix D: drop rate 0.4, one copy of as many images whatever n is; small as Figure 2 is."""
   folder = ROOT / 'experiments' / 'figures'
   loaded, growing = (
-    sweeps.load_sweep(f'{folder}/{name}.py{argument}')
+    grid.load_sweep(f'{folder}/{name}.py{argument}')
     for name in ('fig12_dropout_masks', 'fig2_growing_batch')
   )
   found = [loaded.config(point) for point in loaded.points]
@@ -150,23 +152,23 @@ def test_figure_12_varies_masks_alone(argument):
 
 
 def test_a_grid_is_every_combination_in_order():
-  points = sweeps.grid({'augmult': (1, 2), 'seed': range(2)})
+  points = grid.grid({'augmult': (1, 2), 'seed': range(2)})
   assert points == [
     {'augmult': 1, 'seed': 0},
     {'augmult': 1, 'seed': 1},
     {'augmult': 2, 'seed': 0},
     {'augmult': 2, 'seed': 1},
   ]
-  assert sweeps.powers_of_two(0.0125, 3) == [0.0125, 0.025, 0.05]
+  assert grid.powers_of_two(0.0125, 3) == [0.0125, 0.025, 0.05]
 
 
 def test_names_of_points_are_readable_and_safe():
   point = {'augmult': 4, 'optimizer.learning_rate': 0.1, 'dataset.train_split': 'train[:9]/x'}
-  assert sweeps.point_name(point) == 'augmult=4,learning_rate=0.1,train_split=train__9__x'
+  assert grid.point_name(point) == 'augmult=4,learning_rate=0.1,train_split=train__9__x'
 
 
 def test_what_cannot_be_a_sweep_is_refused():
-  """Points twice, keys that do not exist, values of another type, bundles of runs."""
+  """Points twice, keys that do not exist, values of another type."""
   with pytest.raises(ValueError, match='points twice: augmult=1'):
     _small_sweep([{'augmult': 1}, {'augmult': 1}])
   with pytest.raises(ValueError, match='varies augmul, which its base config does not have'):
@@ -174,22 +176,18 @@ def test_what_cannot_be_a_sweep_is_refused():
   tested = _small_sweep([{'augmult': 4.5}])
   with pytest.raises(ValueError, match=r'augmult=4.5: '):
     tested.config(tested.points[0])
-  base = small_digits_recipe()
-  base.runs.seeds = (0, 1)
-  with pytest.raises(ValueError, match=r'runs.seeds and .* leave them empty'):
-    _small_sweep([{'augmult': 1}]).with_base(base)
 
 
 def test_arguments_of_a_sweep_file():
   """`small` and `seeds=N`, in any order; anything else is no silent full sweep."""
 
   def paper(seeds):
-    return _small_sweep(sweeps.grid({'augmult': (1,), 'seed': seeds}))
+    return _small_sweep(grid.grid({'augmult': (1,), 'seed': seeds}))
 
   def small(seeds):
-    return _small_sweep(sweeps.grid({'augmult': (4,), 'seed': seeds}))
+    return _small_sweep(grid.grid({'augmult': (4,), 'seed': seeds}))
 
-  get_sweep, get_config = sweeps.by_argument(paper, small)
+  get_sweep, get_config = grid.by_argument(paper, small)
   for argument, count in {'': 7, 'seeds=2': 2}.items():
     assert get_sweep(argument) == paper(range(count))
   for argument, count in {'small': 3, 'small,seeds=5': 5, 'seeds=2,small': 2}.items():
@@ -197,23 +195,23 @@ def test_arguments_of_a_sweep_file():
     assert (found.title, found.is_small) == ('A test (small)', True)
     assert found.points == small(range(count)).points
   assert get_config('small') == get_sweep('small').base
-  get_sweep, _ = sweeps.by_argument(paper, small, seeds=1, small_seeds=2)
+  get_sweep, _ = grid.by_argument(paper, small, seeds=1, small_seeds=2)
   assert [len(get_sweep(argument).points) for argument in ('', 'small')] == [1, 2]
   with pytest.raises(ValueError, match='seeds=0'):
     get_sweep('seeds=0')
   for path in FILES:
     with pytest.raises(ValueError, match=r"'smal' after the colon .* neither small nor seeds=N"):
-      sweeps.load_sweep(f'{path}:smal')
+      grid.load_sweep(f'{path}:smal')
 
 
 def test_seeds_come_one_after_another():
-  points = sweeps.grid({'augmult': (1, 2), 'seed': range(2)})
-  order = [(point['seed'], point['augmult']) for point in sweep.seed_by_seed(points)]
+  points = grid.grid({'augmult': (1, 2), 'seed': range(2)})
+  order = [(point['seed'], point['augmult']) for point in grid.seed_by_seed(points)]
   assert order == [(0, 1), (0, 2), (1, 1), (1, 2)]
 
 
 def test_overrides_apply_to_all_points_but_not_to_what_they_vary():
-  tested = _small_sweep(sweeps.grid({'augmult': (1, 2)}))
+  tested = _small_sweep(grid.grid({'augmult': (1, 2)}))
   base = small_digits_recipe()
   base.batch_size = 32
   assert [tested.with_base(base).config(point).batch_size for point in tested.points] == [32, 32]
@@ -224,48 +222,85 @@ def test_overrides_apply_to_all_points_but_not_to_what_they_vary():
 
 def test_shards_are_a_partition():
   points = [{'seed': seed} for seed in range(11)]
-  shards = [sweep.take_shard(points, f'{index}/4') for index in range(4)]
+  shards = [grid.take_shard(points, f'{index}/4') for index in range(4)]
   assert sorted(p['seed'] for shard in shards for p in shard) == list(range(11))
   for wrong in ('4/4', '1', '-1/2', 'a/b', '0/0'):
     with pytest.raises(ValueError, match='must be I/K'):
-      sweep.take_shard(points, wrong)
+      grid.take_shard(points, wrong)
 
 
 def test_a_work_directory_is_of_one_sweep_that_may_grow(tmp_path):
   """More points are welcome; fewer, or another base, are not, and neither is a single run."""
   workdir = str(tmp_path / 'sweep')
-  sweeps.describe(_small_sweep([{'seed': 0}]), workdir)
+  grid.describe(_small_sweep([{'seed': 0}]), workdir)
   grown = _small_sweep([{'seed': 0}, {'seed': 1}])
-  sweeps.describe(grown, workdir)
+  grid.describe(grown, workdir)
   (tmp_path / 'sweep' / 'seed=1').mkdir()
   (tmp_path / 'sweep' / 'seed=1' / 'config.json').write_text('{}')
   with pytest.raises(ValueError, match=r'1 points that are not in this one, such as seed=1'):
-    sweeps.describe(_small_sweep([{'seed': 0}]), workdir)
+    grid.describe(_small_sweep([{'seed': 0}]), workdir)
   # What has not been started may go: a mistake in the grid can be mended.
-  sweeps.describe(_small_sweep([{'seed': 0}, {'seed': 1}, {'seed': 2}]), workdir)
-  sweeps.describe(grown, workdir)
+  grid.describe(_small_sweep([{'seed': 0}, {'seed': 1}, {'seed': 2}]), workdir)
+  grid.describe(grown, workdir)
   changed = small_digits_recipe()
   changed.batch_size = 32
   with pytest.raises(ValueError, match=r'differs in batch_size \(16 there, 32 now\)'):
-    sweeps.describe(grown.with_base(changed), workdir)
+    grid.describe(grown.with_base(changed), workdir)
   (tmp_path / 'config.json').write_text('{}')
   with pytest.raises(ValueError, match='holds a single run'):
-    sweeps.describe(grown, str(tmp_path))
+    grid.describe(grown, str(tmp_path))
 
 
-def test_a_file_of_a_single_run_is_no_sweep():
-  with pytest.raises(ValueError, match='describes a single run'):
-    sweeps.load_sweep(str(ROOT / 'experiments' / 'quickstart_digits.py'))
+QUICKSTART = str(ROOT / 'experiments' / 'quickstart_digits.py')
+
+
+def test_a_file_of_a_single_run_is_a_sweep_only_with_what_to_vary():
+  with pytest.raises(ValueError, match=r'describes a single run: .* --grid.seed=0,1,2'):
+    grid.load_sweep(QUICKSTART)
+  axes = [
+    'seed=0,1',
+    'optimizer.learning_rate=0.1,2',
+    'placement=within',
+    'optimizer.nesterov=True',
+  ]
+  loaded = grid.load_sweep(QUICKSTART, axes)
+  assert [tuple(point.values()) for point in loaded.points] == [
+    (0, 0.1, 'within', True),
+    (0, 2.0, 'within', True),
+    (1, 0.1, 'within', True),
+    (1, 2.0, 'within', True),
+  ]
+  assert [loaded.config(point).optimizer.learning_rate for point in loaded.points[:2]] == [0.1, 2.0]
+  with pytest.raises(ValueError, match='a sweep with a grid of its own'):
+    grid.load_sweep(f'{ROOT}/experiments/figures/fig2_growing_batch.py', axes)
+
+
+@pytest.mark.parametrize(
+  ('axis', 'message'),
+  [
+    ('optimizer.learning_rat=1', r"no key 'optimizer.learning_rat': did you mean optimizer.learn"),
+    ('seed=0,x', r'--grid.seed=0,x: each of the values between the commas must be a whole number'),
+    ('seed=', 'must be a whole number'),
+    ('seed=1.5', 'must be a whole number'),
+    ('optimizer.nesterov=yes', 'must be True or False'),
+    ('augmentation.inception.area=0.1', 'has several values itself'),
+    ('seed=1,1', 'points twice: seed=1'),
+  ],
+)
+def test_axes_that_cannot_be_varied_are_named(axis, message):
+  with pytest.raises(ValueError, match=message):
+    grid.load_sweep(QUICKSTART, [axis])
 
 
 def test_listed_commands_give_the_configs_of_the_points(monkeypatch):
   """Every command, read as the training program reads it, is the run that the sweep would make."""
   path = f'{ROOT}/experiments/figures/fig6_7_10_cifar.py:small'
-  base = sweeps.load_sweep(path).base
+  plain = grid.load_sweep(path)
+  base = grid.load_sweep(path).base
   base.dataset.data_dir = 'a folder'
-  listed = sweeps.load_sweep(path).with_base(base)
+  listed = plain.with_base(base)
   points = listed.points[::15]
-  lines = list(sweep.commands(listed, points, config_path=path, workdir='runs/x'))
+  lines = list(grid.commands(listed, points, plain=plain.base, config_path=path, workdir='runs/x'))
   for point, line in zip(points, lines, strict=True):
     words = shlex.split(line)
     assert words[:3] == ['python', '-m', 'nfnets_augmult.train']
@@ -275,14 +310,14 @@ def test_listed_commands_give_the_configs_of_the_points(monkeypatch):
     monkeypatch.setattr(sys, 'argv', words[2:])
     values(words[2:])
     assert configs.flatten(values.config) == configs.flatten(listed.config(point))
-    assert values.workdir == f'runs/x/{sweeps.point_name(point)}'
+    assert values.workdir == f'runs/x/{grid.point_name(point)}'
 
 
 def test_the_time_left_is_exact_on_a_straight_line():
   """Two seconds to start and one for ten units of work; and at least in proportion without it."""
   done = [(10.0, 3.0), (30.0, 5.0), (20.0, 4.0)]
-  assert sweep.seconds_left(done, [40.0, 10.0]) == pytest.approx(6.0 + 3.0)
-  assert sweep.seconds_left([(10.0, 3.0)], [20.0]) == pytest.approx(6.0)
+  assert running.seconds_left(done, [40.0, 10.0]) == pytest.approx(6.0 + 3.0)
+  assert running.seconds_left([(10.0, 3.0)], [20.0]) == pytest.approx(6.0)
 
 
 def test_the_table_of_experiments_is_true():
@@ -292,6 +327,6 @@ def test_the_table_of_experiments_is_true():
   stated = {name: [int(number.replace(',', '')) for number in rest] for name, *rest in rows}
   found = {}
   for path in FILES:
-    full, small = (sweeps.load_sweep(f'{path}{argument}') for argument in ('', ':small'))
+    full, small = (grid.load_sweep(f'{path}{argument}') for argument in ('', ':small'))
     found[path.stem] = [len(full.points), full.accelerator_hours, len(small.points)]
   assert stated == found

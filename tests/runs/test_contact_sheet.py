@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nfnets_augmult.analysis import contact_sheet
+from nfnets_augmult.runs import contact_sheet
 from nfnets_augmult.data import pipeline
 from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.crop_flip import CropFlip

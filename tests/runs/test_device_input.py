@@ -10,12 +10,14 @@ import jax
 import numpy as np
 import pytest
 
-from nfnets_augmult import assembly, train
-from nfnets_augmult.training import feeding, loop, records
+from nfnets_augmult.runs import settings
+from nfnets_augmult.training import feeding, records
 from nfnets_augmult.training.checkpoints import Checkpoints
-from tests.toy_runs import assert_same_records, device_config, stop_after
+from nfnets_augmult.training.run_log import DivergedError
+from nfnets_augmult.training.watch import StopRequested
+from tests.toy_runs import assert_same_records, device_config, stop_after, train_run
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope='module', name='run')
@@ -25,7 +27,7 @@ def _run(tmp_path_factory):
   @functools.cache
   def run(**changes):
     workdir = str(tmp_path_factory.mktemp('run'))
-    state, _ = train.train(train.prepare(device_config(**changes), workdir))
+    state, _ = train_run(device_config(**changes), workdir)
     return state, records.read_metrics(os.path.join(workdir, 'metrics.jsonl'))
 
   return run
@@ -63,11 +65,11 @@ def test_steps_per_dispatch_change_nothing(run, loops):
 def test_a_stopped_run_goes_on_bit_for_bit(run, loops, tmp_path, calls):
   """Stopped between dispatches of four, in the first or just before an evaluation."""
   config = device_config(steps_per_dispatch=4)
-  with pytest.raises(loop.StopRequested):
-    train.train(train.prepare(config, str(tmp_path)), stop_requested=stop_after(calls))
+  with pytest.raises(StopRequested):
+    train_run(config, str(tmp_path), stop_requested=stop_after(calls))
   with Checkpoints(str(tmp_path), read_only=True) as checkpoints:
     assert 0 < checkpoints.latest_step < 12
-  resumed, _ = train.train(train.prepare(config, str(tmp_path)))
+  resumed, _ = train_run(config, str(tmp_path))
   state, _ = run(steps_per_dispatch=4)
   for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(resumed), strict=True):
     np.testing.assert_array_equal(a, b)
@@ -80,8 +82,8 @@ def test_divergence_inside_a_dispatch_names_its_step(loops, tmp_path):
     config = device_config(steps_per_dispatch=steps, log_every_steps=100)
     config.optimizer.learning_rate = 1e9
     workdir = str(tmp_path / str(steps))
-    with pytest.raises(loop.DivergedError) as error:
-      train.train(train.prepare(config, workdir))
+    with pytest.raises(DivergedError) as error:
+      train_run(config, workdir)
     messages.append(str(error.value))
     with Checkpoints(workdir, read_only=True) as checkpoints:
       assert checkpoints.latest_step is None
@@ -98,20 +100,20 @@ def test_divergence_inside_a_dispatch_names_its_step(loops, tmp_path):
 )
 def test_bad_configs_are_refused(changes, words):
   with pytest.raises(ValueError, match=words):
-    assembly.check(device_config(**changes))
+    settings.read(device_config(**changes))
 
 
 _WITHOUT_TENSORFLOW = """
 import sys
 sys.modules['tensorflow'] = sys.modules['tensorflow_datasets'] = None  # importing them fails
-from nfnets_augmult import evaluate, train
-from tests.toy_runs import device_config
+from nfnets_augmult.runs.evaluating import evaluate
+from tests.toy_runs import device_config, train_run
 workdir, data_dir = sys.argv[1:]
 config = device_config(steps_per_dispatch=4)
 config.dataset.name, config.dataset.data_dir = 'arrays', data_dir
 config.dataset.test_split = 'test'
-_, result = train.train(train.prepare(config, workdir))
-means = evaluate.evaluate(workdir)
+_, result = train_run(config, workdir)
+means = evaluate(workdir)
 assert means['raw']['top_1'] == result['test/raw/top_1']
 """
 

@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 
 from experiments import quickstart_digits
-from nfnets_augmult import assembly, evaluate, export, train
 from nfnets_augmult.data import array_files, loading
 from nfnets_augmult.data.sources import ArraySource
+from nfnets_augmult.runs import network
+from nfnets_augmult.runs.evaluating import evaluate
+from nfnets_augmult.runs.exporting import export
+from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training import records
 from nfnets_augmult.training.checkpoints import Checkpoints
 from nfnets_augmult.weights import param_files
+from tests.toy_runs import train_run
 
 _NAMES = tuple(f'digit {number}' for number in range(10))
 
@@ -54,7 +58,7 @@ def finished(tmp_path_factory):
   root = tmp_path_factory.mktemp('classes')
   config = _config(_write(root / 'data'))
   workdir = str(root / 'run')
-  _, result = train.train(train.prepare(config, workdir))
+  _, result = train_run(config, workdir)
   return workdir, result
 
 
@@ -64,7 +68,7 @@ def test_names_are_in_records_checkpoints_and_exports(finished, tmp_path):
   with Checkpoints(workdir, read_only=True) as checkpoints:
     assert checkpoints.read_class_names() == _NAMES
   file = str(tmp_path / 'params.npz')
-  export.export(file, workdir=workdir)
+  export(file, workdir=workdir)
   said = param_files.read_metadata(file)
   assert tuple(said['class_names']) == _NAMES
   assert (said['model'], said['image_shape']) == ('wrn_10_1', [8, 8, 1])
@@ -75,8 +79,8 @@ def test_other_classes_are_refused_and_equal_names_can_be_mapped(finished, tmp_p
   workdir, result = finished
   moved = _write(tmp_path / 'moved', _NAMES[5:] + _NAMES[:5])
   with pytest.raises(ValueError, match=r'in another place: .*--map_classes_by_name'):
-    evaluate.evaluate(workdir, data_dir=moved)
-  mapped = evaluate.evaluate(workdir, data_dir=moved, map_classes_by_name=True)
+    evaluate(workdir, data_dir=moved)
+  mapped = evaluate(workdir, data_dir=moved, map_classes_by_name=True)
   assert mapped['raw']['top_1'] == pytest.approx(result['test/raw/top_1'], abs=2 / 360)
   assert 0.2 < result['test/raw/top_1'] < 1
 
@@ -89,7 +93,7 @@ def test_other_classes_are_refused_and_equal_names_can_be_mapped(finished, tmp_p
     json.dump(described, file)
   for map_by_name in (False, True):
     with pytest.raises(ValueError, match='new here: letter E'):
-      evaluate.evaluate(workdir, data_dir=renamed, map_classes_by_name=map_by_name)
+      evaluate(workdir, data_dir=renamed, map_classes_by_name=map_by_name)
 
 
 def test_fewer_classes_are_found_by_name(finished, tmp_path):
@@ -97,8 +101,8 @@ def test_fewer_classes_are_found_by_name(finished, tmp_path):
   workdir, _ = finished
   some = _write(tmp_path / 'some', ('digit 7', 'digit 2'))
   with pytest.raises(ValueError, match=r'2 classes here, 10 in the run.*missing here: digit 0'):
-    evaluate.evaluate(workdir, data_dir=some)
-  means = evaluate.evaluate(workdir, data_dir=some, map_classes_by_name=True)
+    evaluate(workdir, data_dir=some)
+  means = evaluate(workdir, data_dir=some, map_classes_by_name=True)
   labels = loading.load_source('digits', split='test').labels
   assert means['raw']['count'] == np.isin(labels, (2, 7)).sum()
 
@@ -110,11 +114,11 @@ def test_a_run_does_not_go_on_with_other_data(finished, tmp_path):
   shutil.copytree(workdir, own)
   moved = _write(tmp_path / 'moved', _NAMES[::-1])
   with pytest.raises(ValueError, match=r'not the one that this run was trained on.*another place'):
-    train.prepare(_config(moved), own)
+    Run(_config(moved), own).prepare()
   more = _write(tmp_path / 'more', splits=('test', 'train'))
   with pytest.raises(ValueError, match=r'train: 360 images, was 1,437; digit 0 .*test: 1,437 imag'):
-    train.prepare(_config(more), own)
-  train.prepare(_config(more), str(tmp_path / 'new'))
+    Run(_config(more), own).prepare()
+  Run(_config(more), str(tmp_path / 'new')).prepare()
 
 
 def test_images_are_normalized_as_in_training(finished, tmp_path):
@@ -125,8 +129,8 @@ def test_images_are_normalized_as_in_training(finished, tmp_path):
   same = ArraySource(split.images, split.labels, _NAMES, 'test')
   other = ArraySource(split.images // 4, split.labels, _NAMES, 'train')
   array_files.write_data_set(dark, name='digits', train=other, test=same)
-  means = evaluate.evaluate(workdir, data_dir=dark)
-  assert means['raw'] == evaluate.evaluate(workdir)['raw']
+  means = evaluate(workdir, data_dir=dark)
+  assert means['raw'] == evaluate(workdir)['raw']
 
 
 @pytest.mark.parametrize('source', ['run', 'file'])
@@ -134,13 +138,13 @@ def test_a_classifier_for_other_classes_starts_anew(finished, tmp_path, source):
   """As many classes, but others: the features are kept and the meaning of the outputs is not."""
   workdir, _ = finished
   if source == 'file':
-    export.export(str(tmp_path / 'params.npz'), workdir=workdir)
+    export(str(tmp_path / 'params.npz'), workdir=workdir)
     workdir = str(tmp_path / 'params.npz')
   kept = []
   for names in (_NAMES, _NAMES[::-1]):
     data_dir = _write(tmp_path / str(len(kept)), names)
-    run = train.prepare(_config(data_dir, init_from=workdir), str(tmp_path / 'new'))
-    state, report = assembly.first_state(run.network, run.initial_params)
+    run = Run(_config(data_dir, init_from=workdir), str(tmp_path / 'new')).prepare()
+    state, report = network.first_state(run.network, run.initial_params)
     kept.append(report.kept_fresh)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
   assert kept[0] == ()

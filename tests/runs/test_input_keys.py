@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from experiments import nf_resnet50
-from nfnets_augmult import assembly
 from nfnets_augmult.data import loading, pipeline
 from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.decoding import ReadOptions
@@ -13,6 +12,7 @@ from nfnets_augmult.data.inception_crop import InceptionCrop
 from nfnets_augmult.data.mixing import Mixing
 from nfnets_augmult.data.multiplicity import Multiplicity
 from nfnets_augmult.data.randaugment import RandAugment
+from nfnets_augmult.runs import batches, settings
 from tests import shared_data
 
 
@@ -42,7 +42,7 @@ def _config():
 def test_training_keys(source):
   """Every key of the augmentation and of the reading."""
   multiplicity = Multiplicity(64, 4, 4, 0)
-  ours = next(assembly.train_batches(_config(), source, multiplicity, start_step=0, stop_step=1))
+  ours = next(batches.train_batches(settings.read(_config()), source, multiplicity, start_step=0, stop_step=1))
   expected = next(
     pipeline.train_batches(
       source,
@@ -64,7 +64,7 @@ def test_training_keys(source):
 
 def test_evaluation_keys(source):
   """The crop, its margin, the test resolution and the reading."""
-  ours = next(assembly.evaluation_batches(_config(), source))
+  ours = next(batches.evaluation_batches(settings.read(_config()), source))
   batch_size = len(ours['image'])
   expected = next(
     pipeline.evaluation_batches(

@@ -11,14 +11,19 @@ import numpy as np
 import pytest
 
 from experiments import cifar100_wrn16_4
-from nfnets_augmult import assembly, evaluate, export, train
-from nfnets_augmult.analysis import curves
-from nfnets_augmult.training import loop, records
+from nfnets_augmult import command_line
+from nfnets_augmult.runs import curves, network, training, workdirs
+from nfnets_augmult.runs.evaluating import evaluate
+from nfnets_augmult.runs.exporting import export
+from nfnets_augmult.runs.run import Run
+from nfnets_augmult.training import records
 from nfnets_augmult.training.checkpoints import Checkpoints
+from nfnets_augmult.training.run_log import DivergedError
+from nfnets_augmult.training.watch import StopRequested
 from tests.shared_data import tfds_dir
-from tests.toy_runs import TEST_IMAGES, TRAIN_IMAGES, stop_after, toy_config
+from tests.toy_runs import TEST_IMAGES, TRAIN_IMAGES, stop_after, toy_config, train_run
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def _config(**changes):
@@ -30,7 +35,7 @@ def _config(**changes):
 def finished(tmp_path_factory):
   """A run of 12 steps that nothing interrupted: (work directory, state, result)."""
   workdir = str(tmp_path_factory.mktemp('finished'))
-  return workdir, *train.train(train.prepare(_config(), workdir))
+  return workdir, *train_run(_config(), workdir)
 
 
 def test_leaves_what_a_user_expects(finished):
@@ -64,11 +69,10 @@ def test_a_stopped_run_goes_on_bit_for_bit(finished, tmp_path, calls):
   stops = 0
   for _ in range(3):
     try:
-      resumed, resumed_result = train.train(
-        train.prepare(_config(), workdir), stop_requested=stop_after(calls if stops < 2 else 999)
+      resumed, resumed_result = train_run(_config(), workdir, stop_requested=stop_after(calls if stops < 2 else 999)
       )
       break
-    except loop.StopRequested:
+    except StopRequested:
       stops += 1
   assert stops == 2
   for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(resumed), strict=True):
@@ -83,12 +87,12 @@ def test_a_lost_checkpoint_costs_time_but_changes_nothing(finished, tmp_path):
   """What kill -9 leaves behind: a stale checkpoint, and metrics that are ahead of it."""
   _, state, result = finished
   workdir = str(tmp_path)
-  with pytest.raises(loop.StopRequested):
-    train.train(train.prepare(_config(), workdir), stop_requested=stop_after(6))
+  with pytest.raises(StopRequested):
+    train_run(_config(), workdir, stop_requested=stop_after(6))
   latest = max(int(p.name) for p in (tmp_path / 'checkpoints').iterdir() if p.is_dir())
   with open(tmp_path / 'metrics.jsonl', 'a') as metrics:
     metrics.write(json.dumps({'step': latest + 1, 'epoch': 0.0, 'train/loss': 9e9}) + '\n{"ste')
-  resumed, resumed_result = train.train(train.prepare(_config(), workdir))
+  resumed, resumed_result = train_run(_config(), workdir)
   for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(resumed), strict=True):
     np.testing.assert_array_equal(a, b)
   assert resumed_result == result
@@ -99,10 +103,10 @@ def test_a_lost_checkpoint_costs_time_but_changes_nothing(finished, tmp_path):
 
 def test_finished_run_says_so_and_another_config_is_refused(finished):
   workdir, _, result = finished
-  assert train.finished_result(_config(), workdir) == result
-  assert train.finished_result(_config(log_every_steps=7), workdir) == result  # a free key
+  assert workdirs.finished_result(_config(), workdir) == result
+  assert workdirs.finished_result(_config(log_every_steps=7), workdir) == result  # a free key
   with pytest.raises(ValueError, match=r'differs in augmult \(4 there, 2 now\), seed'):
-    train.finished_result(_config(augmult=2, seed=3), workdir)
+    workdirs.finished_result(_config(augmult=2, seed=3), workdir)
 
 
 def test_a_run_from_before_a_key_existed_goes_on(finished, tmp_path):
@@ -110,16 +114,16 @@ def test_a_run_from_before_a_key_existed_goes_on(finished, tmp_path):
   whole = records.read_json(os.path.join(finished[0], 'config.json'))
   older = {key: value for key, value in whole.items() if not key.startswith(('sam.', 'runs.'))}
   records.write_json(str(tmp_path / 'config.json'), older)
-  train.check_workdir(_config(), str(tmp_path))
+  workdirs.check_workdir(_config(), str(tmp_path))
   with pytest.raises(ValueError, match=r'it differs in sam\.rho \(0\.0 there, 0\.05 now\)'):
-    train.check_workdir(_config(sam__rho=0.05), str(tmp_path))
+    workdirs.check_workdir(_config(sam__rho=0.05), str(tmp_path))
 
 
 def test_evaluate_agrees_with_the_run(finished):
   """On the test split, whatever the batch size; the best checkpoint; and the training split."""
   workdir, _, result = finished
   for batch_size in (0, 56):
-    means = evaluate.evaluate(workdir, batch_size=batch_size)
+    means = evaluate(workdir, batch_size=batch_size)
     assert means['step'] == 12
     for name in ('raw', 'ema'):
       # Another batch size is another program, whose rounding may tip an image or two.
@@ -129,17 +133,17 @@ def test_evaluate_agrees_with_the_run(finished):
       assert means[name]['cross_entropy'] == pytest.approx(
         result[f'test/{name}/cross_entropy'], rel=1e-5
       )
-  assert evaluate.evaluate(workdir, split='train')['raw']['count'] == TRAIN_IMAGES
+  assert evaluate(workdir, split='train')['raw']['count'] == TRAIN_IMAGES
   with Checkpoints(workdir, read_only=True) as checkpoints:
     best, metric = checkpoints.best_step, checkpoints.best_metric()
-  assert evaluate.evaluate(workdir, checkpoint='best')['ema']['top_1'] == pytest.approx(metric)
-  assert evaluate.evaluate(workdir, checkpoint='best')['step'] == best
+  assert evaluate(workdir, checkpoint='best')['ema']['top_1'] == pytest.approx(metric)
+  assert evaluate(workdir, checkpoint='best')['step'] == best
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path):
-  run = train.prepare(_config(optimizer__learning_rate=1e9), str(tmp_path))
-  with pytest.raises(loop.DivergedError, match='of step'):
-    train.train(run)
+  run = Run(_config(optimizer__learning_rate=1e9), str(tmp_path)).prepare()
+  with pytest.raises(DivergedError, match='of step'):
+    training.train([run])
   with Checkpoints(str(tmp_path), read_only=True) as checkpoints:
     assert checkpoints.latest_step is None
   assert not (tmp_path / 'result.json').exists()
@@ -202,7 +206,7 @@ def test_bad_configs_are_refused_before_anything_is_written(changes, words, tmp_
   """The message names the key and, as a rule, the remedy."""
   workdir = tmp_path / 'run'
   with pytest.raises(ValueError, match=words):
-    train.prepare(_config(**changes), str(workdir))
+    Run(_config(**changes), str(workdir)).prepare()
   assert not workdir.exists()
 
 
@@ -264,8 +268,8 @@ def test_a_config_file_that_is_not_there(tmp_path):
 
 
 def test_default_workdir_is_named_for_the_config():
-  assert train.default_workdir('experiments/quickstart_digits.py') == 'runs/quickstart_digits'
-  assert train.default_workdir('experiments/nfnet.py:f5,n=16') == 'runs/nfnet-f5-n=16'
+  assert command_line.default_workdir('experiments/quickstart_digits.py') == 'runs/quickstart_digits'
+  assert command_line.default_workdir('experiments/nfnet.py:f5,n=16') == 'runs/nfnet-f5-n=16'
 
 
 @pytest.mark.parametrize(
@@ -292,7 +296,7 @@ def test_cifar100_learns_with_every_scheme(changes, tmp_path):
   config.augmentation.pad = 0
   config.optimizer.learning_rate = 0.05
   config.update(changes)
-  train.train(train.prepare(config, str(tmp_path)))
+  train_run(config, str(tmp_path))
   losses = [
     r['train/loss']
     for r in records.read_metrics(str(tmp_path / 'metrics.jsonl'))
@@ -305,12 +309,12 @@ def test_init_from_a_run_and_from_its_export(finished, tmp_path):
   """A run's directory and the .npz of it start another run from the same averaged parameters."""
   workdir, state, _ = finished
   file = str(tmp_path / 'params.npz')
-  assert export.export(file, workdir=workdir) == sum(
+  assert export(file, workdir=workdir) == sum(
     leaf.size for leaf in jax.tree.leaves(state.params)
   )
   for source in (workdir, file):
-    run = train.prepare(_config(init_from=source), str(tmp_path / 'run'))
-    start, report = assembly.first_state(run.network, run.initial_params)
+    run = Run(_config(init_from=source), str(tmp_path / 'run')).prepare()
+    start, report = network.first_state(run.network, run.initial_params)
     assert report.kept_fresh == ()
     for tree in (start.params, start.ema_params):
       for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(state.ema_params), strict=True):
@@ -319,8 +323,8 @@ def test_init_from_a_run_and_from_its_export(finished, tmp_path):
 
 def test_the_first_state_is_the_same_jitted(tmp_path):
   """Drawing shape by shape gives what one program would, and `eval_shape` its shapes."""
-  network = train.prepare(_config(), str(tmp_path)).network
-  first, _ = assembly.first_state(network, None)
+  network = Run(_config(), str(tmp_path)).prepare().network
+  first, _ = network.first_state(network, None)
   jitted = jax.jit(network.initial_state)()
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), first, jitted)
   shapes = jax.eval_shape(network.initial_state)
@@ -332,9 +336,9 @@ def test_the_first_state_is_the_same_jitted(tmp_path):
 def test_init_from_refuses_what_does_not_fit(finished, tmp_path):
   workdir, _, _ = finished
   with pytest.raises(ValueError, match=r"(?s)init_from='.*missing in the file: wide_res_net"):
-    train.prepare(_config(init_from=workdir, model__name='wrn_16_1'), str(tmp_path))
+    Run(_config(init_from=workdir, model__name='wrn_16_1'), str(tmp_path)).prepare()
   with pytest.raises(ValueError, match='does not exist'):
-    train.prepare(_config(init_from='nowhere.npz'), str(tmp_path))
+    Run(_config(init_from='nowhere.npz'), str(tmp_path)).prepare()
 
 
 def test_clipping_sam_and_averaging_together(tmp_path):
@@ -342,7 +346,7 @@ def test_clipping_sam_and_averaging_together(tmp_path):
   config = _config(
     optimizer__clipping=0.01, optimizer__nesterov=True, sam__rho=0.05, sam__ascent_fraction=0.5
   )
-  _, result = train.train(train.prepare(config, str(tmp_path)))
+  _, result = train_run(config, str(tmp_path))
   assert result['step'] == 12
   assert np.isfinite(result['test/ema/cross_entropy'])
 
@@ -355,8 +359,8 @@ def test_a_last_update_that_is_too_long_is_a_divergence(tmp_path):
     optimizer__weight_decay=1e3,
     optimizer__warmup_steps=0,
   )
-  with pytest.raises(loop.DivergedError, match=r'parameters after step 1 .* last 1 losses: \d'):
-    train.train(train.prepare(config, str(tmp_path)))
+  with pytest.raises(DivergedError, match=r'parameters after step 1 .* last 1 losses: \d'):
+    train_run(config, str(tmp_path))
   assert not (tmp_path / 'result.json').exists()
   assert records.read_status(str(tmp_path))[0] == 'diverged'
   with Checkpoints(str(tmp_path), read_only=True) as checkpoints:
@@ -366,8 +370,8 @@ def test_a_last_update_that_is_too_long_is_a_divergence(tmp_path):
 def test_a_divergence_is_recorded_and_drawn(tmp_path):
   """Step, learning rate and the last losses, in the message, for programs and in the picture."""
   config = _config(optimizer__learning_rate=1e9, optimizer__warmup_steps=0, log_every_steps=100)
-  with pytest.raises(loop.DivergedError) as raised:
-    train.train(train.prepare(config, str(tmp_path)))
+  with pytest.raises(DivergedError) as raised:
+    train_run(config, str(tmp_path))
   facts = records.read_divergence(str(tmp_path))
   assert facts['learning_rate'] == pytest.approx(1e9, rel=0.1)
   assert len(facts['last_losses']) == facts['step'] < 12
@@ -384,13 +388,13 @@ def test_a_checkpoint_needs_no_init_from(finished, tmp_path):
   """The file from which a run began may be gone when the run goes on, or is looked at."""
   workdir, _, _ = finished
   file = tmp_path / 'params.npz'
-  export.export(str(file), workdir=workdir)
+  export(str(file), workdir=workdir)
   config, own = _config(init_from=str(file)), str(tmp_path / 'run')
-  with pytest.raises(loop.StopRequested):
-    train.train(train.prepare(config, own), stop_requested=stop_after(6))
+  with pytest.raises(StopRequested):
+    train_run(config, own, stop_requested=stop_after(6))
   file.unlink()
-  _, result = train.train(train.prepare(config, own))
+  _, result = train_run(config, own)
   assert result['step'] == 12
-  assert evaluate.evaluate(own)['step'] == 12
+  assert evaluate(own)['step'] == 12
   with pytest.raises(ValueError, match='does not exist'):
-    train.prepare(config, str(tmp_path / 'other'))
+    Run(config, str(tmp_path / 'other')).prepare()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from nfnets_augmult import export
+from nfnets_augmult.runs.exporting import export
 from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
 from nfnets_augmult.training.state import TrainState
 from nfnets_augmult.weights.nfnet_layout import nfnet_shapes
@@ -32,7 +32,7 @@ def test_a_released_file_becomes_a_plain_one(tmp_path, dtype):
   want = np.asfortranarray(np.arange(6).reshape(2, 3)).astype(dtype)
   with open(released, 'wb') as file:
     pickle.dump({'net': {'w': want, 'gain': want[0, 0]}}, file, protocol=3)
-  assert export.export(output, params=released) == 7
+  assert export(output, params=released) == 7
   with np.load(output, allow_pickle=False) as plain:
     np.testing.assert_array_equal(plain['net/w'], want)
     assert plain['net/w'].dtype == want.dtype.newbyteorder('=')
@@ -48,7 +48,7 @@ def test_a_released_nfnet_becomes_a_file_for_timm(tmp_path):
   )
   with open(released, 'wb') as file:
     pickle.dump(params, file)
-  export.export(output, params=released)
+  export(output, params=released)
   assert read_metadata(output) == {'timm_model': 'dm_nfnet_f0', 'num_classes': 3}
   want = timm_state_dict(params)
   got = safetensors.numpy.load_file(output)
@@ -62,7 +62,7 @@ def test_a_released_nfnet_becomes_a_file_for_timm(tmp_path):
 def test_metadata_of_a_file_go_along(tmp_path):
   source, output = str(tmp_path / 'a.npz'), str(tmp_path / 'b.npz')
   write(source, _SMALL, {'class_names': ['cat', 'dog']})
-  export.export(output, params=source)
+  export(output, params=source)
   assert read_metadata(output) == {'class_names': ['cat', 'dog']}
 
 
@@ -94,7 +94,7 @@ def test_errors_are_one_line_and_leave_no_file(tmp_path):
     )
   for arguments, message in cases:
     with pytest.raises(ValueError, match=message) as caught:
-      export.export(**{key: str(value) for key, value in arguments.items()})
+      export(**{key: str(value) for key, value in arguments.items()})
     assert len(str(caught.value).splitlines()) == 1, arguments
   assert sorted(os.listdir(tmp_path)) == left
   assert pathlib.Path(source).read_bytes() == before
@@ -103,12 +103,12 @@ def test_errors_are_one_line_and_leave_no_file(tmp_path):
 def test_a_run_whose_parameters_are_not_finite_is_not_exported(tmp_path):
   _save_run(tmp_path / 'run', {'net': {'b': np.asarray([1, np.nan, np.inf], np.float32)}})
   with pytest.raises(ValueError, match=r"run.*'net/b': 2 of 3 values are nan or infinite"):
-    export.export(str(tmp_path / 'o.npz'), workdir=str(tmp_path / 'run'))
+    export(str(tmp_path / 'o.npz'), workdir=str(tmp_path / 'run'))
   assert os.listdir(tmp_path) == ['run']
 
 
 def test_a_folder_without_a_checkpoint(tmp_path):
   (tmp_path / 'run').mkdir()
   with pytest.raises(CheckpointError, match='no checkpoint in'):
-    export.export(str(tmp_path / 'o.npz'), workdir=str(tmp_path / 'run'))
+    export(str(tmp_path / 'o.npz'), workdir=str(tmp_path / 'run'))
   assert os.listdir(tmp_path / 'run') == []

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from absl import flags
 
-from nfnets_augmult import assembly, command_line, configs, recipes, train
+from nfnets_augmult import command_line, configs, recipes
 from nfnets_augmult.data.sources import ArraySource
+from nfnets_augmult.runs.images import Data
+from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training.step import Normalization
 
 # None of these is a value of any key, but for what `_FITS` names.
@@ -64,8 +66,8 @@ def _data():
   normalization = Normalization((127.0,) * 3, (64.0,) * 3)
   config = recipes.small_digits_recipe()
   return {
-    'digits': assembly.load_data(config),
-    'imagenet': assembly.Data(source, source, (32, 32, 3), normalization),
+    'digits': Run(config).data,
+    'imagenet': Data(source, source, (32, 32, 3), normalization),
   }
 
 
@@ -85,30 +87,31 @@ def _message(which, key, text, data, file, workdir, monkeypatch):
   try:
     command_line.parse(['train', f'--config={file}:{which}', f'--config.{key}={text}'], values)
     # What another data set would be is for the loading to say.
-    train.prepare(values.config, workdir, data=None if key.startswith('dataset') else data[which])
+    Run(values.config, workdir, data=None if key.startswith('dataset') else data[which]).prepare()
   except (_Refused, ValueError) as error:
     return str(error)
   return None
 
 
-def _once_for_each_network(check):
-  """The check, which traces the network, without its repetitions."""
-  seen = set()
+def _once_for_each_network(function):
+  """Of a method of a run that traces its network, only the first call for each network."""
+  results = {}
 
-  def checked(config, data, *arguments):
-    what = (config.model.to_json(), config.compute_dtype, data.image_shape, config.batch_size)
-    if what not in seen:
-      check(config, data, *arguments)
-      seen.add(what)
+  def of_run(run):
+    config = run.config
+    what = (config.model.to_json(), config.compute_dtype, run.data.image_shape, config.batch_size)
+    if what not in results:
+      results[what] = function(run)
+    return results[what]
 
-  return checked
+  return of_run
 
 
 def test_every_value_of_every_key(data, tmp_path, monkeypatch):
   """At least three hundred of them: all in one line, before anything is written."""
   monkeypatch.setattr(command_line, 'fail', _refuse)
-  for name in ('check_images_fit', 'check_memory'):
-    monkeypatch.setattr(assembly, name, _once_for_each_network(getattr(assembly, name)))
+  monkeypatch.setattr(Run, 'network', property(_once_for_each_network(Run.network.func)))
+  monkeypatch.setattr(Run, '_check_memory', _once_for_each_network(Run._check_memory))
   file = tmp_path / 'config.py'
   file.write_text(_CONFIG)
   workdir = tmp_path / 'run'

@@ -9,11 +9,13 @@ import sys
 
 import pytest
 
-from nfnets_augmult import report, sweep, sweep_units, sweeps, train
+from nfnets_augmult import report
 from nfnets_augmult.analysis import runs as runs_lib
 from nfnets_augmult.recipes import small_digits_recipe
-from nfnets_augmult.training import loop, records
-from tests.toy_runs import stop_after
+from nfnets_augmult.sweep import grid, groups, running
+from nfnets_augmult.training import records
+from nfnets_augmult.training.watch import StopRequested
+from tests.toy_runs import stop_after, train_run
 
 
 def _base():
@@ -28,10 +30,10 @@ def _base():
 
 def _sweep():
   """Two runs that finish, one that diverges, and one whose model does not exist."""
-  points = sweeps.grid({'augmult': (1, 2), 'optimizer.learning_rate': (0.05,)})
+  points = grid.grid({'augmult': (1, 2), 'optimizer.learning_rate': (0.05,)})
   points.append({'augmult': 1, 'optimizer.learning_rate': 1e9})
   points.append({'augmult': 2, 'dataset.train_split': 'nonesuch'})
-  return sweeps.Sweep('A test', _base(), points, 'Nothing in particular.')
+  return grid.Sweep('A test', _base(), points, 'Nothing in particular.')
 
 
 def _alone(points):
@@ -43,8 +45,8 @@ def done(tmp_path_factory):
   """The work directory and the tally of the sweep, run to its end."""
   workdir = str(tmp_path_factory.mktemp('sweep'))
   tested = _sweep()
-  sweeps.describe(tested, workdir)
-  return workdir, sweep.run_sweep(tested, _alone(tested.points), workdir)
+  grid.describe(tested, workdir)
+  return workdir, running.run_sweep(tested, _alone(tested.points), workdir)
 
 
 def _status(workdir, name):
@@ -70,7 +72,7 @@ def test_every_point_gets_its_result_whatever_happens_to_others(done):
 def test_the_same_command_again_repeats_only_what_failed(done, capsys):
   workdir, _ = done
   tested = _sweep()
-  again = sweep.run_sweep(tested, _alone(tested.points), workdir)
+  again = running.run_sweep(tested, _alone(tested.points), workdir)
   assert again.counts == {'finished': 2, 'diverged': 1, 'failed': 1}
   assert not again.costs_and_seconds  # a run that fails says nothing of how long others take
   assert re.findall(r'\[(\d)/4\]', capsys.readouterr().out) == ['4']
@@ -81,25 +83,25 @@ def test_a_stopped_sweep_goes_on_to_the_results_of_single_runs(done, tmp_path):
   workdir, _ = done
   tested = _sweep()
   points = tested.points[:2]
-  sweeps.describe(tested, str(tmp_path))
-  with pytest.raises(loop.StopRequested):
-    sweep.run_sweep(tested, _alone(points), str(tmp_path), stop_requested=stop_after(10))
-  names = [sweeps.point_name(point) for point in points]
+  grid.describe(tested, str(tmp_path))
+  with pytest.raises(StopRequested):
+    running.run_sweep(tested, _alone(points), str(tmp_path), stop_requested=stop_after(10))
+  names = [grid.point_name(point) for point in points]
   assert [_status(tmp_path, name)[0] for name in names] == ['finished', 'unfinished']
-  assert sweep.run_sweep(tested, _alone(points), str(tmp_path)).counts == {'finished': 2}
+  assert running.run_sweep(tested, _alone(points), str(tmp_path)).counts == {'finished': 2}
   alone = str(tmp_path / 'alone')
-  _, result = train.train(train.prepare(tested.config(points[1]), alone))
+  _, result = train_run(tested.config(points[1]), alone)
   for folder in (tmp_path, workdir):
     assert records.read_json(os.path.join(folder, names[1], 'result.json')) == result
 
 
 def test_a_point_that_another_process_runs_is_left_to_it(tmp_path):
   tested = _sweep()
-  folder = tmp_path / sweeps.point_name(tested.points[0])
+  folder = tmp_path / grid.point_name(tested.points[0])
   folder.mkdir()
   with open(folder / '.lock', 'w') as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
-    assert sweep.run_sweep(tested, _alone(tested.points[:1]), str(tmp_path)).counts == {
+    assert running.run_sweep(tested, _alone(tested.points[:1]), str(tmp_path)).counts == {
       'elsewhere': 1
     }
   assert not (folder / 'config.json').exists()
@@ -112,9 +114,9 @@ def test_no_point_runs_if_one_of_them_is_not_valid(tmp_path):
     ({'total_epochs': 3.0}, 'total_epochs=3: total_epochs=3.0 and .* state the length'),
   ):
     points = [{'seed': 0}, wrong]
-    tested = sweeps.Sweep('A test', _base(), points, 'Nothing.')
+    tested = grid.Sweep('A test', _base(), points, 'Nothing.')
     with pytest.raises(ValueError, match=message):
-      sweep.check(tested, points, str(tmp_path))
+      running.check(tested, points, str(tmp_path))
     assert not os.listdir(tmp_path)
 
 
@@ -123,11 +125,11 @@ def test_a_damaged_record_is_the_matter_of_its_run_alone(file, tmp_path):
   """A status heals by running; a config is not run over."""
   base = _base()
   base.total_steps = 1
-  tested = sweeps.Sweep('A test', base, [{'seed': 0}, {'seed': 1}], 'Nothing.')
+  tested = grid.Sweep('A test', base, [{'seed': 0}, {'seed': 1}], 'Nothing.')
   (tmp_path / 'seed=0').mkdir()
   (tmp_path / 'seed=0' / file).write_text('{"a":')
-  sweep.check(tested, tested.points, str(tmp_path))
-  tally = sweep.run_sweep(tested, _alone(tested.points), str(tmp_path))
+  running.check(tested, tested.points, str(tmp_path))
+  tally = running.run_sweep(tested, _alone(tested.points), str(tmp_path))
   if file == 'status.json':
     assert tally.counts == {'finished': 2}
   else:
@@ -140,29 +142,30 @@ def _together_sweep(seeds):
   base = _base()
   base.input = 'device'
   axes = {'total_steps': (4, 6), 'optimizer.learning_rate': (0.05, 1e9), 'seed': seeds}
-  return sweeps.Sweep('A test', base, sweeps.grid(axes), 'Nothing.')
+  return grid.Sweep('A test', base, grid.grid(axes), 'Nothing.')
 
 
 def _run_together(tested, workdir, **options):
-  groups = sweep_units.shapes(tested, tested.points)
-  todo = [unit for group in groups for unit in sweep_units.units(tested, group, workdir)]
-  return todo, sweep.run_sweep(tested, todo, workdir, **options)
+  todo = [
+    group for shape in groups.by_shape(tested.points) for group in groups.split(shape, workdir)
+  ]
+  return todo, running.run_sweep(tested, todo, workdir, **options)
 
 
 def test_points_of_one_shape_train_together(tmp_path):
   """Stopped and resumed: statuses and results are those of single runs, in the same folders."""
   tested = _together_sweep((0, 1))
-  sweeps.describe(tested, str(tmp_path))
-  with pytest.raises(loop.StopRequested):
+  grid.describe(tested, str(tmp_path))
+  with pytest.raises(StopRequested):
     _run_together(tested, str(tmp_path), stop_requested=stop_after(12))
   todo, tally = _run_together(tested, str(tmp_path))
-  assert [len(unit) for unit in todo] == [4, 4]
+  assert [len(group) for group in todo] == [1, 1, 1, 1, 4]  # the first group was done
   assert tally.counts == {'finished': 4, 'diverged': 4}
   found = runs_lib.read_runs(str(tmp_path))
   assert len(found) == 8
   point = {'total_steps': 6, 'optimizer.learning_rate': 0.05, 'seed': 1}
-  _, alone = train.train(train.prepare(tested.config(point), str(tmp_path / 'alone')))
-  ours = records.read_json(os.path.join(tmp_path, sweeps.point_name(point), 'result.json'))
+  _, alone = train_run(tested.config(point), str(tmp_path / 'alone'))
+  ours = records.read_json(os.path.join(tmp_path, grid.point_name(point), 'result.json'))
   assert ours['step'] == alone['step'] == 6
   assert ours['test/raw/cross_entropy'] == pytest.approx(alone['test/raw/cross_entropy'], rel=1e-4)
   _, again = _run_together(tested, str(tmp_path))
@@ -170,19 +173,51 @@ def test_points_of_one_shape_train_together(tmp_path):
 
 
 def test_what_trains_together_depends_on_what_is_there(tmp_path):
-  """More seeds join without those that are done; what is no product stays by itself."""
+  """More seeds join without those that are done; what was started together goes on together."""
+  workdir = str(tmp_path)
   tested = _together_sweep((0, 1))
-  group, _ = sweep_units.shapes(tested, tested.points)
-  assert [p['seed'] for p in group] == [0, 1, 0, 1]
-  for point in group:
-    records.write_status(str(tmp_path / sweeps.point_name(point)), 'diverged', 'of old')
+  shape, _ = groups.by_shape(tested.points)
+  assert [p['seed'] for p in shape] == [0, 1, 0, 1]
+  groups.write_record(shape, groups.folder_of(shape, workdir))
   grown = _together_sweep((0, 1, 2, 3))
-  group, other = sweep_units.shapes(grown, grown.points)
-  lengths = [len(unit) for unit in sweep_units.units(grown, group, str(tmp_path))]
-  assert lengths == [1, 1, 1, 1, 4]
-  assert [len(unit) for unit in sweep_units.units(grown, other, str(tmp_path))] == [8]
-  ragged = [group[2], group[3], group[6]]
-  assert [len(unit) for unit in sweep_units.units(grown, ragged, str(tmp_path))] == [1] * 3
+  shape, other = groups.by_shape(grown.points)
+  sizes = [len(group) for group in groups.split(shape, workdir)]
+  assert sizes == [4, 4]
+  assert [len(group) for group in groups.split(other, workdir)] == [8]
+  for point in shape:
+    if point['seed'] < 2:
+      records.write_status(str(tmp_path / grid.point_name(point)), 'diverged', 'of old')
+  assert [len(group) for group in groups.split(shape, workdir)] == [1, 1, 1, 1, 4]
+
+
+def test_groups_have_folders_of_their_own(tmp_path):
+  """Of the same shape and number, but other points."""
+  shape, other = groups.by_shape(_together_sweep((0, 1)).points)
+  folders = {
+    groups.folder_of(group, str(tmp_path)) for group in (shape, shape[:2], shape[2:], other)
+  }
+  assert len(folders) == 4
+  assert groups.folder_of(shape[:1], 'w') == f'w/{grid.point_name(shape[0])}'
+
+
+def test_runs_that_an_earlier_version_trains_together_are_not_trained_twice(tmp_path):
+  """Its group had a config; finished it is no matter any more."""
+  (shape, _) = groups.by_shape(_together_sweep((0, 1)).points)
+  folder = tmp_path / 'together' / 'total_steps=4,4_runs'
+  folder.mkdir(parents=True)
+  (folder / 'config.json').write_text('{}')
+  with pytest.raises(ValueError, match=r'earlier version .* remove the folder'):
+    groups.split(shape, str(tmp_path))
+  (folder / 'result.json').write_text('{}')
+  assert groups.split(shape, str(tmp_path)) == [shape]
+
+
+def test_the_first_hosts_groups_hold():
+  """Alone, they are what they were, in the same order."""
+  points = _together_sweep((0, 1)).points
+  made = [[points[5], points[1]], [points[0]], [points[2], points[3]]]
+  assert groups.of_first_host(made, points) == made
+  assert groups.of_first_host([], points) == []
 
 
 def test_a_failure_is_that_of_all_that_train_together(tmp_path):
@@ -191,7 +226,7 @@ def test_a_failure_is_that_of_all_that_train_together(tmp_path):
   tested.base.dataset.test_split = 'nonesuch'
   _, tally = _run_together(tested, str(tmp_path))
   assert tally.counts == {'failed': 8}
-  assert "no split 'nonesuch'" in _status(tmp_path, sweeps.point_name(tested.points[0]))[1]
+  assert "no split 'nonesuch'" in _status(tmp_path, grid.point_name(tested.points[0]))[1]
 
 
 def test_the_report_shows_every_run_as_what_it_is(done, tmp_path):
@@ -220,13 +255,14 @@ def test_the_command_line_ends_with_a_status(tmp_path):
   """Failures give status 1, and listing runs nothing."""
   file = tmp_path / 'tiny.py'
   file.write_text(
-    'from nfnets_augmult import recipes, sweeps\n'
+    'from nfnets_augmult import recipes\n'
+    'from nfnets_augmult.sweep import grid\n'
     'def get_sweep(argument=""):\n'
     '  base = recipes.small_digits_recipe()\n'
     '  base.batch_size = 16\n'
     '  base.total_steps = 1\n'
-    '  points = sweeps.grid({"dataset.train_split": ("none",), "seed": (0, 1)})\n'
-    '  return sweeps.Sweep("Tiny", base, points, "Nothing.")\n'
+    '  points = grid.grid({"dataset.train_split": ("none",), "seed": (0, 1)})\n'
+    '  return grid.Sweep("Tiny", base, points, "Nothing.")\n'
     'def get_config(argument=""):\n'
     '  return get_sweep(argument).base\n'
   )

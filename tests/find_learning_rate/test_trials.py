@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from nfnets_augmult.training import learning_rate_finder as finder
+from nfnets_augmult.find_learning_rate import trials
 
 _RAMP_RATES = np.geomspace(1e-4, 10, 200)
 
@@ -27,14 +27,14 @@ def _quadratic(curvature, *, noise=0.02):
 
 
 def _search(train, *, start, seed=0, num_classes=1000, steps=60):
-  ramp = finder.make_ramp(train, seed, _RAMP_RATES)
+  ramp = trials.make_ramp(train, seed, _RAMP_RATES)
   best = ramp.best[1]
 
   def check(peak):
     rates = np.full(steps, peak)
-    return finder.make_check(train, ramp, peak, rates, num_classes=num_classes, best_loss=best)
+    return trials.make_check(train, ramp, peak, rates, num_classes=num_classes, best_loss=best)
 
-  return finder.find_largest_stable(check, start=start, low=1e-4, high=10.0)
+  return trials.find_largest_stable(check, start=start, low=1e-4, high=10.0)
 
 
 @pytest.mark.parametrize('start', [0.01, 0.08, 1.28])
@@ -50,7 +50,7 @@ def test_finds_the_largest_stable_value_of_the_grid(curvature, start, seed):
 
 def test_a_ramp_breaks_down_behind_the_bound_and_ends_there():
   """The minimum, once reached, is left slowly: a ramp flatters, and checks must follow."""
-  ramp = finder.make_ramp(_quadratic(10.0), 0, _RAMP_RATES)
+  ramp = trials.make_ramp(_quadratic(10.0), 0, _RAMP_RATES)
   assert 0.2 < ramp.breakdown < 3
   assert len(ramp.losses) == len(ramp.learning_rates) < 180
   rate, loss = ramp.best
@@ -63,7 +63,7 @@ def test_without_a_breakdown_everything_is_stable_up_to_the_end():
   """Also where nothing is learnt: a constant loss is not held against itself."""
   largest, checks = _search(_quadratic(0.01), start=2.5)
   assert (largest, len(checks)) == (10.0, 3)
-  assert finder.make_ramp(_quadratic(0.01), 0, _RAMP_RATES).breakdown is None
+  assert trials.make_ramp(_quadratic(0.01), 0, _RAMP_RATES).breakdown is None
 
 
 def test_nothing_stable_is_none():
@@ -96,33 +96,33 @@ def test_a_loss_that_is_not_finite_is_unstable_and_ends_a_check(last):
       if len(losses) == len(learning_rates) or is_over(losses):
         return np.array(losses)
 
-  ramp = finder.Ramp(0, _RAMP_RATES[:20], np.linspace(1.1, 1.0, 20))
-  check = finder.make_check(train, ramp, 0.1, np.ones(60), num_classes=10, best_loss=1.0)
+  ramp = trials.Ramp(0, _RAMP_RATES[:20], np.linspace(1.1, 1.0, 20))
+  check = trials.make_check(train, ramp, 0.1, np.ones(60), num_classes=10, best_loss=1.0)
   assert (check.steps, check.highest_loss) == (26, math.inf)
   assert check.problem == f'the loss of step 26 is {last}'
 
 
 def test_a_rise_at_the_very_start_is_allowed_and_one_later_is_not():
   """The first 20 steps of a sudden start may be above the initial loss, no window after them."""
-  ramp = finder.Ramp(0, _RAMP_RATES[:20], np.linspace(1.1, 1.0, 20))
+  ramp = trials.Ramp(0, _RAMP_RATES[:20], np.linspace(1.1, 1.0, 20))
   early = np.concatenate([np.full(20, 5.0), np.full(40, 0.5)])
   late = np.concatenate([np.full(25, 0.5), np.full(10, 5.0), np.full(25, 0.5)])
   problems = [
-    finder.make_check(
+    trials.make_check(
       lambda *_, losses=losses: losses, ramp, 0.1, np.ones(60), num_classes=10, best_loss=1.0
     ).highest_loss
     for losses in (early, late)
   ]
   assert problems == [0.5, 5.0]
-  assert not finder._rise(early, ramp.limit)
-  assert finder._rise(late[:35], ramp.limit).endswith('above its initial value')
+  assert not trials._rise(early, ramp.limit)
+  assert trials._rise(late[:35], ramp.limit).endswith('above its initial value')
 
 
 @pytest.mark.parametrize(
   ('rate', 'origin', 'nearest'), [(0.1, 0.1, 0.1), (0.19, 0.1, 0.2), (0.03, 0.2, 0.025)]
 )
 def test_the_grid_has_factors_of_two(rate, origin, nearest):
-  assert finder.nearest_on_grid(rate, origin=origin) == pytest.approx(nearest)
+  assert trials.nearest_on_grid(rate, origin=origin) == pytest.approx(nearest)
 
 
 def test_goes_down_while_it_learns_more_and_checks_nothing_twice():
@@ -133,20 +133,20 @@ def test_goes_down_while_it_learns_more_and_checks_nothing_twice():
   def checker(seed):
     def check(rate):
       made.append((seed, rate))
-      return finder.Check(seed, rate, 40, 2.0, last_loss[rate] + 0.1 * seed, '')
+      return trials.Check(seed, rate, 40, 2.0, last_loss[rate] + 0.1 * seed, '')
 
     return check
 
-  known = [finder.Check(1, 0.4, 40, 2.0, 1.0, '')]
-  checks = finder.lower_while_faster({0: checker(0), 1: checker(1)}, known, start=0.4, low=0.01)
+  known = [trials.Check(1, 0.4, 40, 2.0, 1.0, '')]
+  checks = trials.lower_while_faster({0: checker(0), 1: checker(1)}, known, start=0.4, low=0.01)
   assert made == [(0, 0.4), (0, 0.2), (1, 0.2), (0, 0.1), (1, 0.1)]
-  means = finder.mean_last_losses(checks, seeds=2)
+  means = trials.mean_last_losses(checks, seeds=2)
   assert min(means, key=means.get) == 0.2
   assert means[0.2] == pytest.approx(0.55)
-  assert 0.4 not in finder.mean_last_losses(known, seeds=2)
+  assert 0.4 not in trials.mean_last_losses(known, seeds=2)
 
 
 def test_the_largest_on_the_grid():
-  assert finder.largest_on_grid(0.1, origin=0.05) == pytest.approx(0.1)
-  assert finder.largest_on_grid(0.099, origin=0.05) == pytest.approx(0.05)
-  assert finder.largest_on_grid(0.0667, origin=0.2) == pytest.approx(0.05)
+  assert trials.largest_on_grid(0.1, origin=0.05) == pytest.approx(0.1)
+  assert trials.largest_on_grid(0.099, origin=0.05) == pytest.approx(0.05)
+  assert trials.largest_on_grid(0.0667, origin=0.2) == pytest.approx(0.05)

@@ -9,12 +9,13 @@ import sys
 import numpy as np
 import pytest
 
-from nfnets_augmult import find_learning_rate, train
-from nfnets_augmult.analysis import learning_rate_figure
+from nfnets_augmult.find_learning_rate import figure, search
+from nfnets_augmult.find_learning_rate.findings import report
+from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training import records
-from tests.toy_runs import toy_config
+from tests.toy_runs import toy_config, train_run
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def _config(**changes):
@@ -35,11 +36,11 @@ def test_its_steps_are_those_of_the_run(tmp_path, where):
   """With the schedule of the run, the losses are those that the run records, for any seed."""
   config = _config(input=where, total_steps=12, log_every_steps=1, seed=5)
   config.model.dropout_rate = 0.2
-  train.train(train.prepare(config, str(tmp_path)))
+  train_run(config, str(tmp_path))
   recorded = records.read_metrics(str(tmp_path / 'metrics.jsonl'))
   steps = [record for record in recorded if 'train/loss' in record]
   config.seed = 0
-  trainer = find_learning_rate.Trainer(train.prepare(config, ''), max_steps=20)
+  trainer = search.Trainer(Run(config, '').prepare(), max_steps=20)
   rates = np.array([record['learning_rate'] for record in steps])
   losses = trainer.train(5, rates, lambda losses: False)
   np.testing.assert_allclose(losses, [record['train/loss'] for record in steps], rtol=1e-3)
@@ -51,7 +52,7 @@ def test_its_steps_are_those_of_the_run(tmp_path, where):
 @pytest.fixture(scope='module')
 def findings():
   """Of a network without clipping, two seeds, short."""
-  return find_learning_rate.find(_config(), seeds=2, ramp_steps=60, check_steps=40, highest=100.0)
+  return search.find(_config(), seeds=2, ramp_steps=60, check_steps=40, highest=100.0)
 
 
 def test_finds_a_bound_between_what_learns_and_what_diverges(findings):
@@ -68,20 +69,20 @@ def test_finds_a_bound_between_what_learns_and_what_diverges(findings):
 
 
 def test_reports_and_draws_what_it_found(findings, tmp_path):
-  text = find_learning_rate.report(findings)
+  text = report(findings)
   for words in ('largest stable learning rate', 'suggestion', 'temperature', 'the config has', 'n'):
     assert words in text
   assert 'growing batch' in text  # the quickstart fixes the number of unique images
-  learning_rate_figure.save(findings.to_json(), tmp_path / 'picture.png')
+  figure.save(findings.to_json(), tmp_path / 'picture.png')
   assert (tmp_path / 'picture.png').read_bytes().startswith(b'\x89PNG')
 
 
 def test_says_what_the_paper_does_about_another_n():
   """At fixed batch size: twice n has the same temperature at half the learning rate."""
   config = _config(batch_size=32, unique_images_per_batch=0, augmult=4)
-  findings = find_learning_rate.find(config, seeds=1, ramp_steps=40, check_steps=30)
+  findings = search.find(config, seeds=1, ramp_steps=40, check_steps=30)
   half = f'n = 8 has this temperature at learning rate {findings.suggestion / 2:.3g}'
-  assert half in find_learning_rate.report(findings)
+  assert half in report(findings)
 
 
 @pytest.mark.parametrize(
@@ -99,25 +100,25 @@ def test_says_what_the_paper_does_about_another_n():
 )
 def test_settings_out_of_range_are_named(setting):
   with pytest.raises(ValueError, match=f'^--{next(iter(setting))}='):
-    find_learning_rate.find(_config(), **setting)
+    search.find(_config(), **setting)
 
 
 _START_OF_THE_QUICKSTART = """
 import numpy as np
 from experiments import quickstart_digits
-from nfnets_augmult import find_learning_rate, train
-from nfnets_augmult.training import learning_rate_finder
+from nfnets_augmult.find_learning_rate import search, trials
+from nfnets_augmult.runs.run import Run
 
 STEPS = 60
 config = quickstart_digits.get_config()
 config.input = 'device'
-run = train.prepare(config, '')
-trainer = find_learning_rate.Trainer(run, max_steps=STEPS)
+run = Run(config, '').prepare()
+trainer = search.Trainer(run, max_steps=STEPS)
 for seed, factor in ((0, 1), (1, 2)):
-  rates = find_learning_rate.schedule_of(run, factor * config.optimizer.learning_rate, STEPS)
+  rates = search.schedule_of(run, factor * config.optimizer.learning_rate, STEPS)
   losses = trainer.train(seed, rates, lambda losses: False)
   assert np.isfinite(losses).all(), (seed, factor, losses)
-  means = learning_rate_finder.window_means(losses)
+  means = trials.window_means(losses)
   assert means[20:].max() < means[0] + 0.05, (seed, factor, means)
   assert means[-1] < 2.1, (seed, factor, means)
 """
