@@ -60,7 +60,8 @@ def test_commands_name_things_that_exist(words):
     return
   package, _, program = words[2].partition('.')
   assert package == 'nfnets_augmult'
-  assert (ROOT / package / f'{program.replace(".", "/")}.py').exists()
+  path = ROOT / package / program.replace('.', '/')
+  assert path.with_suffix('.py').exists() or (path / '__main__.py').exists()
   names = [word[2:].split('=')[0] for word in words[3:] if word.startswith('--')]
   known = set()
   for word in words:
