@@ -27,7 +27,7 @@ FLAGS = {
   'export': {'workdir', 'params', 'output'},
   'convert': {'config', 'output'},
   'models.table': set(),
-  'analysis.variance': {
+  'variance': {
     *('config', 'workdir', 'checkpoint', 'data_dir', 'draw_only'),
     *('blocks', 'images_per_block', 'copies', 'augmults', 'minibatches'),
   },
