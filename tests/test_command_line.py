@@ -78,7 +78,10 @@ def test_config_files(text, words, refusal):
   [
     ('--config.seed=1e3', '--config.seed=1e3 must be a whole number'),
     ('--config.augmentation.flip=maybe', '--config.augmentation.flip=maybe must be True or False'),
-    ('--config.runs.seeds=(1,', '--config.runs.seeds=(1, must be values with commas'),
+    (
+      '--config.augmentation.inception.area=(1,',
+      '--config.augmentation.inception.area=(1, must be',
+    ),
     ('--config.optimizer=3', "'optimizer' is a group of keys: set one of them"),
     ('--config.optimizer={}', "'optimizer' is a group of keys: set one of them"),
     ('--config.sed=3', "no key 'sed'; did you mean seed?"),

@@ -22,12 +22,15 @@ FLAGS = {
   'find_learning_rate': {
     *('config', 'workdir', 'seeds', 'ramp_steps', 'check_steps', 'lowest', 'highest', 'safety')
   },
-  'sweep': {'config', 'workdir', 'shard', 'together', 'list'},
+  'sweep': {
+    *('config', 'workdir', 'shard', 'together', 'list'),
+    *('multi_host', 'coordinator', 'num_hosts', 'host_index'),
+  },
   'report': {'workdir', 'output', 'metric'},
   'export': {'workdir', 'params', 'output'},
   'convert': {'config', 'output'},
   'models.table': set(),
-  'analysis.variance': {
+  'variance': {
     *('config', 'workdir', 'checkpoint', 'data_dir', 'draw_only'),
     *('blocks', 'images_per_block', 'copies', 'augmults', 'minibatches'),
   },
@@ -60,7 +63,8 @@ def test_commands_name_things_that_exist(words):
     return
   package, _, program = words[2].partition('.')
   assert package == 'nfnets_augmult'
-  assert (ROOT / package / f'{program.replace(".", "/")}.py').exists()
+  path = ROOT / package / program.replace('.', '/')
+  assert path.with_suffix('.py').exists() or (path / '__main__.py').exists()
   names = [word[2:].split('=')[0] for word in words[3:] if word.startswith('--')]
   known = set()
   for word in words:
@@ -68,7 +72,8 @@ def test_commands_name_things_that_exist(words):
       path, _, argument = word.removeprefix('--config=').partition(':')
       get_config = runpy.run_path(str(ROOT / path))['get_config']
       config = get_config(*[argument] * bool(argument))
-      known = {f'config.{key}' for key in configs.flatten(config)}
+      groups = ('config', 'grid') if program == 'sweep' else ('config',)
+      known = {f'{group}.{key}' for group in groups for key in configs.flatten(config)}
   assert set(names) <= FLAGS[program] | known
 
 

@@ -2,11 +2,12 @@
 
 import ast
 import pathlib
-import re
 import subprocess
 import sys
 
 import pytest
+
+from nfnets_augmult import configs
 
 PACKAGE = pathlib.Path(__file__).parent.parent / 'nfnets_augmult'
 
@@ -18,29 +19,37 @@ ALLOWED = {
   'optim': {'ops'},
   'weights': {'ops'},
   'training': {'ops', 'data', 'models', 'optim'},
-  # `configs`: what the keys of a recorded config are, and their defaults.
-  'analysis': {'configs', 'ops', 'data', 'models', 'optim', 'training'},
+  # `configs`: what the keys of a config are, and their defaults.
+  'runs': {'configs', 'ops', 'data', 'models', 'optim', 'weights', 'training'},
+  'report': {'configs', 'ops', 'data', 'training'},
+  'find_learning_rate': {'configs', 'ops', 'data', 'training', 'runs'},
+  'sweep': {'configs', 'ops', 'data', 'training', 'runs'},
+  'variance': {'configs', 'ops', 'data', 'training', 'runs'},
 }
-# Programs that lie in a room for their name's sake: they may import everything, as the programs
-# beside the rooms do, and nothing may import them.
-PROGRAMS = {'analysis/variance.py'}
+# The `__main__.py` of a room is a program: it may import everything, and nothing may import it.
+PROGRAM = '__main__.py'
+
+
+def _imports(file):
+  """Yields the dotted names of all that a file imports."""
+  for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
+    if isinstance(node, ast.ImportFrom) and node.module:
+      yield from (f'{node.module}.{alias.name}' for alias in node.names)
+    elif isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
 
 
 @pytest.mark.parametrize('room', ALLOWED)
 def test_imports_point_one_way(room):
-  """Ops <- data, models, optim <- training <- analysis <- programs."""
+  """Ops <- data, models, optim <- training <- runs <- sweep, variance <- programs."""
   for file in (PACKAGE / room).rglob('*.py'):
-    if str(file.relative_to(PACKAGE)) in PROGRAMS:
+    if file.name == PROGRAM:
       continue
-    for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
-      names = []
-      if isinstance(node, ast.ImportFrom) and node.module:
-        names = [f'{node.module}.{alias.name}' for alias in node.names]
-      elif isinstance(node, ast.Import):
-        names = [alias.name for alias in node.names]
-      for name in names:
-        if name.startswith('nfnets_augmult.'):
-          assert name.split('.')[1] in {room, *ALLOWED[room]}, f'{file} imports {name}'
+    allowed = {room, *ALLOWED[room]}
+    for name in _imports(file):
+      assert name != 'absl.flags', f'{file} is a library and reads flags'
+      if name.startswith('nfnets_augmult.'):
+        assert name.split('.')[1] in allowed, f'{file} imports {name}'
 
 
 def test_one_file_knows_how_programs_get_to_devices():
@@ -49,18 +58,42 @@ def test_one_file_knows_how_programs_get_to_devices():
   assert [str(file.relative_to(PACKAGE)) for file in knows] == ['training/devices.py']
 
 
+def _module(name):
+  """The file behind a dotted name of the package, or of something that a module defines."""
+  path = PACKAGE.parent / name.replace('.', '/')
+  for file in (path.with_suffix('.py'), path / '__init__.py', path.parent.with_suffix('.py')):
+    if file.exists():
+      return file
+  return None
+
+
+def test_no_module_imports_itself_through_others():
+  """Of the whole package, imports inside functions included."""
+  imported = {
+    file: {_module(name) for name in _imports(file) if name.startswith('nfnets_augmult.')}
+    for file in PACKAGE.rglob('*.py')
+  }
+  while leaves := [file for file, names in imported.items() if not names & imported.keys()]:
+    for file in leaves:
+      del imported[file]
+  assert not imported, f'a circle is among {sorted(map(str, imported))}'
+
+
+def test_one_file_reads_the_keys_of_configs():
+  """What defines and changes them aside, as the README says."""
+  groups = {key.split('.')[0] for key in configs.flatten(configs.default_config())}
+  readers = set()
+  for file in PACKAGE.rglob('*.py'):
+    for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
+      if isinstance(node, ast.Attribute) and node.attr in groups:
+        if ast.unparse(node.value).split('.')[-1] == 'config':
+          readers.add(str(file.relative_to(PACKAGE)))
+  assert readers == {'configs.py', 'recipes.py', 'runs/settings.py'}
+
+
 def test_nothing_imports_a_program_in_a_room():
-  """Neither as a module nor from its room."""
-  for program in PROGRAMS:
-    room, name = program.removesuffix('.py').split('/')
-    pattern = rf'(nfnets_augmult\.{room}\.{name}\b|{room} import (.*\b)?{name}\b)'
-    for file in PACKAGE.rglob('*.py'):
-      imports = [
-        line
-        for line in file.read_text(encoding='utf-8').splitlines()
-        if re.match(r'\s*(import|from)', line)
-      ]
-      assert not [line for line in imports if re.search(pattern, line)], file
+  for file in PACKAGE.rglob('*.py'):
+    assert not [name for name in _imports(file) if '__main__' in name.split('.')], file
 
 
 def _imported_by(statement):
@@ -78,6 +111,7 @@ def test_all_but_the_input_imports_without_tensorflow():
   modules = _imported_by(
     'import nfnets_augmult.models, nfnets_augmult.optim.sgd, nfnets_augmult.training.loop, '
     'nfnets_augmult.training.step, nfnets_augmult.training.checkpoints, '
-    'nfnets_augmult.train, nfnets_augmult.evaluate, nfnets_augmult.benchmark'
+    'nfnets_augmult.runs.training, nfnets_augmult.sweep.running, '
+    'nfnets_augmult.train, nfnets_augmult.evaluate, nfnets_augmult.export'
   )
   assert not {'tensorflow', 'tensorflow_datasets', 'sklearn', 'matplotlib'} & modules

@@ -1,6 +1,6 @@
 r"""Figure 9: variance between mini-batch gradients at initialization, WRN-16-4 on CIFAR-100.
 
-    python -m nfnets_augmult.analysis.variance --checkpoint=initialization --minibatches=64 \
+    python -m nfnets_augmult.variance --checkpoint=initialization --minibatches=64 \
         --config=experiments/figures/fig9_variance.py --config.dataset.data_dir=DIR \
         --workdir=runs/fig9
 

@@ -78,17 +78,18 @@ def check(
   Raises:
     ValueError: something does not fit; the message names the point.
   """
+  runs = {}
   for point in points:
     name = grid.point_name(point)
     try:
-      run = Run(sweep.config(point))
+      runs[name] = run = Run(sweep.config(point))
       workdirs.check_workdir(run.config, os.path.join(workdir, name))
     except records.DamagedError:
       pass  # that run fails by itself and says so; the others go on
     except ValueError as error:
       raise ValueError(f'{name}: {error}') from error
   for group in groups.by_shape(points) if together else ():
-    training.check_group([sweep.config(point) for point in group])
+    training.check_group([runs[grid.point_name(point)] for point in group])
 
 
 def run_sweep(

@@ -25,8 +25,6 @@ _FITS = {
   ('evaluation.train_images', '-1'),  # all of them
   ('model.dropout_rate', 'None'),  # what the model has
   ('augmentation.inception.aspect', '(1, 2)'),
-  ('runs.seeds', '(1, 2)'),
-  ('runs.learning_rates', '(1, 2)'),
   *((key, '') for key in _PATHS),  # the digits need none, and a run need not start from another
 }
 

@@ -149,8 +149,8 @@ def test_other_programs_say_whose_folder_they_need(finished):
 
 def test_what_cannot_train_together_is_refused():
   """Runs that differ in more than seed and learning rate, and batches made on the host."""
-  training.check_group([device_config(seed=1), device_config(optimizer__learning_rate=0.3)])
+  training.check_group([Run(device_config(seed=1)), Run(device_config(optimizer__learning_rate=3.0))])
   with pytest.raises(ValueError, match=r'these differ in augmult \(4 there, 2 now\)'):
-    training.check_group([device_config(), device_config(augmult=2, seed=1)])
+    training.check_group([Run(device_config()), Run(device_config(augmult=2, seed=1))])
   with pytest.raises(ValueError, match="only with input='device'"):
-    training.check_group([toy_config(), toy_config(seed=1)])
+    training.check_group([Run(toy_config()), Run(toy_config(seed=1))])

@@ -1,16 +1,15 @@
 """The paper's figures, drawn from runs; every function takes a list of runs and returns a figure.
 
-    from nfnets_augmult.analysis import figures, runs
-    figures.accuracy_against_length(runs.read_runs('runs/fig4'), unit='updates')
+    from nfnets_augmult.report import figures, recorded_runs
+    figures.accuracy_against_length(recorded_runs.read_runs('runs/fig4'), unit='updates')
 
-Lines are augmentation multiplicities, or numbers of dropout masks where the runs differ in them
-(Figure 12), with error bars of the standard error; a dashed line is the neighbouring placement. A
-cross below the data is a point that diverged (a plus sign for the neighbouring placement), a
-question mark one that has not been run to its end. Stars are the paper's numbers, in the colour of
-their n.
+There is a line for each augmentation multiplicity, or for each number of dropout masks where the
+runs differ in it (Figure 12); dashed lines are the neighbouring placement, error bars the standard
+error. Below the data, a cross is a point that diverged (a plus sign for the neighbouring
+placement), and a question mark one whose runs are not finished. Stars are the paper's numbers, in
+the colour of their n.
 
-A `Figure` is shown by notebooks where `%matplotlib inline` has been run, and is written by
-`figure.savefig(path)`.
+Notebooks show a `Figure` after `%matplotlib inline`; `figure.savefig(path)` writes it to a file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,12 +18,18 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nfnets_augmult.analysis import panels as panels_lib
-from nfnets_augmult.analysis import runs as runs_lib
-from nfnets_augmult.analysis.runs import TRAINING_LOSS, Cell, RecordedRun
+from nfnets_augmult.report import panels as panels_lib
+from nfnets_augmult.report import statistics
+from nfnets_augmult.report.recorded_runs import TRAINING_LOSS, RecordedRun
+from nfnets_augmult.report.statistics import Cell
 
-# Keys that say best what tells two settings apart; others follow.
-_TELLING = ('sam.rho', 'augmentation.pad', 'model.dropout_rate', 'augmentation.randaugment.layers')
+# Keys that a title shows first where settings differ in several.
+_TITLE_KEYS = (
+  'sam.rho',
+  'augmentation.pad',
+  'model.dropout_rate',
+  'augmentation.randaugment.layers',
+)
 
 
 def accuracy_against_length(
@@ -34,13 +39,16 @@ def accuracy_against_length(
   unit: str = 'epochs',
   published: Sequence[Mapping[str, Any]] = (),
 ) -> Figure:
-  """Returns test accuracy at the best learning rate for each length (Figures 2a, 3a, 4, 5, 8a).
+  """Returns test accuracy at the best learning rate against length (Figures 2a, 3a, 4, 5, 8a).
 
   Args:
     runs: of one or several sweeps.
     metric: the recorded accuracy.
     unit: `'epochs'` or `'updates'`.
     published: numbers of the paper for these runs, drawn as stars; see `sweeps.Published`.
+
+  Raises:
+    ValueError: another `unit`.
   """
   ylabel = 'test accuracy (%)'
   return _against_length(runs, metric, unit, ylabel=ylabel, factor=100, published=published)
@@ -54,8 +62,8 @@ def accuracy_by_model(
 ) -> Figure:
   """Returns the best test accuracy of each network, with and without SAM (Figure 8b).
 
-  Circles are runs with SAM, triangles runs without; colours are n. Black are the published numbers
-  of n = 1, and hollow ones those of other n, for whatever length is best.
+  Circles are runs with SAM, triangles runs without, in the colour of their n. Published numbers are
+  black for n = 1 and hollow for other n, each at its best length.
 
   Args:
     runs: of several networks.
@@ -87,11 +95,12 @@ def accuracy_by_model(
       color = colors.get(augmult, '0.5')
       label = f'published, n = {augmult}{how}'
       draw(name, top_1, rho, color=color, mfc='white', label=label)
-  runs_by_setting = runs_lib.group(runs, lambda r: (r.config['sam.rho'], r.augmult))
+  runs_by_setting = statistics.group_by(runs, lambda r: (r.config['sam.rho'], r.augmult))
   for (rho, augmult), same in runs_by_setting.items():
-    for name, of_model in runs_lib.group(same, lambda r: r.config['model.name']).items():
+    for name, of_model in statistics.group_by(same, lambda r: r.config['model.name']).items():
       cells = [
-        runs_lib.best_cell(group, metric) for group in runs_lib.by(of_model, 'budget').values()
+        statistics.best_cell(group, metric)
+        for group in statistics.group_by_attributes(of_model, 'budget').values()
       ]
       measured = [cell for cell in cells if cell.status == 'measured']
       if measured:
@@ -118,22 +127,24 @@ def training_loss_against_length(runs: Sequence[RecordedRun], *, unit: str = 'ep
 def accuracy_against_learning_rate(
   runs: Sequence[RecordedRun], *, metric: str = 'test/raw/top_1', temperature: bool = False
 ) -> Figure:
-  """Returns test accuracy for each learning rate, a panel for each length (Figures 2c, 6c, 6d).
+  """Returns test accuracy against learning rate, a panel for each length (Figures 2c, 6c, 6d).
 
   Args:
     runs: of one or several sweeps.
     metric: the recorded accuracy.
-    temperature: whether to draw it against the temperature, learning rate times n, instead
-      (Figures 7 and 10).
+    temperature: whether the axis is the temperature, learning rate times n (Figures 7 and 10).
   """
   axis = 'temperature' if temperature else 'learning_rate'
-  panels = runs_lib.by(runs, 'panel', 'budget')
+  panels = statistics.group_by_attributes(runs, 'panel', 'budget')
   titles = panel_titles([panel for panel, _ in panels])
   styles = panels_lib.make_styles(runs)
 
   def draw(axes: Axes, key: Any, group: Sequence[RecordedRun]) -> None:
     def points(line: Sequence[RecordedRun]) -> list[tuple[float | None, Cell]]:
-      return [(x, runs_lib.make_cell(same, metric)) for x, same in runs_lib.by(line, axis).items()]
+      return [
+        (x, statistics.make_cell(same, metric))
+        for x, same in statistics.group_by_attributes(line, axis).items()
+      ]
 
     panels_lib.draw_lines(axes, group, points, styles, factor=100)
     epochs, steps = key[1]
@@ -146,12 +157,12 @@ def accuracy_against_learning_rate(
 
 
 def panel_titles(panels: Sequence[Any]) -> dict[Any, str]:
-  """Returns a different title for each panel: network, data, batches, and what else it takes."""
+  """Returns a title for each panel: network, data, batches, and the keys that tell it apart."""
   unique = [dict(panel) for panel in dict.fromkeys(panels)]
   keys = ['model.name', 'dataset.name', 'batch_size', 'unique_images_per_batch']
-  candidates = [*_TELLING, *sorted({key for panel in unique for key in panel})]
+  candidates = [*_TITLE_KEYS, *sorted({key for panel in unique for key in panel})]
   for key in candidates:
-    # What follows from the keys so far, as the resolution does from the network, is left out.
+    # A key that follows from those before it, as the resolution does from the network, is left out.
     by_title: dict[Any, set[str | None]] = {}
     for panel in unique:
       by_title.setdefault(tuple(panel.get(k) for k in keys), set()).add(panel.get(key))
@@ -170,20 +181,24 @@ def panel_titles(panels: Sequence[Any]) -> dict[Any, str]:
   return titles
 
 
-def matches(number: Mapping[str, Any], run: RecordedRun) -> bool:
-  """Whether a number of the paper is about runs of this setting and length.
+def matches_setting_and_length(number: Mapping[str, Any], run: RecordedRun) -> bool:
+  """Whether a number of the paper is for the setting and the length of `run`.
 
-  A number that the paper gives for no length in particular is about none of them; one that says
-  of which sweep it is, by the `sweep` folder, is about no other's runs.
+  It is not if the paper gives the number for no particular length.
   """
   has_length = {'total_epochs', 'total_steps'} & set(number['keys'])
-  return bool(has_length) and is_about(number, run)
+  return bool(has_length) and matches_setting(number, run)
 
 
-def is_about(number: Mapping[str, Any], run: RecordedRun) -> bool:
-  """Whether a number of the paper is about runs of this setting."""
-  is_here = 'sweep' not in number or runs_lib.inside(run, number['sweep'])
-  return is_here and all(run.config.get(key) == value for key, value in number['keys'].items())
+def matches_setting(number: Mapping[str, Any], run: RecordedRun) -> bool:
+  """Whether a number of the paper is for the setting of `run`.
+
+  A number that has the folder of its `sweep` is for runs in that folder only.
+  """
+  is_of_its_sweep = 'sweep' not in number or run.is_inside(number['sweep'])
+  return is_of_its_sweep and all(
+    run.config.get(key) == value for key, value in number['keys'].items()
+  )
 
 
 def _against_length(
@@ -196,26 +211,26 @@ def _against_length(
   smallest: bool = False,
   published: Sequence[Mapping[str, Any]] = (),
 ) -> Figure:
-  """Of losses, which are to be small, the axis is logarithmic."""
+  """`smallest` is for losses: their smallest values are the best, on a logarithmic axis."""
   if unit not in ('epochs', 'updates'):
     raise ValueError(f'unit={unit!r} must be epochs or updates')
-  panels = runs_lib.by(runs, 'panel')
+  panels = statistics.group_by_attributes(runs, 'panel')
   titles = panel_titles(list(panels))
   styles = panels_lib.make_styles(runs)
 
   def draw(axes: Axes, panel: Any, group: Sequence[RecordedRun]) -> None:
     def points(line: Sequence[RecordedRun]) -> list[tuple[float | None, Cell]]:
       return [
-        (getattr(same[0], unit), runs_lib.best_cell(same, metric, smallest=smallest))
-        for same in runs_lib.group(line, lambda run: getattr(run, unit) or run.budget).values()
+        (getattr(same[0], unit), statistics.best_cell(same, metric, smallest=smallest))
+        for same in statistics.group_by(line, lambda run: getattr(run, unit) or run.budget).values()
       ]
 
     for number in published:
-      about = next((run for run in group if matches(number, run)), None)
-      x = about and getattr(about, unit)
+      matching = next((run for run in group if matches_setting_and_length(number, run)), None)
+      x = matching and getattr(matching, unit)
       if x:
         panels_lib.draw_published(
-          axes, x, number['top_1'], color=styles[panels_lib.line_of(about)].color
+          axes, x, number['top_1'], color=styles[panels_lib.line_of(matching)].color
         )
     panels_lib.draw_lines(axes, group, points, styles, factor=factor, is_logarithmic=smallest)
     axes.set_title(titles[panel], fontsize=9)

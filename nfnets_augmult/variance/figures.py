@@ -1,4 +1,4 @@
-"""Pictures of the gradient's variance: its two parts against n, and the paper's Figure 9."""
+"""Figures of the gradient's variance: its two parts against n, and the paper's Figure 9."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,21 +8,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from nfnets_augmult.analysis.variance_components import BatchVariance, Estimate
+from nfnets_augmult.variance.components import BatchVariance, Estimate
 
 _TITLES = {
   'growing': 'growing batch, U = {unique} images, B = {unique} n',
   'fixed': 'fixed batch, B = {size} samples, U = {size} / n',
 }
 _STYLES = {
-  # Open and in front: at n = 1 both schemes have one and the same batch.
+  # Open and in front, so that both points show at n = 1, where the schemes have the same batch.
   'growing': {'color': 'C0', 'marker': 'o', 'mfc': 'white', 'ms': 8, 'zorder': 4},
   'fixed': {'color': 'C3', 'marker': 's', 'ms': 5, 'zorder': 3},
 }
 
 
 class Measured(NamedTuple):
-  """A variance that was measured between mini-batches; `scheme` and n as in `BatchVariance`."""
+  """A variance measured between mini-batches; `scheme` and n as in `BatchVariance`."""
 
   scheme: str
   augmult: int
@@ -33,7 +33,7 @@ def draw_parts(rows: Sequence[BatchVariance], *, title: str) -> Figure:
   """Returns bars of the variance of a mini-batch gradient, divided into its two parts, against n.
 
   Args:
-    rows: of `variance_components.table`.
+    rows: of `components.table`.
     title: above the panels.
   """
   figure = Figure(figsize=(9, 3.8), layout='constrained')
@@ -79,11 +79,11 @@ def draw_figure_9(
 ) -> Figure:
   """Returns the paper's Figure 9: variance between mini-batches against n, in both schemes.
 
-  Points with intervals are measured, dashed lines predicted from the two parts.
+  Points with intervals are measured; dashed lines are predicted from the two parts.
 
   Args:
-    panels: for each way of making one number of all parameters its name, what was measured, and
-      what is predicted.
+    panels: title, measured and predicted variances of each panel; the panels differ in how
+      variances are combined over parameters.
     title: above the panels.
   """
   figure = Figure(figsize=(4.6 * len(panels), 3.8), layout='constrained')

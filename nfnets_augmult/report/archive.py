@@ -1,7 +1,7 @@
 """The records of many runs in one file, from which their report can be drawn again anywhere.
 
-A report leaves `records.json`: the sweeps as they describe themselves, and of each run its status,
-its config and its last evaluation. Metrics along the way stay in the work directories.
+`records.json` holds the description of each sweep, and the status, the config and the last
+evaluation of each run. Metrics from during training are in the work directories only.
 """
 
 import json
@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nfnets_augmult.analysis.runs import RecordedRun
+from nfnets_augmult.report.recorded_runs import RecordedRun
 
 NAME = 'records.json'
 
@@ -18,18 +18,18 @@ def dumps(sweeps: Sequence[Mapping[str, Any]], runs: Sequence[RecordedRun], work
   """Returns the text of the file, with paths relative to `workdir` and a line for each run.
 
   Args:
-    sweeps: of `runs.read_sweeps`.
-    runs: of `runs.read_runs`; at least one.
+    sweeps: of `recorded_runs.read_reported_sweeps`.
+    runs: of `recorded_runs.read_runs`; at least one.
     workdir: that both were read from.
   """
-  # What all share is said once.
+  # What all runs share is written once.
   common = dict(runs[0].config)
   for run in runs:
     theirs = run.config
     common = {k: value for k, value in common.items() if k in theirs and theirs[k] == value}
   head = {
     'common': common,
-    # Points and base are in the runs.
+    # Points and base follow from the configs of the runs.
     'sweeps': [
       {
         **{key: value for key, value in sweep.items() if key not in ('base', 'points')},

@@ -1,7 +1,7 @@
-"""Tables, sentences and pictures from the raw numbers of `variance.json`, for files and notebooks.
+"""Tables, advice and figures from the raw numbers of `variance.json`, for files and notebooks.
 
-`raw` is what `variance.measure` returns and `read_raw` reads: variances by block and layer, and the
-settings they were measured with. Everything else follows from it here.
+`raw` is what `measuring.measure` returns and `read_raw` reads: variances by block and layer, and
+the settings that they were measured with. All else follows from it.
 """
 
 import os
@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from nfnets_augmult.analysis import variance_components, variance_figures
 from nfnets_augmult.ops.atomic_file import write_atomically
 from nfnets_augmult.training import records
+from nfnets_augmult.variance import components, figures
 
 _AGGREGATE_NAMES = {
   'layer_mean': "mean over layers of the parameters' mean (the paper)",
@@ -24,57 +24,55 @@ Raw = dict[str, Any]
 
 def summarize(raw: Raw) -> dict[str, Any]:
   """Returns the estimates, tables and advice that follow from the raw numbers, as JSON values."""
-  total = components(raw, 'total')
+  total = components_of(raw, 'total')
   return {
     'augmentation_share': list(total.augmentation_share()),
     'squared_gradient_norm': squared_gradient_norm(raw, total),
-    'table': {
-      name: variance_components.to_json(table(raw, name)) for name in variance_components.AGGREGATES
-    },
+    'table': {name: components.to_json(table(raw, name)) for name in components.AGGREGATES},
     'advice': advice(raw),
   }
 
 
 def draw(raw: Raw) -> dict[str, Figure]:
-  """Returns the pictures that the raw numbers allow, by file name."""
+  """Returns the figures by file name; Figure 9 only if mini-batches were measured."""
   where = 'at initialization' if raw['step'] == 0 else f'after {raw["step"]:,} steps'
   title = f'{raw["config"]["model.name"]} on {raw["config"]["dataset.name"]}, {where}'
-  figures = {'variance.png': variance_figures.draw_parts(table(raw, 'total'), title=title)}
+  drawn = {'variance.png': figures.draw_parts(table(raw, 'total'), title=title)}
   if raw['minibatches']:
     panels = [
       (label, measured(raw, name), table(raw, name)) for name, label in _AGGREGATE_NAMES.items()
     ]
-    figures['fig9.png'] = variance_figures.draw_figure_9(panels, title=title)
-  return figures
+    drawn['fig9.png'] = figures.draw_figure_9(panels, title=title)
+  return drawn
 
 
 def compared(raw: Raw) -> list[tuple[str, int, int]]:
-  """Returns scheme, n and U of every row of the table."""
-  return variance_components.batches_to_compare(
-    components(raw, 'total'),
+  """Returns (scheme, n, U) of every row of the table."""
+  return components.batches_to_compare(
+    components_of(raw, 'total'),
     raw['augmults'],
     unique_images=raw['unique_images_per_batch'],
     batch_size=raw['batch_size'],
   )
 
 
-def components(raw: Raw, aggregate: str) -> variance_components.Components:
-  """Returns the two parts of a sample's variance, one number for each block.
+def components_of(raw: Raw, aggregate: str) -> components.Components:
+  """Returns the two parts of the variance of a sample's gradient, a number for each block.
 
   Args:
     raw: the raw numbers.
-    aggregate: a name of `variance_components.AGGREGATES`.
+    aggregate: a name of `components.AGGREGATES`.
   """
-  combine = variance_components.AGGREGATES[aggregate]
+  combine = components.AGGREGATES[aggregate]
   sizes = np.array(raw['layer_sizes'])
   image, augmentation = (combine(np.array(raw[key]), sizes) for key in ('image', 'augmentation'))
-  return variance_components.Components(image, augmentation, raw['num_images'])
+  return components.Components(image, augmentation, raw['num_images'])
 
 
-def table(raw: Raw, aggregate: str) -> list[variance_components.BatchVariance]:
-  """Returns what is predicted of each mini-batch; see `variance_components.table`."""
-  return variance_components.table(
-    components(raw, aggregate),
+def table(raw: Raw, aggregate: str) -> list[components.BatchVariance]:
+  """Returns the predicted variance of each mini-batch; see `components.table`."""
+  return components.table(
+    components_of(raw, aggregate),
     raw['augmults'],
     unique_images=raw['unique_images_per_batch'],
     batch_size=raw['batch_size'],
@@ -82,32 +80,35 @@ def table(raw: Raw, aggregate: str) -> list[variance_components.BatchVariance]:
 
 
 def advice(raw: Raw) -> list[str]:
-  """Returns the sentences of `variance_components.advice`."""
-  return variance_components.advice(
-    components(raw, 'total'),
+  """Returns the sentences of `components.advice`."""
+  return components.advice(
+    components_of(raw, 'total'),
     unique_images=raw['unique_images_per_batch'],
     batch_size=raw['batch_size'],
     augmult=next((n for n in sorted(raw['augmults']) if n >= 4), 4),
   )
 
 
-def measured(raw: Raw, aggregate: str) -> list[variance_figures.Measured]:
+def measured(raw: Raw, aggregate: str) -> list[figures.Measured]:
   """Returns the measured variances of mini-batches, for each scheme and n."""
-  combine = variance_components.AGGREGATES[aggregate]
+  combine = components.AGGREGATES[aggregate]
   by_batch = {
-    (row['unique_images'], row['augmult']): variance_components.jackknife(
+    (row['unique_images'], row['augmult']): components.jackknife(
       float, combine(np.array(row['variance']), np.array(raw['layer_sizes']))
     )
     for row in raw['minibatches']
   }
   return [
-    variance_figures.Measured(scheme, n, by_batch[unique_images, n])
+    figures.Measured(scheme, n, by_batch[unique_images, n])
     for scheme, n, unique_images in compared(raw)
   ]
 
 
-def squared_gradient_norm(raw: Raw, total: variance_components.Components) -> float:
-  """Returns an unbiased estimate: that of the mean gradient less the variance of this mean."""
+def squared_gradient_norm(raw: Raw, total: components.Components) -> float:
+  """Returns an unbiased estimate of the squared norm of the full gradient.
+
+  It is the squared norm of the mean gradient minus the variance of that mean.
+  """
   images = len(raw['image']) * raw['images_per_block']
   variance = total.minibatch(unique_images=images, augmult=raw['copies']).value
   return raw['squared_norm_of_mean_gradient'] - variance
@@ -115,7 +116,7 @@ def squared_gradient_norm(raw: Raw, total: variance_components.Components) -> fl
 
 def print_report(raw: Raw) -> None:
   """Prints the estimates, the table over n and the advice."""
-  total = components(raw, 'total')
+  total = components_of(raw, 'total')
   squared_norm = squared_gradient_norm(raw, total)
   norm_text = f'{squared_norm:.4g}' if squared_norm > 0 else 'not to be told from 0'
   one_sample = total.estimate(lambda image, augmentation: image + augmentation).shown()
@@ -130,16 +131,16 @@ def print_report(raw: Raw) -> None:
     f'{norm_text}'
   )
   if not total.is_zero():
-    print(variance_components.format_table(table(raw, 'total')))
+    print(components.format_table(table(raw, 'total')))
   for sentence in advice(raw):
     print(f'* {sentence}')
-  # Files from before this was recorded are of networks that do not.
+  # Older files lack this key; their networks do not draw.
   if raw.get('network_draws'):
     print('* The network draws at random itself; that noise counts as augmentation here.')
 
 
 def write(workdir: str, raw: Raw) -> None:
-  """Writes `variance.json` and the pictures into a work directory, each file atomically."""
+  """Writes `variance.json` and the figures into a work directory, each file atomically."""
   path = os.path.join(workdir, 'variance.json')
   records.write_json(path, {'raw': raw, 'results': summarize(raw)})
   written = [path]
@@ -155,7 +156,7 @@ def read_raw(workdir: str) -> Raw:
   """Returns the raw numbers that `write` left in a work directory.
 
   Raises:
-    ValueError: there are none.
+    ValueError: there is no `variance.json`, or it has no measurements.
   """
   found = records.read_object(os.path.join(workdir, 'variance.json'))
   if found is None:

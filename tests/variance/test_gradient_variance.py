@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nfnets_augmult.analysis import gradient_variance
-from nfnets_augmult.analysis.variance_components import Components, jackknife
+from nfnets_augmult.variance import gradient_variance
+from nfnets_augmult.variance.components import Components, jackknife
 
 N, D, S = 60, 3, 0.7
 _GENERATOR = np.random.default_rng(0)

@@ -3,8 +3,15 @@
 import numpy as np
 import pytest
 
-from nfnets_augmult.analysis import variance_components, variance_figures
-from nfnets_augmult.analysis.variance_components import AGGREGATES, Components, jackknife
+from nfnets_augmult.variance import figures
+from nfnets_augmult.variance.components import (
+  AGGREGATES,
+  Components,
+  advice,
+  format_table,
+  jackknife,
+  table,
+)
 
 # One block each would do: image part 30, augmentation part 10, many images.
 COMPONENTS = Components(np.array([29.0, 31.0]), np.array([10.0, 10.0]), num_images=10**9)
@@ -27,7 +34,7 @@ def test_the_interval_of_a_mean_is_students():
 
 def test_table_by_hand():
   """Growing, 8 images: 30 / 8 + 10 / (8 n). Fixed, 8 samples: 30 n / 8 + 10 / 8."""
-  rows = variance_components.table(COMPONENTS, [1, 2, 3, 8], unique_images=8, batch_size=8)
+  rows = table(COMPONENTS, [1, 2, 3, 8], unique_images=8, batch_size=8)
   values = [(r.scheme, r.augmult, r.unique_images, r.variance.value) for r in rows]
   assert [v[:3] for v in values] == [
     *[('growing', n, 8) for n in (1, 2, 3, 8)],
@@ -38,21 +45,21 @@ def test_table_by_hand():
   np.testing.assert_allclose([v[3] for v in values], growing + fixed, rtol=1e-6)
   assert rows[-1].augmentation.value == pytest.approx(10 / 8)
   assert rows[-1].ratio.value == pytest.approx((30 * 8 + 10) / 40)
-  assert 'fixed' in variance_components.format_table(rows)
+  assert 'fixed' in format_table(rows)
 
 
 def test_batches_that_the_data_set_is_too_small_for_are_left_out():
   """Of 20 images a batch has at most 10, or all 20; without n = 1 there is nothing to compare."""
   components = Components(np.full(8, 6.0), np.full(8, 2.0), num_images=20)
   sizes = {'unique_images': 4, 'batch_size': 64}
-  rows = variance_components.table(components, [1, 4, 8, 16], **sizes)
+  rows = table(components, [1, 4, 8, 16], **sizes)
   assert [(r.scheme, r.unique_images) for r in rows[4:]] == [('fixed', 8), ('fixed', 4)]
   assert {r.ratio for r in rows[4:]} == {None}
-  assert len(variance_components.format_table(rows).splitlines()) == 7
-  text = ' '.join(variance_components.advice(components, **sizes))
+  assert len(format_table(rows).splitlines()) == 7
+  text = ' '.join(advice(components, **sizes))
   assert 'Growing batch of 4' in text and 'Fixed batch' not in text
   assert 'times as many images' not in text  # 16 of 20
-  rows = variance_components.table(components, [1, 2], unique_images=4, batch_size=20)
+  rows = table(components, [1, 2], unique_images=4, batch_size=20)
   assert [r.unique_images for r in rows[2:]] == [20, 10]
 
 
@@ -61,14 +68,14 @@ def test_impossible_values_are_not_shown():
   components = Components(np.array([-1.0, -1.5]), np.array([10.0, 11.0]), num_images=1000)
   assert components.augmentation_share().value > 1
   sizes = {'unique_images': 16, 'batch_size': 64}
-  text = ' '.join(variance_components.advice(components, **sizes))
+  text = ' '.join(advice(components, **sizes))
   assert 'augmentation makes 100.0% (95 % interval' in text
   assert 'multiplies the variance by 1.00' in text
-  rows = variance_components.table(components, [1, 64], **sizes)
+  rows = table(components, [1, 64], **sizes)
   assert rows[-1].variance.value < 0
   assert rows[-1].variance.shown().value == rows[-1].variance.low == 0
-  assert '-' not in variance_components.format_table(rows)
-  (axes, _) = variance_figures.draw_parts(rows, title='').axes
+  assert '-' not in format_table(rows)
+  (axes, _) = figures.draw_parts(rows, title='').axes
   assert min(bar.get_height() for bar in axes.patches) >= 0
 
 
@@ -76,17 +83,17 @@ def test_what_cannot_be_said_is_not_said():
   """No variance at all, an interval that has everything in it, and a block that has most."""
   sizes = {'unique_images': 16, 'batch_size': 64}
   none = Components(np.zeros(4), np.zeros(4), num_images=1000)
-  (sentence,) = variance_components.advice(none, **sizes)
+  (sentence,) = advice(none, **sizes)
   assert 'do not vary' in sentence
   few = Components(np.array([1.0, 30.0]), np.array([20.0, 1.0]), num_images=1000)
-  (sentence,) = variance_components.advice(few, **sizes)
+  (sentence,) = advice(few, **sizes)
   assert 'makes 0% to 100%' in sentence and '--blocks' in sentence
   heavy = np.ones(16)
-  assert not Components(heavy, heavy, 1000).few_images_make_most()
+  assert not Components(heavy, heavy, 1000).few_images_dominate()
   heavy[3] = 8.0
   components = Components(heavy, 2 * heavy, 1000)
-  assert components.few_images_make_most()
-  assert 'A few images make most' in variance_components.advice(components, **sizes)[0]
+  assert components.few_images_dominate()
+  assert 'A few images make most' in advice(components, **sizes)[0]
 
 
 def test_all_images_leave_only_augmentation():
@@ -97,7 +104,7 @@ def test_all_images_leave_only_augmentation():
 
 def test_the_sentences_have_the_numbers():
   """Share s = 25 % (17.1 to 32.9); n = 4 removes 3/4 s; fixed batch 130 / 40 = 3.25."""
-  text = ' '.join(variance_components.advice(COMPONENTS, unique_images=64, batch_size=64))
+  text = ' '.join(advice(COMPONENTS, unique_images=64, batch_size=64))
   for number in (
     'makes 25.0%',
     'n = 4 removes 18.8% (12.8% to 24.7%)',

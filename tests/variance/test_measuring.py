@@ -1,4 +1,4 @@
-"""The program: on the digits, at initialization and at a checkpoint, and drawn again."""
+"""Measurements on the digits, at initialization and at a checkpoint, and the program."""
 
 import json
 import pathlib
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from nfnets_augmult import assembly, configs
-from nfnets_augmult.analysis import variance, variance_report
 from nfnets_augmult.training import records
 from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
+from nfnets_augmult.variance import measuring, report
 from tests import real_images
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -28,7 +28,7 @@ def _config(**augmentation):
 
 @pytest.fixture(scope='module')
 def raw():
-  return variance.measure(
+  return measuring.measure(
     _config(),
     '',
     checkpoint='initialization',
@@ -43,8 +43,8 @@ def raw():
 def test_prediction_and_measurement_agree(raw):
   """Two independent ways to the variance of a mini-batch, for both aggregates."""
   for aggregate in ('total', 'layer_mean'):
-    measured = variance_report.measured(raw, aggregate)
-    table = variance_report.table(raw, aggregate)
+    measured = report.measured(raw, aggregate)
+    table = report.table(raw, aggregate)
     assert [(m.scheme, m.augmult) for m in measured] == [(t.scheme, t.augmult) for t in table]
     for point, row in zip(measured, table, strict=True):
       assert row.variance.low < point.variance.high
@@ -54,9 +54,7 @@ def test_prediction_and_measurement_agree(raw):
 
 def test_the_papers_finding(raw):
   """Figure 9: at a fixed batch the variance grows with n; at a growing batch it hardly changes."""
-  found = {
-    (m.scheme, m.augmult): m.variance.value for m in variance_report.measured(raw, 'layer_mean')
-  }
+  found = {(m.scheme, m.augmult): m.variance.value for m in report.measured(raw, 'layer_mean')}
   assert found['fixed', 4] > 2 * found['fixed', 1]
   assert found['fixed', 1] == found['growing', 1]  # one and the same batch
   assert 0.5 < found['growing', 4] / found['growing', 1] < 1.5
@@ -66,15 +64,15 @@ def test_without_augmentation_its_part_is_zero():
   """Equal copies have equal gradients; with dropout the masks differ, and that counts."""
   config = _config(pad=0)
   arguments = {'checkpoint': 'initialization', 'blocks': 2, 'images_per_block': 4, 'copies': 2}
-  plain = variance.measure(config, '', **arguments)
-  total = variance_report.components(plain, 'total')
+  plain = measuring.measure(config, '', **arguments)
+  total = report.components_of(plain, 'total')
   assert total.augmentation_share().value < 1e-9
   assert total.image.mean() > 0
   assert not plain['network_draws']
   config.model.dropout_rate = 0.4
-  dropout = variance.measure(config, '', **arguments)
+  dropout = measuring.measure(config, '', **arguments)
   assert dropout['network_draws']
-  assert variance_report.components(dropout, 'total').augmentation_share().value > 0.01
+  assert report.components_of(dropout, 'total').augmentation_share().value > 0.01
 
 
 def test_strong_augmentation_counts_as_augmentation(tmp_path):
@@ -88,11 +86,11 @@ def test_strong_augmentation_counts_as_augmentation(tmp_path):
   for crop, layers in (('pad', 0), ('inception', 0), ('inception', 2)):
     config.augmentation.crop = crop
     config.augmentation.randaugment.layers = layers
-    found = variance.measure(
+    found = measuring.measure(
       config, '', checkpoint='initialization', blocks=2, images_per_block=4, copies=2
     )
     assert np.isfinite(found['augmentation']).all()
-    shares.append(variance_report.components(found, 'total').augmentation_share().value)
+    shares.append(report.components_of(found, 'total').augmentation_share().value)
   assert shares[0] < 1e-9
   assert shares[0] < shares[1] < shares[2]
 
@@ -102,7 +100,7 @@ def test_mixed_samples_are_refused(kind):
   """They belong to two images; the message has both keys."""
   config = _config(**{kind: {'share': 0.5}})
   with pytest.raises(ValueError, match=rf'augmentation\.{kind}\.share=0\.5.*set both keys to 0'):
-    variance.measure(config, '', checkpoint='initialization')
+    measuring.measure(config, '', checkpoint='initialization')
 
 
 def test_of_a_run_with_its_own_config_and_drawn_again(tmp_path):
@@ -114,7 +112,7 @@ def test_of_a_run_with_its_own_config_and_drawn_again(tmp_path):
     checkpoints.save(state)
   records.write_json(str(tmp_path / 'config.json'), configs.flatten(config))
   command = [
-    *(sys.executable, '-m', 'nfnets_augmult.analysis.variance', f'--workdir={tmp_path}'),
+    *(sys.executable, '-m', 'nfnets_augmult.variance', f'--workdir={tmp_path}'),
     *('--blocks=2', '--images_per_block=2', '--copies=2', '--augmults=1,2,4'),
   ]
   printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -123,13 +121,13 @@ def test_of_a_run_with_its_own_config_and_drawn_again(tmp_path):
   found = json.loads((tmp_path / 'variance.json').read_text())
   assert np.shape(found['raw']['image']) == (2, len(found['raw']['layers']))
   (tmp_path / 'variance.png').unlink()
-  variance_report.write(str(tmp_path), variance_report.read_raw(str(tmp_path)))
+  report.write(str(tmp_path), report.read_raw(str(tmp_path)))
   assert json.loads((tmp_path / 'variance.json').read_text()) == found
   assert (tmp_path / 'variance.png').read_bytes().startswith(b'\x89PNG')
 
 
 def test_an_override_without_a_config_file_says_what_it_needs(tmp_path):
-  program = [sys.executable, '-m', 'nfnets_augmult.analysis.variance', f'--workdir={tmp_path}']
+  program = [sys.executable, '-m', 'nfnets_augmult.variance', f'--workdir={tmp_path}']
   done = subprocess.run(
     [*program, '--config.augmentation.pad=2'], cwd=ROOT, capture_output=True, text=True, check=False
   )
@@ -149,19 +147,19 @@ def test_an_override_without_a_config_file_says_what_it_needs(tmp_path):
 )
 def test_numbers_that_allow_no_estimate_are_refused(numbers, word):
   with pytest.raises(ValueError, match=word):
-    variance.measure(_config(), '', checkpoint='initialization', **numbers)
+    measuring.measure(_config(), '', checkpoint='initialization', **numbers)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
   with pytest.raises(CheckpointError, match='no checkpoint'):
-    variance.measure(_config(), str(tmp_path))
+    measuring.measure(_config(), str(tmp_path))
   with pytest.raises(ValueError, match=r'no config\.json'):
-    variance._config(None, str(tmp_path), '')
+    measuring.read_config(None, str(tmp_path), '')
   together = configs.flatten(_config())
   together.update({'input': 'device', 'runs.seeds': [0, 1]})
   records.write_json(str(tmp_path / 'config.json'), together)
   with pytest.raises(ValueError, match=r'trained together; give .* such as .*/run_0_'):
-    variance._config(None, str(tmp_path), '')
+    measuring.read_config(None, str(tmp_path), '')
 
 
 @pytest.mark.parametrize('arguments', ['', 'small', 'digits'])

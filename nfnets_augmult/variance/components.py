@@ -1,14 +1,14 @@
-"""What the two parts of the gradient's variance say: intervals, predictions, advice.
+"""What follows from the two parts of the gradient's variance: intervals, predictions, advice.
 
 A mini-batch of U images, drawn without replacement from N, with n augmented copies of each has a
 gradient whose variance about the gradient of the whole training set is
 
     (1 - U / N) image / U  +  augmentation / (U n)
 
-with the parts of `gradient_variance.BlockVariance`; the first factor is the finite population's. At
-a growing batch, U fixed, n lowers the second term alone; at a fixed batch B = U n it leaves the
-second term as it is and raises the first, as there are fewer images. All here is NumPy, on numbers
-that add up over parameters: the total over all of them, or the paper's mean over layers.
+with the parts of `gradient_variance.BlockVariance`; the first factor is the correction for a finite
+population. At a growing batch, U fixed, larger n lowers the second term alone; at a fixed batch,
+B = U n fixed, it raises the first, as there are fewer images, and leaves the second as it is. The
+numbers here are sums over parameters: the total over all of them, or the paper's mean over layers.
 """
 
 import dataclasses
@@ -19,18 +19,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-# How variances [R, L] of L layers with their sizes become one number for each block, by name.
+# By name, functions of variances [R, L] and sizes [L] of L layers that return a number a block [R].
 AGGREGATES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
   'total': lambda by_layer, sizes: by_layer.sum(axis=-1),
-  # Appendix A: over the parameters of a layer, then over layers.
+  # Appendix A: the mean over the parameters of a layer, then over layers.
   'layer_mean': lambda by_layer, sizes: (by_layer / sizes).mean(axis=-1),
 }
 _CONFIDENCE = 0.95
 _MANY_COPIES = 10**9
-# Of the sum over blocks; see `Components.few_images_make_most`.
-_MOST_OF_ONE_BLOCK = 0.25
-# An interval of the augmentation's share that is wider than this says nothing.
-_WIDEST_SHARE = 0.5
+# The largest share of the sum over blocks that one of many may have without a warning.
+_LARGEST_BLOCK_SHARE = 0.25
+# With a wider interval of the augmentation's share there is no advice.
+_WIDEST_SHARE_INTERVAL = 0.5
 
 
 class Estimate(NamedTuple):
@@ -41,9 +41,9 @@ class Estimate(NamedTuple):
   high: float
 
   def shown(self) -> 'Estimate':
-    """Returns the estimate with its value in its interval, which ends where it can lie.
+    """Returns the estimate with its value moved into its interval.
 
-    An unbiased estimate of something small may be negative, as a variance is not.
+    An unbiased estimate of a small variance may be negative; its interval is not.
     """
     return Estimate(min(max(self.value, self.low), self.high), self.low, self.high)
 
@@ -53,13 +53,14 @@ def jackknife(
 ) -> Estimate:
   """Returns `statistic` of the means of `columns`, with an interval from leaving out each block.
 
-  For a linear statistic this is the Student interval of a mean. Blocks are taken as independent,
-  which overstates the interval a little where they use up much of a small data set.
+  For a linear statistic this is the Student interval of a mean. Blocks count as independent, which
+  makes the interval a little too wide where they use up much of a small data set.
 
   Args:
     statistic: smooth function of as many numbers as there are columns.
     *columns: float `[R]` each, one entry for each block of images, R at least 2.
-    most: the interval is cut to where the statistic can lie, from 0 to here; the value is not.
+    most: the largest value that the statistic can have; the interval, but not the value, is cut to
+      `[0, most]`.
 
   Source: Tukey 1958; degrees of freedom R - 1.
   """
@@ -79,8 +80,8 @@ class Components:
 
   Attributes:
     image: float64 `[R]`, unbiased estimates of the part from sampling images, by block.
-    augmentation: float64 `[R]`, of the part from sampling augmentations.
-    num_images: N of the training set.
+    augmentation: float64 `[R]`, likewise of the part from sampling augmentations.
+    num_images: N, images in the training set.
   """
 
   image: np.ndarray
@@ -88,21 +89,21 @@ class Components:
   num_images: int
 
   def estimate(self, statistic: Callable[[float, float], float]) -> Estimate:
-    """Returns a function of (image, augmentation) that is at least 0, with its interval."""
+    """Returns the value of a non-negative function of (image, augmentation), with its interval."""
     return jackknife(statistic, self.image, self.augmentation)
 
   def is_zero(self) -> bool:
-    """Whether there is no variance that could be split."""
+    """Whether there is no variance, so that the parts have no shares."""
     return not self.image.mean() + self.augmentation.mean() > 0
 
-  def few_images_make_most(self) -> bool:
-    """Whether one block has so much of the variance that the intervals are not to be trusted.
+  def few_images_dominate(self) -> bool:
+    """Whether one block has so much of the variance that the intervals cannot be trusted.
 
-    Then gradients are heavy-tailed: a few images, which the network still gets wrong, make most of
-    the variance, and samples without them take it for small.
+    Then gradients are heavy-tailed: a few images, which the network still gets wrong, make up most
+    of the variance, and samples without them underestimate it.
     """
     by_block = self.image + self.augmentation
-    return bool(by_block.max() > max(_MOST_OF_ONE_BLOCK, 4 / len(by_block)) * by_block.sum())
+    return bool(by_block.max() > max(_LARGEST_BLOCK_SHARE, 4 / len(by_block)) * by_block.sum())
 
   def augmentation_share(self) -> Estimate:
     """Returns the augmentation's share of the variance of one sample's gradient."""
@@ -118,11 +119,11 @@ class Components:
     return self.estimate(lambda *parts: sum(self._terms(*parts, unique_images, augmult)))
 
   def augmentation_term(self, *, unique_images: int, augmult: int) -> Estimate:
-    """Returns the second term of it alone."""
+    """Returns the part of `minibatch` that comes from augmentation."""
     return self.estimate(lambda *parts: self._terms(*parts, unique_images, augmult)[1])
 
   def ratio(self, batch: tuple[int, int], reference: tuple[int, int]) -> Estimate:
-    """Returns by what the variance is multiplied from `reference` to `batch`, both (U, n)."""
+    """Returns the variance at `batch` divided by that at `reference`, both (U, n)."""
     return self.estimate(
       lambda *parts: _quotient(
         sum(self._terms(*parts, *batch)), sum(self._terms(*parts, *reference))
@@ -130,7 +131,7 @@ class Components:
     )
 
   def can_be_drawn(self, unique_images: int) -> bool:
-    """Whether a batch can have so many different images; see `Multiplicity`."""
+    """Whether a batch can have this many different images; see `Multiplicity`."""
     return unique_images <= self.num_images // 2 or unique_images == self.num_images
 
   def _terms(
@@ -148,13 +149,13 @@ class BatchVariance(NamedTuple):
   """One row of the table: a batch, and what is predicted of its gradient.
 
   Attributes:
-    scheme: `'growing'`, the paper's Section 2, or `'fixed'`, its Section 3.
+    scheme: `'growing'` (Section 2) or `'fixed'` (Section 3).
     augmult: n.
     unique_images: U.
     variance: of the mini-batch gradient.
-    augmentation: the part of it that comes from augmentation.
-    ratio: of the variance to that of n = 1 in the same scheme; None if the data set has too few
-      images for that.
+    augmentation: the part of `variance` that comes from augmentation.
+    ratio: `variance` divided by that of n = 1 in the same scheme; None if the data set has too few
+      images for a batch with n = 1.
   """
 
   scheme: str
@@ -168,9 +169,10 @@ class BatchVariance(NamedTuple):
 def batches_to_compare(
   components: Components, augmults: Sequence[int], *, unique_images: int, batch_size: int
 ) -> list[tuple[str, int, int]]:
-  """Returns (scheme, n, U): U fixed for `growing`, U n for `fixed` where n divides the batch.
+  """Returns (scheme, n, U) of each batch in the table.
 
-  Those are left out for which the data set has too few images.
+  Growing batches have `unique_images` images, fixed ones `batch_size` samples if n divides that;
+  batches for which the data set has too few images are left out.
   """
   growing = [('growing', n, unique_images) for n in augmults]
   fixed = [('fixed', n, batch_size // n) for n in augmults if batch_size % n == 0]
@@ -232,24 +234,24 @@ def format_table(rows: Sequence[BatchVariance]) -> str:
 def advice(
   components: Components, *, unique_images: int, batch_size: int, augmult: int = 4
 ) -> list[str]:
-  """Returns what to do about it, in sentences with this checkpoint's numbers.
+  """Returns sentences on what n does to the variance, and to the learning rate that goes with it.
 
   Args:
     components: of the total over parameters.
     unique_images: U of the growing batch.
-    batch_size: B of the fixed batch, at which `augmult` is an example if it divides it.
-    augmult: n, above 1.
+    batch_size: B of the fixed batch, which is left out if `augmult` does not divide it.
+    augmult: the n of the examples, above 1.
   """
   if components.is_zero():
     return ['The gradients do not vary: there is no variance to split.']
   sentences = []
-  if components.few_images_make_most():
+  if components.few_images_dominate():
     sentences.append(
       'A few images make most of this variance, so the intervals are too narrow and the variance '
       'is probably larger than it looks: raise --blocks.'
     )
   share = components.augmentation_share().shown()
-  if share.high - share.low > _WIDEST_SHARE:
+  if share.high - share.low > _WIDEST_SHARE_INTERVAL:
     return [
       *sentences,
       f"Augmentation makes {share.low:.0%} to {share.high:.0%} of the variance of one sample's "
@@ -277,7 +279,7 @@ def advice(
   sentences.append(growing)
   if batch_size % augmult == 0 and components.can_be_drawn(batch_size):
     factor = components.ratio((batch_size // augmult, augmult), (batch_size, 1))
-    # Unbiased estimates may say that fewer images have less variance, which they cannot have.
+    # Fewer images never have less variance, though unbiased estimates may.
     factor = Estimate(*(max(end, 1.0) for end in factor))
     sentences.append(
       f'Fixed batch of {batch_size:,} samples: n = {augmult} multiplies the variance by '
@@ -290,7 +292,7 @@ def advice(
 
 
 def _removed(ratio: Estimate) -> Estimate:
-  """What a ratio of variances leaves of 1, in [0, 1]."""
+  """One minus a ratio of variances, clipped to [0, 1]."""
   ends = (1 - ratio.value, 1 - ratio.high, 1 - ratio.low)
   return Estimate(*(min(max(end, 0.0), 1.0) for end in ends))
 

@@ -1,4 +1,4 @@
-"""How lines, marks and legends of the figures are drawn, the same in all panels."""
+"""Lines, marks and legends of the figures, which look the same in all panels."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -9,13 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from nfnets_augmult.analysis import runs as runs_lib
-from nfnets_augmult.analysis.runs import Cell, RecordedRun
+from nfnets_augmult.report import statistics
+from nfnets_augmult.report.recorded_runs import RecordedRun
+from nfnets_augmult.report.statistics import Cell
 
 _MARKERS = 'os^Dv*Pp<>'
 _COLUMNS = 3
 _PANEL_INCHES = (3.6, 3.1)
-# For a point that has no value: by status, and whether the placement is `within`.
+# Marker and label of a point without a value, by its status and whether its placement is `within`.
 _MARKS = {
   ('diverged', True): ('x', 'diverged'),
   ('diverged', False): ('+', 'diverged, neighbouring'),
@@ -27,7 +28,7 @@ _LAST_LABELS = (*(label for _, label in _MARKS.values()), _PUBLISHED_LABEL)
 
 
 class Style(NamedTuple):
-  """How the line of one n, number of dropout masks and placement looks, in all panels."""
+  """The look of a line, that is of one n, number of dropout masks and placement."""
 
   color: Any
   marker: str
@@ -36,12 +37,12 @@ class Style(NamedTuple):
 
 
 def line_of(run: RecordedRun) -> tuple[int, int, str]:
-  """Returns what the runs of one line share."""
+  """Returns n, number of dropout masks and placement, which the runs of a line share."""
   return run.augmult, run.dropout_masks, run.placement
 
 
 def make_styles(runs: Sequence[RecordedRun]) -> dict[tuple[int, int, str], Style]:
-  """Returns a style for each line, the same in all panels of a figure of these runs."""
+  """Returns a style for each line of a figure of these runs, by `line_of`."""
   lines = sorted({line_of(run) for run in runs}, key=lambda line: (line[:2], line[2] != 'within'))
   colors = sorted({line[:2] for line in lines})
   styles = {}
@@ -84,14 +85,14 @@ def draw_panels(
 
 
 def draw_legend(figure: Figure) -> None:
-  """Draws one legend for all panels, below them, where it covers nothing."""
+  """Draws one legend for all panels, below them."""
   found = {}
   for axes in figure.axes:
     handles, labels = axes.get_legend_handles_labels()
     found |= dict(zip(labels, handles, strict=True))
   found = dict(sorted(found.items(), key=lambda item: item[0] in _LAST_LABELS))
   if found:
-    # At 8 points a column is about so many inches wide.
+    # The width of a column in inches, about, at 8 points.
     column_inches = 0.55 + 0.062 * max(map(len, found))
     figure.legend(
       found.values(),
@@ -111,18 +112,18 @@ def draw_lines(
   factor: float,
   is_logarithmic: bool = False,
 ) -> None:
-  """Draws a line for each style, and marks where there is no value.
+  """Draws the lines of a panel, and marks for points without a value.
 
   Args:
     axes: the panel.
     runs: of the panel.
-    points: from the runs of one line to where its cells lie; None for those of unknown place.
-    styles: of the lines that the figure has, by `line_of`.
-    factor: of the values.
-    is_logarithmic: whether the axis of the values is.
+    points: returns the (x, cell) of a line from its runs; x is None where it is not known.
+    styles: of all lines of the figure, by `line_of`.
+    factor: that the values are multiplied by.
+    is_logarithmic: whether the axis of the values is logarithmic.
   """
   marks, is_any_positive = [], False
-  lines = runs_lib.group(runs, line_of)
+  lines = statistics.group_by(runs, line_of)
   for key, style in styles.items():
     cells = [(x, cell) for x, cell in points(lines.get(key, ())) if x is not None]
     cells.sort(key=lambda point: point[0])
@@ -156,7 +157,7 @@ def draw_lines(
 
 
 def _draw_marks(axes: Axes, marks: Sequence[tuple[Style, Sequence[tuple[float, str]]]]) -> None:
-  """A row for each line, in a band that is made for them below the data."""
+  """Draws a row of marks for each line, below the data, and extends the axis to make room."""
   if not marks:
     return
   row_height = min(0.055, 0.4 / len(marks))
@@ -194,7 +195,7 @@ def draw_published(axes: Axes, x: float, top_1: float, *, color: Any) -> None:
 def _line_label(
   augmult: int, masks: int, placement: str, *, all_lines: Sequence[tuple[int, int, str]]
 ) -> str:
-  """What n counts, which is copies unless the runs differ in the number of dropout masks."""
+  """The label of a line; n counts dropout masks if lines differ in these alone (Figure 12)."""
   parts = [f'n = {augmult}']
   if len({line[1] for line in all_lines}) > 1:
     is_figure_12 = len({line[0] for line in all_lines}) == 1
@@ -204,7 +205,7 @@ def _line_label(
 
 
 def _label_the_x_axis(axes: Axes) -> None:
-  """Labels the values that occur, every other one where there are many."""
+  """Labels the values that occur, or some of them where there are many."""
   values = sorted({float(x) for line in axes.lines for x in line.get_xdata()})
   if len(values) == 1:  # an axis without an extent cannot be drawn
     axes.set_xlim(values[0] / 2, values[0] * 2)

@@ -1,9 +1,9 @@
-"""How much the gradient varies, from sums over gradients that are never all held at once.
+"""The variance of the gradient by layer, from running sums: gradients are not held all at once.
 
-Variances are taken for every parameter and added up over the parameters of each layer, where a
-layer is a Haiku module, the first of the two levels of a tree of parameters. They are of the
-gradient of the training loss without L2, SAM or clipping. `variance_components.py` makes estimates,
-intervals and predictions of them.
+The variance of each parameter is summed over the parameters of a layer, where a layer is a Haiku
+module, the first of the two levels of a tree of parameters. The gradient is that of the training
+loss, without L2, SAM or clipping. `components.py` makes estimates, intervals and predictions of
+these variances.
 """
 
 import functools
@@ -23,15 +23,15 @@ Batch = dict[str, np.ndarray]
 
 
 class Running(NamedTuple):
-  """Count, mean and spread of the gradients so far; two trees of memory, whatever the count.
+  """Count, mean and spread of the gradients so far, updated as in Welford 1962.
 
-  Updating the mean (Welford 1962) loses no digits where gradients differ little, and the spread of
-  equal gradients is exactly zero.
+  That loses no digits where gradients differ little, and the spread of equal gradients is exactly
+  zero.
 
   Attributes:
     count: float32 scalar.
     mean: tree like the parameters.
-    spread: float32 `[L]`, by layer, squared distances to the mean added up.
+    spread: float32 `[L]`, sum of squared distances to the mean, by layer.
   """
 
   count: jax.Array
@@ -43,8 +43,8 @@ class BlockVariance(NamedTuple):
   """Unbiased estimates from one block of images; see `block_variance`.
 
   Attributes:
-    image: float32 `[L]`, variance over images of the gradient averaged over all augmentations of
-      an image, with the divisor N - 1. May come out negative where it is small.
+    image: float32 `[L]`, variance over images of the mean gradient over all augmentations of an
+      image, with the divisor N - 1. The estimate may be negative where the variance is small.
     augmentation: float32 `[L]`, variance over the augmentations of an image, averaged over images.
     mean: mean gradient of the block, a tree like the parameters.
   """
@@ -55,7 +55,7 @@ class BlockVariance(NamedTuple):
 
 
 def layer_names(params: Any) -> list[str]:
-  """Returns the names of the layers in the order of every `[L]` here."""
+  """Returns the names of the layers, in the order of the arrays `[L]` of this module."""
   return sorted(params)
 
 
@@ -154,13 +154,13 @@ def block_variance(
       augmentation = mean over images of [sum over copies of |g - mean of the image|^2 / (m - 1)]
       image        = sum over images of |mean of the image - mean|^2 / (k - 1)  -  augmentation / m
 
-  where the last term takes out what the finite number of copies adds to the first. Both are
-  unbiased for images drawn at random with or without replacement. Networks draw their dropout masks
-  for each sample anew: their noise counts as augmentation.
+  where the last term corrects for the finite number of copies. Both are unbiased for images drawn
+  at random, with or without replacement. Dropout masks are drawn anew for each sample, so their
+  noise counts as augmentation.
 
   Args:
-    copies_variance_fn: `copies_variance` with its gradient, jitted. The loop over images is in
-      Python, because convolutions inside compiled loops are several times slower on CPUs.
+    copies_variance_fn: `copies_variance` of a gradient, jitted. The loop over images is in Python,
+      because convolutions inside compiled loops are several times slower on CPUs.
     params: where the gradient is taken.
     images: uint8 `[k, m, H, W, C]`, k and m at least 2.
     labels: int32 `[k, m]`.
@@ -183,8 +183,8 @@ def image_and_augmentation_variance(
 ) -> tuple[np.ndarray, np.ndarray, float]:
   """Returns the two parts of the variance for each of R blocks of images, and the gradient's norm.
 
-  Blocks are independent of each other, or nearly so without replacement from many images; from
-  how much they differ follow confidence intervals.
+  Blocks are independent of each other, or nearly so without replacement from many images;
+  confidence intervals follow from how much they differ.
 
   Args:
     gradient: see `make_gradient`.
@@ -195,7 +195,8 @@ def image_and_augmentation_variance(
 
   Returns:
     `image` and `augmentation`, float64 `[R, L]`, see `BlockVariance`; and the squared norm of the
-    mean gradient of all blocks, which exceeds that of the full gradient by the variance of a mean.
+    mean gradient of all blocks, whose expectation exceeds that of the full gradient by the variance
+    of the mean.
   """
   copies_variance_fn = jax.jit(functools.partial(copies_variance, gradient))
   mean = start(params)
@@ -225,12 +226,12 @@ def minibatch_gradient_variance(
   Args:
     gradient: see `make_gradient`.
     params: where the gradient is taken.
-    batches: mini-batches of one size; what is left of a last block is not used.
-    batches_per_block: mini-batches between which a variance is taken, at least 2.
+    batches: mini-batches of equal size; those of an incomplete last block are not used.
+    batches_per_block: how many mini-batches each variance is taken over, at least 2.
     key: of the network's own randomness.
 
   Returns:
-    float64 `[R, L]`, for each of R blocks of mini-batches the unbiased variance, by layer.
+    float64 `[R, L]`, the unbiased variance in each of R blocks of mini-batches, by layer.
   """
   add = jax.jit(lambda running, *arguments: include(running, gradient(*arguments)))
   rows = []

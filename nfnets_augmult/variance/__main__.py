@@ -1,0 +1,73 @@
+"""How much of the gradient's variance comes from sampling images, and how much from augmentation.
+
+    python -m nfnets_augmult.variance --workdir=runs/quickstart_digits
+        [--config=FILE.py --config.KEY=VALUE ...] [--checkpoint=latest] [--data_dir=DIR]
+        [--blocks=16] [--images_per_block=16] [--copies=4] [--augmults=1,2,4,8,16]
+        [--minibatches=0] [--draw_only]
+
+The parameters are those of a checkpoint of the run in the work directory, or, with
+`--checkpoint=initialization`, those before the first step. Data set, augmentation, batch sizes and
+model are those of the run, or of `--config` where one is given. Prints a table over n and advice,
+and writes `variance.json` and `variance.png` into the work directory. With `--minibatches=M` it
+also measures the variance between M mini-batches for every n, as in the paper's Figure 9, and
+writes `fig9.png`. `--draw_only` makes tables and figures again from `variance.json`.
+"""
+
+import os
+
+from nfnets_augmult import command_line  # first: it quietens libraries before they are imported
+
+# isort: split
+from absl import flags
+
+from nfnets_augmult import assembly
+from nfnets_augmult.training.checkpoints import CheckpointError
+from nfnets_augmult.variance import measuring, report
+
+
+def main() -> None:
+  """Reads the flags, measures, prints and draws."""
+  args = flags.FLAGS
+  try:
+    raw = report.read_raw(args.workdir) if args.draw_only else _measure()
+    report.print_report(raw)
+    report.write(args.workdir, raw)
+  except (ValueError, CheckpointError, OSError) as error:
+    command_line.fail(str(error))
+
+
+def _measure() -> report.Raw:
+  args = flags.FLAGS
+  command_line.check_devices()
+  os.makedirs(args.workdir, exist_ok=True)
+  config = measuring.read_config(args.config, args.workdir, args.data_dir)
+  if assembly.needs_tensorflow(config):
+    command_line.import_tensorflow_quietly()
+  return measuring.measure(
+    config,
+    args.workdir,
+    checkpoint=args.checkpoint,
+    blocks=args.blocks,
+    images_per_block=args.images_per_block,
+    copies=args.copies,
+    augmults=command_line.whole_numbers('augmults'),
+    minibatches=args.minibatches,
+  )
+
+
+if __name__ == '__main__':
+  command_line.define_path(
+    'workdir', None, 'Directory of the run; gets the results.', required=True
+  )
+  flags.DEFINE_string(
+    'checkpoint', 'latest', "'latest', 'best', the number of a step, or 'initialization'."
+  )
+  command_line.define_path('data_dir', '', 'Where the data are, if they were moved.')
+  flags.DEFINE_integer('blocks', 16, 'Independent estimates, from which intervals are made.', 2)
+  flags.DEFINE_integer('images_per_block', 16, 'Different images in each of them.', 2)
+  flags.DEFINE_integer('copies', 4, 'Augmented copies of each image.', 2)
+  flags.DEFINE_list('augmults', '1,2,4,8,16', 'Values of n in tables and figures.')
+  flags.DEFINE_integer('minibatches', 0, 'Mini-batches to measure for each n, as in Figure 9.', 0)
+  flags.DEFINE_boolean('draw_only', False, 'Make tables and figures from variance.json alone.')
+  command_line.define_config_flag(required=False)
+  command_line.run(main)
