@@ -85,9 +85,9 @@ def test_one_file_reads_the_keys_of_configs():
   readers = set()
   for file in PACKAGE.rglob('*.py'):
     for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
-      if isinstance(node, ast.Attribute) and node.attr in groups:
-        if ast.unparse(node.value).split('.')[-1] == 'config':
-          readers.add(str(file.relative_to(PACKAGE)))
+      is_key = isinstance(node, ast.Attribute) and node.attr in groups
+      if is_key and ast.unparse(node.value).split('.')[-1] == 'config':
+        readers.add(str(file.relative_to(PACKAGE)))
   assert readers == {'configs.py', 'recipes.py', 'runs/settings.py'}
 
 

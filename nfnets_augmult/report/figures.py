@@ -45,7 +45,7 @@ def accuracy_against_length(
     runs: of one or several sweeps.
     metric: the recorded accuracy.
     unit: `'epochs'` or `'updates'`.
-    published: numbers of the paper for these runs, drawn as stars; see `sweeps.Published`.
+    published: numbers of the paper for these runs, drawn as stars; see `grid.Published`.
 
   Raises:
     ValueError: another `unit`.
@@ -68,7 +68,7 @@ def accuracy_by_model(
   Args:
     runs: of several networks.
     metric: the recorded accuracy.
-    published: numbers whose keys name the network, n and `sam.rho`; see `sweeps.Published`.
+    published: numbers whose keys name the network, n and `sam.rho`; see `grid.Published`.
   """
   numbers = [number for number in published if 'model.name' in number['keys']]
   names = {run.config['model.name'] for run in runs}

@@ -20,7 +20,7 @@ from nfnets_augmult import command_line  # first: it quietens libraries before t
 # isort: split
 from absl import flags
 
-from nfnets_augmult import assembly
+from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training.checkpoints import CheckpointError
 from nfnets_augmult.variance import measuring, report
 
@@ -40,12 +40,8 @@ def _measure() -> report.Raw:
   args = flags.FLAGS
   command_line.check_devices()
   os.makedirs(args.workdir, exist_ok=True)
-  config = measuring.read_config(args.config, args.workdir, args.data_dir)
-  if assembly.needs_tensorflow(config):
-    command_line.import_tensorflow_quietly()
   return measuring.measure(
-    config,
-    args.workdir,
+    Run.open(args.workdir, config=args.config, data_dir=args.data_dir),
     checkpoint=args.checkpoint,
     blocks=args.blocks,
     images_per_block=args.images_per_block,

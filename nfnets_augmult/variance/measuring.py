@@ -1,21 +1,23 @@
 """Measures the variance of the gradient of a run, at a checkpoint or at initialization."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from absl import logging
 
-from nfnets_augmult import assembly, configs
+from nfnets_augmult import configs
+from nfnets_augmult.data.mixing import Mixing
 from nfnets_augmult.data.multiplicity import MAX_AUGMULT, Multiplicity
-from nfnets_augmult.data.sources import BadDataError, Source
+from nfnets_augmult.data.sources import BadDataError
 from nfnets_augmult.ops import addressed_random, checks
+from nfnets_augmult.runs import network
+from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training import records
-from nfnets_augmult.training.checkpoints import Checkpoints
 from nfnets_augmult.variance import gradient_variance, report
 
 # Blocks of mini-batches; the intervals follow from how much the variances of the blocks differ.
@@ -25,30 +27,8 @@ _SECONDS_BETWEEN_REPORTS = 5.0
 _COPIES_TO_COMPARE = 32
 
 
-def read_config(
-  given: ml_collections.ConfigDict | None, workdir: str, data_dir: str
-) -> ml_collections.ConfigDict:
-  """Returns the config that is `given`, or else that of the run in `workdir`, after a check.
-
-  Args:
-    given: what to measure; None for what the run was trained on.
-    workdir: of the run.
-    data_dir: takes the place of `dataset.data_dir`; empty to keep that.
-
-  Raises:
-    ValueError: there is no run, or the config is not valid.
-  """
-  config = assembly.read_config(workdir) if given is None else given
-  if config is None:
-    raise ValueError(f'--workdir={workdir} holds no run (no config.json): give a --config')
-  config.dataset.data_dir = data_dir or config.dataset.data_dir
-  assembly.check(config)
-  return config
-
-
 def measure(
-  config: ml_collections.ConfigDict,
-  workdir: str,
+  run: Run,
   *,
   checkpoint: str = 'latest',
   blocks: int = 16,
@@ -60,8 +40,7 @@ def measure(
   """Returns the raw numbers of `variance.json`: settings, and variances by block and layer.
 
   Args:
-    config: data set, augmentation, batch sizes, model and seed.
-    workdir: of the run whose checkpoint is read.
+    run: its data set, augmentation, batch sizes, model and seed, and its checkpoints.
     checkpoint: `'latest'`, `'best'`, the number of a step, or `'initialization'`.
     blocks: R, number of independent estimates, at least 2.
     images_per_block: different images in each block, at least 2.
@@ -71,30 +50,30 @@ def measure(
       least 16; 0 for none.
 
   Raises:
-    ValueError: the config is not valid, or the data set is too small for the numbers, or these
-      allow no estimate.
+    ValueError: samples are mixtures, or the data set is too small for the numbers, or these allow
+      no estimate.
     CheckpointError: there is no such checkpoint, or it is of another model.
     BadDataError: an image does not decode.
   """
-  assembly.check(config)
-  _check_augmentation(config)
+  _check_augmentation(run.settings.augmentation.mixing)
   _check_numbers(blocks, images_per_block, copies, augmults, minibatches)
-  data = assembly.load_data(config)
-  if checkpoint != 'initialization' and (then := records.read_data_description(workdir)):
-    data = assembly.as_trained(assembly.match_classes(data.train, then['class_names']), then)
-  num_images = data.train.num_images
+  source = run.data.train
+  if checkpoint != 'initialization' and run.recorded_data:
+    run = run.with_images(source)
+  num_images = source.num_images
   if blocks * images_per_block > num_images:
     raise ValueError(
       f'--blocks={blocks} times --images_per_block={images_per_block} are more than the '
-      f'{num_images} images of {data.train.description}; lower one of them'
+      f'{num_images} images of {source.description}; lower one of them'
     )
-  sizes = assembly.make_plan(config, num_images).multiplicity
+  sizes = run.plan.multiplicity
   if minibatches:
     for n in augmults:  # a batch that cannot be drawn is an error before the first measurement
-      Multiplicity(num_images, sizes.unique_images_per_batch, n, config.seed)
-  gradients, step = _load_gradients(config, data, workdir, checkpoint)
+      Multiplicity(num_images, sizes.unique_images_per_batch, n, sizes.seed)
+  params, step = _load_params(run, checkpoint)
+  gradients = _Gradients(run, params)
   start = time.monotonic()
-  seed = _seed(config, 'gradient variance')
+  seed = gradients.seed('gradient variance')
   image, augmentation, squared_norm = gradient_variance.image_and_augmentation_variance(
     gradients.gradient,
     gradients.params,
@@ -103,7 +82,7 @@ def measure(
     key=jax.random.PRNGKey(seed),
   )
   raw = {
-    'config': configs.flatten(config),
+    'config': configs.flatten(run.config),
     'checkpoint': checkpoint,
     'step': step,
     'num_images': num_images,
@@ -126,9 +105,8 @@ def measure(
   return {**raw, 'seconds': time.monotonic() - start}
 
 
-def _check_augmentation(config: ml_collections.ConfigDict) -> None:
+def _check_augmentation(mixing: Mixing) -> None:
   """Raises ValueError if samples are mixtures: they belong to no image alone."""
-  mixing = assembly.make_augmentation(config).mixing
   if mixing.is_on:
     raise ValueError(
       f'augmentation.mixup.share={mixing.mixup:g} and augmentation.cutmix.share={mixing.cutmix:g}: '
@@ -155,46 +133,41 @@ def _check_numbers(
     )
 
 
-def _load_params(
-  config: ml_collections.ConfigDict,
-  data: assembly.Data,
-  network: assembly.Network,
-  workdir: str,
-  checkpoint: str,
-) -> tuple[Any, int]:
+def _load_params(run: Run, checkpoint: str) -> tuple[Any, int]:
   """The raw parameters of a checkpoint, and its step."""
   if checkpoint == 'initialization':
-    loaded = assembly.read_initial_params(config, network, data.train.class_names)
-    return assembly.first_state(network, loaded)[0].params, 0
-  with Checkpoints(workdir, read_only=True) as checkpoints:
-    state = checkpoints.restore(jax.eval_shape(network.initial_state), which=checkpoint)
+    return network.first_state(run.network, run.initial_params)[0].params, 0
+  state = run.restore(checkpoint)
   return state.params, int(state.step)
-
-
-def _seed(config: ml_collections.ConfigDict, purpose: str) -> int:
-  """A seed for each purpose, so that images and copies differ from those the run began with."""
-  return int(addressed_random.key_for(config.seed, purpose)[0][0])
 
 
 @dataclasses.dataclass(frozen=True)
 class _Gradients:
-  """A gradient, the parameters at which it is taken, and the images that it is taken of."""
+  """The gradients of a run at some parameters."""
 
-  config: ml_collections.ConfigDict
-  source: Source
-  classifier: Any
-  gradient: gradient_variance.Gradient
+  run: Run
   params: Any
+
+  @functools.cached_property
+  def gradient(self) -> gradient_variance.Gradient:
+    """The function that takes it."""
+    return gradient_variance.make_gradient(
+      self.run.network.classifier,
+      label_smoothing=self.run.settings.label_smoothing,
+      dropout_masks=self.run.settings.dropout_masks,
+    )
+
+  def seed(self, purpose: str) -> int:
+    """A seed for each purpose, so that images and copies differ from those the run began with."""
+    return int(addressed_random.key_for(self.run.settings.seed, purpose)[0][0])
 
   def network_draws(self) -> bool:
     """Whether the network is random in training, by dropout or stochastic depth."""
-    multiplicity = Multiplicity(self.source.num_images, 1, 1, self.config.seed)
-    (batch,) = assembly.train_batches(
-      self.config, self.source, multiplicity, start_step=0, stop_step=1, hosts=(0, 1)
-    )
+    multiplicity = Multiplicity(self.run.data.train.num_images, 1, 1, self.run.settings.seed)
+    (batch,) = self.run.train_batches(0, 1, multiplicity=multiplicity, hosts=(0, 1))
     images = np.repeat(batch['image'], _COPIES_TO_COMPARE, axis=0)
     first, second = (
-      self.classifier(self.params, jax.random.PRNGKey(key), images, is_training=True)
+      self.run.network.classifier(self.params, jax.random.PRNGKey(key), images, is_training=True)
       for key in (0, 1)
     )
     return bool((first != second).any())
@@ -203,13 +176,10 @@ class _Gradients:
     self, seed: int, *, unique_images: int, augmult: int, count: int
   ) -> Iterator[dict[str, np.ndarray]]:
     """Yields `count` training batches of one epoch, and logs the progress."""
-    multiplicity = Multiplicity(self.source.num_images, unique_images, augmult, seed)
+    multiplicity = Multiplicity(self.run.data.train.num_images, unique_images, augmult, seed)
     reported = time.monotonic()
-    for number, batch in enumerate(
-      assembly.train_batches(
-        self.config, self.source, multiplicity, start_step=0, stop_step=count, hosts=(0, 1)
-      )
-    ):
+    batches = self.run.train_batches(0, count, multiplicity=multiplicity, hosts=(0, 1))
+    for number, batch in enumerate(batches):
       if not batch['mask'].all():
         raise BadDataError('every image must decode here: repair or remove those that do not')
       yield batch
@@ -217,21 +187,6 @@ class _Gradients:
         reported = time.monotonic()
         done = f'batch {number + 1} of {count}'
         logging.info('%d images x %d copies: %s', unique_images, augmult, done)
-
-
-def _load_gradients(
-  config: ml_collections.ConfigDict, data: assembly.Data, workdir: str, checkpoint: str
-) -> tuple[_Gradients, int]:
-  """The gradient at a checkpoint, and the step of that checkpoint."""
-  network = assembly.make_network(config, data)
-  assembly.check_images_fit(config, data, network)
-  params, step = _load_params(config, data, network, workdir, checkpoint)
-  gradient = gradient_variance.make_gradient(
-    network.classifier,
-    label_smoothing=config.label_smoothing,
-    dropout_masks=config.dropout_masks,
-  )
-  return _Gradients(config, data.train, network.classifier, gradient, params), step
 
 
 def _measure_minibatches(
@@ -242,7 +197,7 @@ def _measure_minibatches(
   # At n = 1 both schemes may have the same batch, which is measured once.
   for unique_images, n in dict.fromkeys((unique_images, n) for _, n, unique_images in compared):
     batch = {'unique_images': unique_images, 'augmult': n}
-    seed = _seed(gradients.config, f'mini-batches of {unique_images} images with {n} copies')
+    seed = gradients.seed(f'mini-batches of {unique_images} images with {n} copies')
     by_block = gradient_variance.minibatch_gradient_variance(
       gradients.gradient,
       gradients.params,

@@ -8,9 +8,10 @@ import sys
 
 import pytest
 
-from nfnets_augmult import configs, sweeps
+from nfnets_augmult import configs
 from nfnets_augmult.recipes import small_digits_recipe
 from nfnets_augmult.report import recorded_runs, writing
+from nfnets_augmult.sweep import grid
 from nfnets_augmult.training import records
 from tests.report.records_of_runs import METRIC
 
@@ -23,9 +24,9 @@ def _write_sweep(workdir):
   base.batch_size = 16
   base.total_steps = 6
   learning_rates = (0.05, 0.1, 0.2, 0.4)
-  points = sweeps.grid({'augmult': (2,), 'optimizer.learning_rate': learning_rates})
-  sweep = sweeps.Sweep('A test', base, points, 'Nothing in particular.')
-  sweeps.describe(sweep, str(workdir))
+  points = grid.grid({'augmult': (2,), 'optimizer.learning_rate': learning_rates})
+  sweep = grid.Sweep('A test', base, points, 'Nothing in particular.')
+  grid.describe(sweep, str(workdir))
   for place, (name, point) in enumerate(sweep.named_points().items()):
     status, message = (
       ('diverged', 'at step 3') if place == 2 else ('failed', 'out of memory\nthere')
@@ -84,8 +85,8 @@ def test_the_program_prints_its_files_or_one_error(tmp_path):
 )
 def test_a_report_of_a_sweep_that_has_hardly_begun(name, tmp_path):
   """Before the first run, and after one: nothing is missing from the report but results."""
-  sweep = sweeps.load_sweep(str(ROOT / 'experiments' / 'figures' / name))
-  sweeps.describe(sweep, str(tmp_path))
+  sweep = grid.load_sweep(str(ROOT / 'experiments' / 'figures' / name))
+  grid.describe(sweep, str(tmp_path))
   writing.write_report(str(tmp_path))
   first, *_ = sweep.named_points()
   result = {sweep.metric: 0.5, 'step': 100, 'epoch': 2.0, recorded_runs.TRAINING_LOSS: None}

@@ -9,7 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from nfnets_augmult import assembly, configs
+from nfnets_augmult import configs
+from nfnets_augmult.runs import network, settings
+from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training import records
 from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
 from nfnets_augmult.variance import measuring, report
@@ -29,8 +31,7 @@ def _config(**augmentation):
 @pytest.fixture(scope='module')
 def raw():
   return measuring.measure(
-    _config(),
-    '',
+    Run(_config()),
     checkpoint='initialization',
     blocks=4,
     images_per_block=12,
@@ -64,13 +65,13 @@ def test_without_augmentation_its_part_is_zero():
   """Equal copies have equal gradients; with dropout the masks differ, and that counts."""
   config = _config(pad=0)
   arguments = {'checkpoint': 'initialization', 'blocks': 2, 'images_per_block': 4, 'copies': 2}
-  plain = measuring.measure(config, '', **arguments)
+  plain = measuring.measure(Run(config), **arguments)
   total = report.components_of(plain, 'total')
   assert total.augmentation_share().value < 1e-9
   assert total.image.mean() > 0
   assert not plain['network_draws']
   config.model.dropout_rate = 0.4
-  dropout = measuring.measure(config, '', **arguments)
+  dropout = measuring.measure(Run(config), **arguments)
   assert dropout['network_draws']
   assert report.components_of(dropout, 'total').augmentation_share().value > 0.01
 
@@ -87,7 +88,7 @@ def test_strong_augmentation_counts_as_augmentation(tmp_path):
     config.augmentation.crop = crop
     config.augmentation.randaugment.layers = layers
     found = measuring.measure(
-      config, '', checkpoint='initialization', blocks=2, images_per_block=4, copies=2
+      Run(config), checkpoint='initialization', blocks=2, images_per_block=4, copies=2
     )
     assert np.isfinite(found['augmentation']).all()
     shares.append(report.components_of(found, 'total').augmentation_share().value)
@@ -100,14 +101,13 @@ def test_mixed_samples_are_refused(kind):
   """They belong to two images; the message has both keys."""
   config = _config(**{kind: {'share': 0.5}})
   with pytest.raises(ValueError, match=rf'augmentation\.{kind}\.share=0\.5.*set both keys to 0'):
-    measuring.measure(config, '', checkpoint='initialization')
+    measuring.measure(Run(config), checkpoint='initialization')
 
 
 def test_of_a_run_with_its_own_config_and_drawn_again(tmp_path):
   """From the command line, at a checkpoint; the same tables follow from the raw numbers alone."""
   config = _config()
-  network = assembly.make_network(config, assembly.load_data(config))
-  state = assembly.first_state(network, None)[0]._replace(step=np.array(2, np.int32))
+  state = network.first_state(Run(config).network)[0]._replace(step=np.array(2, np.int32))
   with Checkpoints(str(tmp_path)) as checkpoints:
     checkpoints.save(state)
   records.write_json(str(tmp_path / 'config.json'), configs.flatten(config))
@@ -147,19 +147,19 @@ def test_an_override_without_a_config_file_says_what_it_needs(tmp_path):
 )
 def test_numbers_that_allow_no_estimate_are_refused(numbers, word):
   with pytest.raises(ValueError, match=word):
-    measuring.measure(_config(), '', checkpoint='initialization', **numbers)
+    measuring.measure(Run(_config()), checkpoint='initialization', **numbers)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
   with pytest.raises(CheckpointError, match='no checkpoint'):
-    measuring.measure(_config(), str(tmp_path))
+    measuring.measure(Run(_config(), str(tmp_path)))
   with pytest.raises(ValueError, match=r'no config\.json'):
-    measuring.read_config(None, str(tmp_path), '')
+    Run.open(str(tmp_path))
   together = configs.flatten(_config())
   together.update({'input': 'device', 'runs.seeds': [0, 1]})
   records.write_json(str(tmp_path / 'config.json'), together)
-  with pytest.raises(ValueError, match=r'trained together; give .* such as .*/run_0_'):
-    measuring.read_config(None, str(tmp_path), '')
+  with pytest.raises(ValueError, match='trained together: give the folder of one of them'):
+    Run.open(str(tmp_path))
 
 
 @pytest.mark.parametrize('arguments', ['', 'small', 'digits'])
@@ -167,7 +167,7 @@ def test_the_configs_of_figure_9(arguments):
   """All are of 16 images and 16 samples, without L2."""
   get_config = runpy.run_path(str(ROOT / 'experiments/figures/fig9_variance.py'))['get_config']
   config = get_config(arguments)
-  assembly.check(config)
+  settings.read(config)
   assert (config.batch_size, config.augmult, config.optimizer.weight_decay) == (16, 1, 0)
   with pytest.raises(ValueError, match='large'):
     get_config('large')
