@@ -63,6 +63,7 @@ def _data():
   source = ArraySource(images, np.arange(64, dtype=np.int32) % 2, ('a', 'b'), 'random')
   normalization = Normalization((127.0,) * 3, (64.0,) * 3)
   config = recipes.small_digits_recipe()
+  config.update(batch_size=16, augmult=1, total_steps=1)
   return {
     'digits': Run(config).data,
     'imagenet': Data(source, source, (32, 32, 3), normalization),
