@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from nfnets_augmult.ops.checks import check_int
 from nfnets_augmult.training import devices, evaluation
 from nfnets_augmult.training.checkpoints import Checkpoints
 from nfnets_augmult.training.feeding import Advance
@@ -59,8 +60,7 @@ class Cadence:
 
   def __post_init__(self):
     for name, steps in dataclasses.asdict(self).items():
-      if steps < 1:
-        raise ValueError(f'the run would {name} every {steps} steps; it must be at least 1')
+      check_int(name, steps, least=1)
 
   def next_stop(self, step: int) -> int:
     """Returns the first step after `step` at which something happens."""
