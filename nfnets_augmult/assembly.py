@@ -27,6 +27,7 @@ from nfnets_augmult.data.mixing import Mixing
 from nfnets_augmult.data.multiplicity import Images, Multiplicity, solve_batch
 from nfnets_augmult.data.randaugment import RandAugment
 from nfnets_augmult.ops import addressed_random, checks, paths
+from nfnets_augmult.ops.argument_names import renamed
 from nfnets_augmult.optim import sam, schedules, sgd
 from nfnets_augmult.training import bundle, devices, feeding, records
 from nfnets_augmult.training import plan as plan_lib
@@ -52,6 +53,27 @@ _IMAGENET = step_lib.Normalization(
   mean=(0.485 * 255, 0.456 * 255, 0.406 * 255), std=(0.229 * 255, 0.224 * 255, 0.225 * 255)
 )
 
+# From the arguments that errors of other code name to the keys that their values come from.
+DATASET_KEYS = {key: f'dataset.{key}' for key in configs.default_config().dataset}
+AUGMENTATION_KEYS = {
+  'pad': 'augmentation.pad',
+  'pad_mode': 'augmentation.pad_mode',
+  'flip': 'augmentation.flip',
+  'area': 'augmentation.inception.area',
+  'aspect': 'augmentation.inception.aspect',
+  'mixup': 'augmentation.mixup.share',
+  'mixup_alpha': 'augmentation.mixup.alpha',
+  'cutmix': 'augmentation.cutmix.share',
+  'layers': 'augmentation.randaugment.layers',
+  'magnitude': 'augmentation.randaugment.magnitude',
+  'behaviour': 'augmentation.randaugment.behaviour',
+}
+OPTIMIZER_KEYS = {
+  **{key: f'optimizer.{key}' for key in configs.default_config().optimizer},
+  'name': 'optimizer.schedule',
+}
+EVALUATION_KEYS = {'kind': 'evaluation.crop', 'padding': 'evaluation.crop_padding'}
+
 
 @dataclasses.dataclass(frozen=True)
 class Data:
@@ -70,6 +92,7 @@ class Data:
   normalization: step_lib.Normalization
 
 
+@renamed(DATASET_KEYS)
 def load_split(config: ml_collections.ConfigDict, split: str) -> sources.Source:
   """Returns one split of the config's data set."""
   return loading.load_source(
@@ -82,6 +105,7 @@ def load_split(config: ml_collections.ConfigDict, split: str) -> sources.Source:
   )
 
 
+@renamed(DATASET_KEYS)
 def load_data(config: ml_collections.ConfigDict) -> Data:
   """Returns the data of the run that `config` describes.
 
@@ -222,7 +246,8 @@ def _load_split_of_key(config: ml_collections.ConfigDict, key: str) -> sources.S
   """The split that a key of `dataset` names, which must hold images."""
   split = config.dataset[key]
   try:
-    source = load_split(config, split)
+    with renamed({'split': f'dataset.{key}'}):
+      source = load_split(config, split)
   except ValueError as error:
     if 'dataset.' in str(error):
       raise
@@ -269,6 +294,7 @@ def make_plan(config: ml_collections.ConfigDict, num_images: int) -> plan_lib.Pl
   )
 
 
+@renamed(AUGMENTATION_KEYS)
 def make_augmentation(config: ml_collections.ConfigDict) -> Augmentation:
   """Returns what happens to each copy.
 
@@ -368,6 +394,7 @@ def check_images_fit(config: ml_collections.ConfigDict, data: Data, network: Net
     ) from error
 
 
+@renamed(OPTIMIZER_KEYS)
 def make_schedule(
   config: ml_collections.ConfigDict, plan: plan_lib.Plan, *, peak: float | None = None
 ) -> schedules.Schedule:
@@ -589,6 +616,7 @@ def place_on_devices(
   )
 
 
+@renamed(DATASET_KEYS | AUGMENTATION_KEYS)
 def train_batches(
   config: ml_collections.ConfigDict,
   source: sources.Source,
@@ -624,15 +652,23 @@ def train_batches(
     )
   from nfnets_augmult.data import pipeline
 
-  return pipeline.train_batches(
-    source,
-    multiplicity,
-    augmentation=augmentation,
-    read_options=read_options(config),
-    **options,
+  return _with_keys_in_errors(
+    pipeline.train_batches(
+      source,
+      multiplicity,
+      augmentation=augmentation,
+      read_options=read_options(config),
+      **options,
+    )
   )
 
 
+def _with_keys_in_errors(batches: Batches) -> Batches:
+  with renamed(DATASET_KEYS):
+    yield from batches
+
+
+@renamed(DATASET_KEYS)
 def evaluation_batches(
   config: ml_collections.ConfigDict, source: sources.Source, num_images: int | None = None
 ) -> Batches:
@@ -648,11 +684,13 @@ def evaluation_batches(
     return array_batches.evaluation_batches(source, **options)
   from nfnets_augmult.data import pipeline
 
-  return pipeline.evaluation_batches(
-    source,
-    crop=make_evaluation_crop(config),
-    read_options=read_options(config, is_training=False),
-    **options,
+  return _with_keys_in_errors(
+    pipeline.evaluation_batches(
+      source,
+      crop=make_evaluation_crop(config),
+      read_options=read_options(config, is_training=False),
+      **options,
+    )
   )
 
 
@@ -702,7 +740,8 @@ def check(config: ml_collections.ConfigDict) -> None:
   checks.check_int('seed', config.seed, most=_LARGEST_SEED)
   plan_lib.check_length(total_epochs=config.total_epochs, total_steps=config.total_steps)
   _, unique_images_per_batch, _ = _solve_batch(config)
-  make_augmentation(config).mixing.check_unique_images(unique_images_per_batch)
+  with renamed(AUGMENTATION_KEYS):
+    make_augmentation(config).mixing.check_unique_images(unique_images_per_batch)
   make_evaluation_crop(config)
   _check_input_keys(config)
   _check_runs(config)
@@ -711,7 +750,8 @@ def check(config: ml_collections.ConfigDict) -> None:
   _make_optimizer(config)
   optimizer, evaluation, checkpoint = config.optimizer, config.evaluation, config.checkpoint
   checks.check_int('optimizer.warmup_steps', optimizer.warmup_steps)
-  schedules.make_schedule(optimizer.schedule, optimizer.learning_rate, total_steps=1)
+  with renamed(OPTIMIZER_KEYS):
+    schedules.make_schedule(optimizer.schedule, optimizer.learning_rate, total_steps=1)
   # Makes no network yet; it checks its arguments.
   step_lib.make_train_step(
     classifier=None,
@@ -746,7 +786,7 @@ def _check_input_keys(config: ml_collections.ConfigDict) -> None:
   _path(config, 'dataset.data_dir')
   checks.check_int('dataset.image_size', dataset.image_size, most=_LARGEST_IMAGE)
   checks.check_int('dataset.test_image_size', dataset.test_image_size, most=_LARGEST_IMAGE)
-  sources.check_bad_image_policy(dataset.on_bad_image)
+  checks.check_choice('dataset.on_bad_image', dataset.on_bad_image, sources.BAD_IMAGE_POLICIES)
   checks.check_choice('input', config.input, INPUTS)
   checks.check_int(
     'steps_per_dispatch', config.steps_per_dispatch, least=1, most=_MOST_STEPS_PER_DISPATCH
@@ -886,10 +926,12 @@ def read_options(config: ml_collections.ConfigDict, *, is_training: bool = True)
   )
 
 
+@renamed(DATASET_KEYS)
 def _decode_rules(config: ml_collections.ConfigDict) -> DecodeRules:
   return DecodeRules(config.dataset.apply_orientation, config.dataset.max_pixels)
 
 
+@renamed(EVALUATION_KEYS)
 def make_evaluation_crop(config: ml_collections.ConfigDict) -> EvaluationCrop:
   """Returns what of an image the network sees in evaluation.
 
@@ -926,9 +968,11 @@ def _device_crop(config: ml_collections.ConfigDict) -> CropFlip:
 
 def _make_model(config: ml_collections.ConfigDict, *, num_classes: int) -> Any:
   options = config.model.to_dict()
-  return models.make_model(options.pop('name'), num_classes=num_classes, **options)
+  with renamed({key: f'model.{key}' for key in options}):
+    return models.make_model(options.pop('name'), num_classes=num_classes, **options)
 
 
+@renamed(OPTIMIZER_KEYS)
 def _make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
   return sgd.sgd(
     momentum=config.optimizer.momentum,

@@ -19,6 +19,7 @@ from nfnets_augmult import assembly
 from nfnets_augmult.data import array_files
 from nfnets_augmult.data.evaluation_crop import EvaluationCrop
 from nfnets_augmult.data.sources import ArraySource, Source
+from nfnets_augmult.ops.argument_names import renamed
 
 
 def convert(config: ml_collections.ConfigDict, output: str) -> tuple[ArraySource, ArraySource]:
@@ -46,15 +47,13 @@ def _decoded(
     return source
   from nfnets_augmult.data import pipeline
 
-  batches = list(
-    pipeline.evaluation_batches(
-      source,
-      batch_size=64,
-      # Training crops by itself, and out of the whole square.
-      crop=EvaluationCrop(padding=0) if is_training else assembly.make_evaluation_crop(config),
-      read_options=assembly.read_options(config, is_training=is_training),
+  # Training crops by itself, and out of the whole square.
+  crop = EvaluationCrop(padding=0) if is_training else assembly.make_evaluation_crop(config)
+  read_options = assembly.read_options(config, is_training=is_training)
+  with renamed(assembly.DATASET_KEYS):
+    batches = list(
+      pipeline.evaluation_batches(source, batch_size=64, crop=crop, read_options=read_options)
     )
-  )
   images, labels, mask = (
     np.concatenate([batch[key] for batch in batches]) for key in ('image', 'label', 'mask')
   )

@@ -29,6 +29,7 @@ from nfnets_augmult import assembly, configs
 from nfnets_augmult.data.augmentation import NOTHING
 from nfnets_augmult.data.sources import BadDataError
 from nfnets_augmult.ops import paths
+from nfnets_augmult.ops.argument_names import renamed
 from nfnets_augmult.training import checkpoints as checkpoints_lib
 from nfnets_augmult.training import loop, records
 from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
@@ -85,10 +86,11 @@ def prepare(
     assembly.check_same_data(data, then)
   assembly.check_input(config, data)
   plan = assembly.make_plan(config, data.train.num_images)
-  assembly.make_augmentation(config).check(
-    unique_images_per_batch=plan.multiplicity.unique_images_per_batch,
-    image_shape=data.image_shape,
-  )
+  with renamed(assembly.AUGMENTATION_KEYS):
+    assembly.make_augmentation(config).check(
+      unique_images_per_batch=plan.multiplicity.unique_images_per_batch,
+      image_shape=data.image_shape,
+    )
   network = assembly.make_network(config, data)
   assembly.check_images_fit(config, data, network)
   assembly.check_memory(config, data, plan, network)

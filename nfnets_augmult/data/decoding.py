@@ -13,12 +13,13 @@ from absl import logging
 from nfnets_augmult.data import image_formats, pillow_images
 from nfnets_augmult.data.image_formats import DecodeError, DecodeRules, JpegHeader
 from nfnets_augmult.data.sources import (
+  BAD_IMAGE_POLICIES,
   ArraySource,
   BadDataError,
   Source,
-  check_bad_image_policy,
   check_image_size,
 )
+from nfnets_augmult.ops.checks import check_choice
 
 # Pixels of an image of another format than JPEG from which on it is scaled down as a JPEG would be:
 # smaller ones are exact, larger ones would take too much memory, 25 bytes a pixel.
@@ -53,7 +54,7 @@ class ReadOptions:
   rules: DecodeRules = image_formats.DEFAULT_RULES
 
   def __post_init__(self):
-    check_bad_image_policy(self.on_bad_image)
+    check_choice('on_bad_image', self.on_bad_image, BAD_IMAGE_POLICIES)
 
 
 def scale_denominator(boxes: np.ndarray, image_size: int) -> int:
@@ -123,7 +124,7 @@ def check_some_image_decodes(source: Source, options: ReadOptions) -> None:
       first_problem = first_problem or f'{source.image_name(index)}: {error}'
   raise BadDataError(
     f'none of the {source.num_images:,} images of {source.description} decodes, so that '
-    f'dataset.on_bad_image=skip would leave out all; the first is {first_problem}'
+    f"on_bad_image='skip' would leave out all; the first is {first_problem}"
   )
 
 
@@ -306,8 +307,7 @@ class ImageReader:
       name = self.bad_images[min(self.bad_images)]
       return BadDataError(
         f'an image does not decode: {name}. Repair it and go on, or start again in another '
-        '--workdir, without it or with --config.dataset.on_bad_image=skip, which leaves such '
-        'images out'
+        "--workdir, without it or with on_bad_image='skip', which leaves such images out"
       )
     return error
 

@@ -46,7 +46,7 @@ def test_what_is_no_data_set_is_refused(folder, tmp_path):
   def load(**changes):
     return loading.load_source('arrays', **{'split': 'train', 'data_dir': str(folder), **changes})
 
-  with pytest.raises(ValueError, match=r'dataset.data_dir is missing'):
+  with pytest.raises(ValueError, match=r"^data_dir='' is missing"):
     load(data_dir='')
   with pytest.raises(ValueError, match=r'holds no arrays: .*nfnets_augmult.convert'):
     load(data_dir=str(tmp_path))
