@@ -38,6 +38,7 @@ from nfnets_augmult.data.inception_crop import InceptionCrop
 from nfnets_augmult.data.multiplicity import MAX_AUGMULT
 from nfnets_augmult.models import model_spec
 from nfnets_augmult.ops import checks, console
+from nfnets_augmult.ops.argument_names import renamed
 
 
 def benchmark_input() -> None:
@@ -57,10 +58,11 @@ def benchmark_input() -> None:
 
     if args.config:
       source = assembly.load_split(args.config, args.config.dataset.train_split)
-      sources.check_image_size(source, args.config.dataset.image_size)
       augmentation = assembly.make_augmentation(args.config)
-      for n in augmults:
-        augmentation.mixing.check_unique_images(args.batch_size // n)
+      with renamed(assembly.DATASET_KEYS | assembly.AUGMENTATION_KEYS):
+        sources.check_image_size(source, args.config.dataset.image_size)
+        for n in augmults:
+          augmentation.mixing.check_unique_images(args.batch_size // n)
       read_options = assembly.read_options(args.config)
     else:
       source, augmentation = input_benchmark.random_images(), Augmentation()
@@ -103,7 +105,8 @@ def benchmark_step() -> None:
   try:
     checks.check_number('--sam', args.sam, least=0)
     checks.check_number('--ascent_fraction', args.ascent_fraction, above=0, most=1)
-    spec = model_spec(model)
+    with renamed({'name': '--model'}):
+      spec = model_spec(model)
     image_size = args.image_size or spec.train_image_size
     result = step_benchmark.measure_step(
       model,

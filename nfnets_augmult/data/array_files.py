@@ -57,7 +57,7 @@ def array_source(*, split: str, data_dir: str) -> ArraySource:
   root = pathlib.Path(data_dir)
   if not (root / _DESCRIPTION).exists():
     raise ValueError(
-      f'dataset.data_dir={data_dir!r} holds no arrays: there is no {_DESCRIPTION}. '
+      f'data_dir={data_dir!r} holds no arrays: there is no {_DESCRIPTION}. '
       'python -m nfnets_augmult.convert writes them'
     )
   description = json.loads((root / _DESCRIPTION).read_text(encoding='utf-8'))

@@ -97,7 +97,7 @@ def check_some_image_decodes(source: Source, options: ReadOptions) -> None:
       first_problem = first_problem or f'{source.image_name(index)}: {error}'
   raise BadDataError(
     f'none of the {source.num_images:,} images of {source.description} decodes, so that '
-    f'dataset.on_bad_image=skip would leave out all; the first is {first_problem}'
+    f"on_bad_image='skip' would leave out all; the first is {first_problem}"
   )
 
 
@@ -280,8 +280,7 @@ class ImageReader:
       name = self.bad_images[min(self.bad_images)]
       return BadDataError(
         f'an image does not decode: {name}. Repair it and go on, or start again in another '
-        '--workdir, without it or with --config.dataset.on_bad_image=skip, which leaves such '
-        'images out'
+        "--workdir, without it or with on_bad_image='skip', which leaves such images out"
       )
     return error
 

@@ -31,8 +31,8 @@ class EvaluationCrop:
   padding: int = 32
 
   def __post_init__(self):
-    check_choice('evaluation.crop', self.kind, KINDS)
-    check_int('evaluation.crop_padding', self.padding, most=_MOST_PADDING)
+    check_choice('kind', self.kind, KINDS)
+    check_int('padding', self.padding, most=_MOST_PADDING)
 
   def scaled_size(self, size: int) -> int:
     """Returns to how many pixels the `box` is scaled; the central `size` of them are kept."""

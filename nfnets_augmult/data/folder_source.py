@@ -110,11 +110,11 @@ def folder_source(*, split: str, data_dir: str, train_split: str = 'train') -> F
 
   Raises:
     ValueError: `data_dir` is missing, no folder, has another layout, or lacks images; the message
-      names the folders that are there and the key that fits.
+      names the folders that are there and the argument that fits.
   """
   require_data_dir('folder', data_dir)
   if '://' in data_dir or not os.path.isdir(data_dir):
-    raise ValueError(f'dataset.data_dir={data_dir!r} is not a folder of this file system')
+    raise ValueError(f'data_dir={data_dir!r} is not a folder of this file system')
   root, asked, train = map(os.fsencode, (data_dir, split, train_split))
   folders = _folders(root)
   if _holds_splits(root, folders, {asked, train}):
@@ -132,7 +132,7 @@ def folder_source(*, split: str, data_dir: str, train_split: str = 'train') -> F
   elif split not in ('train', 'test'):
     raise ValueError(
       f"'folder' has no split {split!r}; it has train, test: there is no folder "
-      f'{_shown(root, asked)}, and dataset.data_dir={data_dir!r} holds {_listed(folders)}'
+      f'{_shown(root, asked)}, and data_dir={data_dir!r} holds {_listed(folders)}'
     )
   else:
     folder, classes, is_test = root, folders, split == 'test'
@@ -316,7 +316,7 @@ def _notes(scan: _Scan) -> tuple[str, ...]:
   if bad := [file.path for file in scan.files if not file.kind]:
     notes.append(
       f'{len(bad):,} with the name of an image but none that is read inside, to be treated as '
-      f'dataset.on_bad_image says (e.g. {_shown(bad[0])})'
+      f'on_bad_image says (e.g. {_shown(bad[0])})'
     )
   if below := [file.path for file in scan.files if file.path.count(b'/') > 1]:
     notes.append(
@@ -343,12 +343,12 @@ def _check_classes(
   if len(classes) < 2:
     if not classes and (strays := len(scan.passed_over[_STRAY])):
       hint = (
-        f'. It holds {strays:,} images itself: if these are one class of several, dataset.data_dir '
-        'is the folder above'
+        f'. It holds {strays:,} images itself: if these are one class of several, the folder above '
+        'is the one to give'
       )
     has = f'only one class, {_listed(classes)}' if classes else 'no class folder'
     raise ValueError(
-      f'{_shown(folder)} has {has}: dataset.data_dir needs one sub-folder per class, two at least, '
+      f'{_shown(folder)} has {has}: data_dir=DIR needs one sub-folder per class, two at least, '
       f'directly or below folders for train and test{hint}'
     )
   if empty := [name for label, name in enumerate(classes) if label not in with_images]:
@@ -373,13 +373,13 @@ def _check_no_splits_inside(folder: bytes, classes: Sequence[bytes], *, is_share
       if splits := [inner for inner in inside if _purpose(inner)]:
         raise ValueError(
           f'{_shown(folder, name)} holds {_listed(splits)}, the name of a split: if classes lie in '
-          f'there, say {_flag("data_dir", os.path.join(folder, name))}, else divide '
+          f'there, say {_argument("data_dir", os.path.join(folder, name))}, else divide '
           'the images as train/CLASS/... and test/CLASS/...'
         )
   elif len(splits := [name for name in classes if _purpose(name)]) > 1:
     raise ValueError(
       f'{_shown(folder)} holds {_listed(splits)}, which are no names of classes but of splits: say '
-      f'{_flag("data_dir", folder)}, or give the classes other names'
+      f'{_argument("data_dir", folder)}, or give the classes other names'
     )
 
 
@@ -399,7 +399,7 @@ def _one_level_deeper(folder: bytes, only: bytes, *, is_share: bool) -> str:
     inner = os.path.join(inner, names[0])
   if not names:
     return ''
-  remedy = f'say {_flag("data_dir", inner)}' if is_share else f'move them to {_shown(folder)}'
+  remedy = f'say {_argument("data_dir", inner)}' if is_share else f'move them to {_shown(folder)}'
   return f'. If its folders {_listed(names)} are the ones meant, {remedy}'
 
 
@@ -439,30 +439,25 @@ def _purpose(name: bytes) -> str:
 
 
 def _no_such_split(root: bytes, folders: Sequence[bytes], split: str, train_split: str) -> str:
-  """The message for a split whose folder is not there, with the keys that fit what is."""
-  key = 'train_split' if split == train_split else 'test_split'
-  wrong = {'train_split', 'test_split'} if key == 'train_split' else {'test_split'}
-  remedies = []
-  for of_key, purpose, name in (
-    ('train_split', 'train', train_split),
-    ('test_split', 'test', 'test' if key == 'train_split' else split),
-  ):
-    usual = [folder for folder in folders if _purpose(folder) == purpose]
-    if of_key in wrong and usual and os.fsencode(name) not in folders:
-      remedies.append(_flag(of_key, min(usual, key=_rank)))
-  if remedies:
-    remedy = f'; say {" ".join(remedies)}'
+  """The message for a split whose folder is not there, with the arguments that fit what is."""
+  is_train = split == train_split
+  key = 'train_split' if is_train else 'split'
+  usual = [folder for folder in folders if _purpose(folder)]
+  trains, tests = ([f for f in usual if _purpose(f) == purpose] for purpose in ('train', 'test'))
+  if fitting := trains if is_train else tests:
+    remedy = f'; say {_argument(key, min(fitting, key=_rank))}'
+    if is_train and tests and b'test' not in folders:
+      remedy += f', and {_listed([min(tests, key=_rank)])} for the test'
   elif os.fsencode(train_split) in folders:
     remedy = (
       f'; to hold out a tenth of the training images for it, say '
-      f'{_flag("data_dir", os.path.join(root, os.fsencode(train_split)))}'
+      f'{_argument("data_dir", os.path.join(root, os.fsencode(train_split)))}'
     )
   else:
-    usual = [folder for folder in folders if _purpose(folder)]
     remedy = f'. If {_listed(usual)} is a class, it needs another name' if usual else ''
   return (
-    f'no split {split!r}: there is no folder {_shown(root, os.fsencode(split))} (dataset.{key}); '
-    f'{_shown(root)} holds {_listed(folders)}{remedy}'
+    f'{key}={split!r}: there is no folder {_shown(root, os.fsencode(split))}; {_shown(root)} holds '
+    f'{_listed(folders)}{remedy}'
   )
 
 
@@ -472,8 +467,9 @@ def _rank(name: bytes) -> int:
   return min(usual.index(w) for w in re.split(r'[\W_\d]+', _name(name).lower()) if w in usual)
 
 
-def _flag(key: str, value: bytes) -> str:
-  return f'--config.dataset.{key}={shlex.quote(printable(_name(value)))}'
+def _argument(name: str, value: bytes) -> str:
+  """As it is written on a command line."""
+  return f'{name}={shlex.quote(printable(_name(value)))}'
 
 
 def _listed(names: Sequence[bytes]) -> str:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import features
 
+from nfnets_augmult.ops.checks import check_bool, check_int
+
 
 class DecodeError(ValueError):
   """An image cannot be decoded; the message says why, and not which image it is."""
@@ -26,13 +28,8 @@ class DecodeRules:
   max_pixels: int = 64_000_000
 
   def __post_init__(self):
-    if not isinstance(self.apply_orientation, bool | np.bool_):
-      raise ValueError(
-        f'dataset.apply_orientation={self.apply_orientation!r} must be True or False'
-      )
-    is_whole = isinstance(self.max_pixels, int) and not isinstance(self.max_pixels, bool)
-    if not is_whole or self.max_pixels < 1:
-      raise ValueError(f'dataset.max_pixels={self.max_pixels!r} must be a whole number, at least 1')
+    check_bool('apply_orientation', self.apply_orientation)
+    check_int('max_pixels', self.max_pixels, least=1)
 
   def check_size(self, height: int, width: int) -> None:
     """Raises DecodeError for an image that has no pixels or too many."""
@@ -40,7 +37,7 @@ class DecodeRules:
       raise DecodeError(f'its header states {width:,} x {height:,} pixels')
     if height * width > self.max_pixels:
       raise DecodeError(
-        f'it has {width:,} x {height:,} pixels, more than dataset.max_pixels={self.max_pixels:,}'
+        f'it has {width:,} x {height:,} pixels, more than max_pixels={self.max_pixels:,}'
       )
 
 

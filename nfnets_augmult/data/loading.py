@@ -39,7 +39,7 @@ def load_source(
 
   Raises:
     ValueError: unknown data set or split, no `data_dir`, nothing prepared there, no images, images
-      without a label, or one class only. The message names the config key and says what to do.
+      without a label, or one class only. The message names the argument and says what to do.
   """
   if name == 'folder':
     source = folder_source(split=split, data_dir=data_dir, train_split=train_split)

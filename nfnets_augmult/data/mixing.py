@@ -46,15 +46,15 @@ class Mixing:
   mixup_alpha: float = 0.2
 
   def __post_init__(self):
-    check_number('augmentation.mixup.share', self.mixup, least=0, most=1)
-    check_number('augmentation.cutmix.share', self.cutmix, least=0, most=1)
+    check_number('mixup', self.mixup, least=0, most=1)
+    check_number('cutmix', self.cutmix, least=0, most=1)
     if self.mixup + self.cutmix > 1:
       raise ValueError(
-        f'augmentation.mixup.share={self.mixup} and augmentation.cutmix.share={self.cutmix} are '
-        'shares of a batch: their sum must be at most 1'
+        f'mixup={self.mixup} and cutmix={self.cutmix} are shares of a batch: their sum must be at '
+        'most 1'
       )
     # Beyond these bounds the weight is always 0, 1/2 or 1, as far as its distribution is known.
-    check_number('augmentation.mixup.alpha', self.mixup_alpha, least=0.001, most=1000)
+    check_number('mixup_alpha', self.mixup_alpha, least=0.001, most=1000)
 
   @property
   def is_on(self) -> bool:
@@ -66,8 +66,7 @@ class Mixing:
     if self.is_on and unique_images_per_batch < 2:
       raise ValueError(
         f'unique_images_per_batch={unique_images_per_batch}: Mixup and CutMix need at least two '
-        'unique images in a batch; raise batch_size, lower augmult, or set '
-        'augmentation.mixup.share and augmentation.cutmix.share to 0'
+        'unique images in a batch; raise batch_size, lower augmult, or set mixup=0 and cutmix=0'
       )
 
 

@@ -111,7 +111,7 @@ def solve_batch(
 
   Raises:
     ValueError: fewer than two are given, or they contradict each other; the message names the
-      keys and a way out.
+      arguments and a way out.
 
   Example:
     >>> from nfnets_augmult import solve_batch
@@ -216,8 +216,7 @@ class Multiplicity:
   def __post_init__(self):
     check_choice('placement', self.placement, PLACEMENTS)
     check_int('augmult', self.augmult, least=1, most=MAX_AUGMULT)
-    if not 1 <= self.num_images < 2**32:
-      raise ValueError(f'{self.num_images} training images: there must be from 1 to 2**32 - 1')
+    check_int('num_images', self.num_images, least=1, most=2**32 - 1)
     unique = self.unique_images_per_batch
     if not 1 <= unique <= self.num_images:
       raise ValueError(

@@ -92,18 +92,16 @@ class RandAugment:
   behaviour: str = 'reference'
 
   def __post_init__(self):
-    check_int('augmentation.randaugment.layers', self.layers, most=_MOST_LAYERS)
-    check_number(
-      'augmentation.randaugment.magnitude', self.magnitude, least=0, most=_LARGEST_MAGNITUDE
-    )
-    check_choice('augmentation.randaugment.behaviour', self.behaviour, BEHAVIOURS)
+    check_int('layers', self.layers, most=_MOST_LAYERS)
+    check_number('magnitude', self.magnitude, least=0, most=_LARGEST_MAGNITUDE)
+    check_choice('behaviour', self.behaviour, BEHAVIOURS)
 
   def check_channels(self, channels: int) -> None:
     """Raises ValueError if it is on and the images are not in colour."""
     if self.layers and channels != 3:
       raise ValueError(
         f'RandAugment is for colour images, not for {channels} channel(s); switch it off with '
-        'augmentation.randaugment.layers=0'
+        'layers=0'
       )
 
 

@@ -4,7 +4,8 @@ import dataclasses
 
 from nfnets_augmult.data import image_formats
 from nfnets_augmult.data.image_formats import DecodeRules
-from nfnets_augmult.data.sources import check_bad_image_policy
+from nfnets_augmult.data.sources import BAD_IMAGE_POLICIES
+from nfnets_augmult.ops.checks import check_choice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,4 +30,4 @@ class ReadOptions:
   rules: DecodeRules = image_formats.DEFAULT_RULES
 
   def __post_init__(self):
-    check_bad_image_policy(self.on_bad_image)
+    check_choice('on_bad_image', self.on_bad_image, BAD_IMAGE_POLICIES)

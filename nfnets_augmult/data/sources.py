@@ -14,9 +14,8 @@ from typing import Protocol
 import numpy as np
 
 from nfnets_augmult.ops import addressed_random
-from nfnets_augmult.ops.checks import check_choice
 
-# What to do about an image that does not decode; see `decoding.ReadOptions`.
+# What to do about an image that does not decode; see `read_options.ReadOptions`.
 BAD_IMAGE_POLICIES = ('fail', 'skip')
 
 
@@ -166,15 +165,10 @@ def require_data_dir(name: str, data_dir: str) -> None:
   """Raises ValueError if `data_dir` is empty."""
   if not data_dir:
     raise ValueError(
-      f'dataset.data_dir is missing: say where the data set {name!r} lies, with '
-      "--config.dataset.data_dir=DIR (only 'digits' needs none; every name but 'digits', "
-      "'folder' and 'arrays' is taken as one of TensorFlow Datasets)"
+      f'data_dir={data_dir!r} is missing: say where the data set {name!r} lies, with '
+      "data_dir=DIR (only 'digits' needs none; every name but 'digits', 'folder' and 'arrays' is "
+      'taken as one of TensorFlow Datasets)'
     )
-
-
-def check_bad_image_policy(policy: str) -> None:
-  """Raises ValueError unless `policy` is one of `BAD_IMAGE_POLICIES`."""
-  check_choice('dataset.on_bad_image', policy, BAD_IMAGE_POLICIES)
 
 
 def check_not_empty(source: Source) -> None:
@@ -209,14 +203,13 @@ def check_labels(
     '' if num_images in (None, len(labels)) else f' of {len(labels):,} that were looked at'
   )
   what = _split_name(description)
-  choose = 'choose another split with dataset.train_split or dataset.test_split (--split)'
   if num_unlabelled := int((labels == -1).sum()):
     raise ValueError(
-      f'{what} has {num_unlabelled:,} images without a label (-1){looked_at}; {choose}'
+      f'{what} has {num_unlabelled:,} images without a label (-1){looked_at}; choose another split'
     )
   raise ValueError(
     f'{what} has {int((~is_known).sum()):,} images with labels outside [0, {num_classes})'
-    f'{looked_at}, as {int(labels[~is_known][0])}; {choose}, or repair the labels'
+    f'{looked_at}, as {int(labels[~is_known][0])}; choose another split, or repair the labels'
   )
 
 
@@ -229,8 +222,8 @@ def check_image_size(source: Source, image_size: int) -> None:
   """Raises ValueError if the images of `source` differ in size and no size is asked for."""
   if image_size < 1 and not isinstance(source, ArraySource):
     raise ValueError(
-      f'dataset.image_size={image_size}: the images of {source.description} differ in size; say '
-      'how many pixels the network gets, as in --config.dataset.image_size=224'
+      f'image_size={image_size}: the images of {source.description} differ in size; say '
+      'how many pixels the network gets, as in image_size=224'
     )
 
 

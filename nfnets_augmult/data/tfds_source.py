@@ -97,21 +97,21 @@ def _not_prepared(name: str, data_dir: str) -> str:
   plain_name = re.split('[/:]', name)[0]
   root = epath.Path(data_dir)
   if not root.is_dir():
-    return f'dataset.data_dir={data_dir!r} is not a folder'
+    return f'data_dir={data_dir!r} is not a folder'
   prepared = sorted(
     p.name for p in root.iterdir() if p.is_dir() and _prepared_directory(p.name, data_dir)
   )
   has = f'prepared there: {", ".join(prepared)}' if prepared else 'nothing is prepared there'
   if plain_name not in known:
     return (
-      f'unknown data set dataset.name={name!r}: neither digits nor folder, not prepared in '
-      f'dataset.data_dir={data_dir!r} ({has}), and not known to TensorFlow Datasets'
+      f'unknown data set name={name!r}: neither digits nor folder, not prepared in '
+      f'data_dir={data_dir!r} ({has}), and not known to TensorFlow Datasets'
     )
+  # An argument of ours stands before `=` without a space, see `ops/argument_names.py`.
   return (
-    f'dataset.name={name!r} is not prepared in dataset.data_dir={data_dir!r} ({has}). Prepare it '
-    f'in Python with tensorflow_datasets.builder({name!r}, data_dir={data_dir!r})'
-    '.download_and_prepare(), or let this program do that with '
-    '--config.dataset.allow_download=True'
+    f'name={name!r} is not prepared in data_dir={data_dir!r} ({has}). Prepare it in Python with '
+    f'tensorflow_datasets.builder({name!r}, data_dir = {data_dir!r}).download_and_prepare(), or '
+    'let this program do that with allow_download=True'
   )
 
 

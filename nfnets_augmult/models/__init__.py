@@ -11,6 +11,8 @@ import jax
 from nfnets_augmult.models.nf_resnet import DEPTHS, NFResNet
 from nfnets_augmult.models.nfnet import VARIANTS, NFNet
 from nfnets_augmult.models.wide_resnet import WideResNet
+from nfnets_augmult.ops.argument_names import renamed
+from nfnets_augmult.ops.checks import shown
 
 
 class ModelSpec(NamedTuple):
@@ -67,7 +69,7 @@ def model_spec(name: str) -> ModelSpec:
     if match := re.fullmatch(pattern, name):
       numbers = {key: int(value) for key, value in match.groupdict().items()}
       return spec._replace(arguments={**spec.arguments, **numbers})
-  raise ValueError(f'model.name={name!r} is no model; there is: {"; ".join(MODEL_NAMES)}')
+  raise ValueError(f'name={name!r} is no model; there is: {"; ".join(MODEL_NAMES)}')
 
 
 def make_model(name: str, *, num_classes: int, **options: Any) -> hk.Transformed:
@@ -104,15 +106,18 @@ def make_model(name: str, *, num_classes: int, **options: Any) -> hk.Transformed
   module, fixed, *_ = model_spec(name)
   known = set(inspect.signature(module).parameters) - {*fixed, 'num_classes', 'name'}
   if unknown := set(options) - known:
+    option = min(unknown)
     raise ValueError(
-      f'model.{min(unknown)}: the model {name!r} has no option {", ".join(sorted(unknown))}; '
-      f'it has {", ".join(sorted(known))}'
+      f'{option}={shown(options[option])}: the model {name!r} has no option '
+      f'{", ".join(sorted(unknown))}; it has {", ".join(sorted(known))}'
     )
 
   def make() -> Any:
     return module(**fixed, num_classes=num_classes, **options)
 
-  hk.transform(make).init(None)  # checks the arguments; a module makes no parameter before its call
+  with renamed({argument: f'name={name!r}: {argument}' for argument in fixed}):
+    # Checks the arguments; a module makes no parameter before its call.
+    hk.transform(make).init(None)
 
   def network(images: jax.Array, *, is_training: bool) -> jax.Array:
     return make()(images, is_training=is_training)

@@ -23,21 +23,21 @@ def check_options(
   scan_blocks: bool,
   remat: bool,
 ) -> None:
-  """Raises ValueError, with the key and the value, for an option out of its range."""
-  check_choice('model.activation', activation, ACTIVATIONS)
+  """Raises ValueError, with its name and value, for an option out of its range."""
+  check_choice('activation', activation, ACTIVATIONS)
   check_int('num_classes', num_classes, least=1)
-  check_number('model.dropout_rate', dropout_rate, least=0, below=1)
-  check_number('model.stochastic_depth_rate', stochastic_depth_rate, least=0, below=1)
-  check_number('model.alpha', alpha, above=0)
-  check_number('model.squeeze_excite_ratio', squeeze_excite_ratio, least=0, most=_LARGEST_RATIO)
+  check_number('dropout_rate', dropout_rate, least=0, below=1)
+  check_number('stochastic_depth_rate', stochastic_depth_rate, least=0, below=1)
+  check_number('alpha', alpha, above=0)
+  check_number('squeeze_excite_ratio', squeeze_excite_ratio, least=0, most=_LARGEST_RATIO)
   if squeeze_excite_ratio and squeeze_excite_ratio < _SMALLEST_RATIO:
     raise ValueError(
-      f'model.squeeze_excite_ratio={squeeze_excite_ratio} must be 0, for none, or at least '
+      f'squeeze_excite_ratio={squeeze_excite_ratio} must be 0, for none, or at least '
       f'{_SMALLEST_RATIO}'
     )
-  check_choice('model.conv_algorithm', conv_algorithm, ('auto', *ALGORITHMS))
-  check_bool('model.scan_blocks', scan_blocks)
-  check_bool('model.remat', remat)
+  check_choice('conv_algorithm', conv_algorithm, ('auto', *ALGORITHMS))
+  check_bool('scan_blocks', scan_blocks)
+  check_bool('remat', remat)
 
 
 def classify(

@@ -100,7 +100,7 @@ class NFResNet(hk.Module):
     if depth not in DEPTHS:
       raise ValueError(f'no NF-ResNet of depth={depth}; there is: {", ".join(map(str, DEPTHS))}')
     dropout_rate = 0.25 if dropout_rate is None else dropout_rate
-    check_int('model.width', width, least=1, most=_LARGEST_WIDTH)
+    check_int('width', width, least=1, most=_LARGEST_WIDTH)
     check_options(
       activation=activation,
       alpha=alpha,

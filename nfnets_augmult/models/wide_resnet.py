@@ -83,12 +83,11 @@ class WideResNet(hk.Module):
     super().__init__(name=name)
     if not 10 <= depth <= _LARGEST_DEPTH or (depth - 4) % 6:
       raise ValueError(
-        f'model.name: a Wide-ResNet has 6 k + 4 layers (10, 16, 22, 28, 40 ... {_LARGEST_DEPTH}), '
-        f'not depth={depth}'
+        f'depth={depth}: a Wide-ResNet has 6 k + 4 layers (10, 16, 22, 28, 40 ... {_LARGEST_DEPTH})'
       )
-    check_int('model.name: width', width, least=1, most=_LARGEST_WIDTH)
+    check_int('width', width, least=1, most=_LARGEST_WIDTH)
     dropout_rate = 0.0 if dropout_rate is None else dropout_rate
-    check_number('model.dropout_rate', dropout_rate, least=0, below=1)
+    check_number('dropout_rate', dropout_rate, least=0, below=1)
     self._blocks_per_stage = (depth - 4) // 6
     self._width = width
     self._num_classes = num_classes

@@ -12,6 +12,8 @@ import zlib
 
 import numpy as np
 
+from nfnets_augmult.ops.checks import check_int
+
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA  # of the key schedule, from the publication
 
@@ -53,8 +55,7 @@ def key_for(seed: int, purpose: str) -> tuple[np.ndarray, np.ndarray]:
   Raises:
     ValueError: `seed` is out of range.
   """
-  if not 0 <= seed < 2**32:
-    raise ValueError(f'seed={seed} must be in [0, 2**32)')
+  check_int('seed', seed, most=2**32 - 1)
   counter = _uint32(zlib.crc32(purpose.encode())), _uint32(0)
   return threefry2x32((_uint32(seed), _uint32(0)), counter)
 

@@ -1,7 +1,7 @@
 """Range checks with one wording: `KEY=VALUE must be a whole number from 1 to 4096`.
 
-A key is what a person would change, such as `optimizer.momentum` or `--batch_size`. Every message
-begins with it. All raise ValueError.
+A key is the name of an argument, or in a program that of a config key or flag. Every message begins
+with it. All raise ValueError.
 """
 
 import math

@@ -68,8 +68,8 @@ def clip_unitwise(
 
 def _check(clipping: float, eps: float) -> None:
   """Raises ValueError unless both are positive."""
-  check_number('optimizer.clipping', clipping, above=0)
-  check_number('optimizer.clipping_eps', eps, above=0)
+  check_number('clipping', clipping, above=0)
+  check_number('eps', eps, above=0)
 
 
 def adaptive_gradient_clipping(

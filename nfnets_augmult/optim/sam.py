@@ -59,7 +59,7 @@ def ascent_slots_per_device(
     ... )
     4
   """
-  check_number('sam.ascent_fraction', ascent_fraction, above=0, most=1)
+  check_number('ascent_fraction', ascent_fraction, above=0, most=1)
   batch_size = unique_images_per_batch * augmult
   if batch_size % device_count:
     raise ValueError(
@@ -130,7 +130,7 @@ def sharpness_aware(
     >>> float(value), float(grad)
     (16.0, 8.0)
   """
-  check_number('sam.rho', rho, least=0)
+  check_number('rho', rho, least=0)
 
   def value_and_grad(params: Any, batch: Any, *arguments: Any) -> tuple[Any, Any]:
     ascent_batch = batch if select_ascent is None else select_ascent(batch)

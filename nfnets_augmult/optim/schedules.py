@@ -83,12 +83,12 @@ def make_schedule(
     >>> [float(schedule(step)) for step in (0, 10, 11, 12)]
     [0.5, 0.5, 0.25, 0.125]
   """
-  check_choice('optimizer.schedule', name, SCHEDULES)
-  check_number('optimizer.learning_rate', learning_rate, above=0)
+  check_choice('name', name, SCHEDULES)
+  check_number('learning_rate', learning_rate, above=0)
   check_int('total_steps', total_steps, least=1, most=MOST_STEPS)
-  check_int('optimizer.warmup_steps', warmup_steps)
+  check_int('warmup_steps', warmup_steps)
   if warmup_steps >= total_steps:
     raise ValueError(
-      f'optimizer.warmup_steps={warmup_steps} must be fewer than the {total_steps} steps of the run'
+      f'warmup_steps={warmup_steps} must be fewer than the {total_steps} steps of the run'
     )
   return SCHEDULES[name](learning_rate, total_steps=total_steps, warmup_steps=warmup_steps)

@@ -45,11 +45,11 @@ def sgd(
     >>> updates['network/linear']['w'].tolist()  # -0.5 (1 + 0.5 * 1): the classifier is not clipped
     [[-0.75], [-0.75]]
   """
-  check_number('optimizer.momentum', momentum, least=0, below=1)
-  check_bool('optimizer.nesterov', nesterov)
-  check_number('optimizer.weight_decay', weight_decay, least=0)
-  check_number('optimizer.clipping', clipping, least=0)
-  check_number('optimizer.clipping_eps', clipping_eps, above=0)
+  check_number('momentum', momentum, least=0, below=1)
+  check_bool('nesterov', nesterov)
+  check_number('weight_decay', weight_decay, least=0)
+  check_number('clipping', clipping, least=0)
+  check_number('clipping_eps', clipping_eps, above=0)
   clip = optax.identity()
   if clipping:
     clip = agc.adaptive_gradient_clipping(clipping, eps=clipping_eps, mask=agc.is_clipped)

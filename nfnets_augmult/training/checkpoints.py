@@ -12,6 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from nfnets_augmult.ops.checks import check_int
 from nfnets_augmult.training import fit
 from nfnets_augmult.training.state import TrainState
 
@@ -84,11 +85,10 @@ class Checkpoints:
       class_names: what the outputs of the network mean; kept with every checkpoint.
 
     Raises:
-      ValueError: `keep` is less than 1.
+      ValueError: `keep` is no whole number of at least 1.
       CheckpointError: the folders cannot be created.
     """
-    if keep < 1:
-      raise ValueError(f'checkpoint.keep={keep} must be at least 1')
+    check_int('keep', keep, least=1)
     self._workdir = epath.Path(workdir).resolve()
     self._metadata = {_CLASS_NAMES: list(class_names)} if class_names else None
     self._is_verified = False

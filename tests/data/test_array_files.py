@@ -4,13 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from nfnets_augmult.runs.converting import convert
+from nfnets_augmult.runs.run import Run
 
 from experiments import cifar100_wrn16_4
 from nfnets_augmult.data import array_files, loading, sources
 from nfnets_augmult.data.augmentation import NOTHING
 from nfnets_augmult.data.multiplicity import Multiplicity
-from nfnets_augmult.runs.converting import convert
-from nfnets_augmult.runs.run import Run
 from tests import real_images, shared_data
 
 
@@ -47,7 +47,7 @@ def test_what_is_no_data_set_is_refused(folder, tmp_path):
   def load(**changes):
     return loading.load_source('arrays', **{'split': 'train', 'data_dir': str(folder), **changes})
 
-  with pytest.raises(ValueError, match=r'dataset.data_dir is missing'):
+  with pytest.raises(ValueError, match=r"^data_dir='' is missing"):
     load(data_dir='')
   with pytest.raises(ValueError, match=r'holds no arrays: .*nfnets_augmult.convert'):
     load(data_dir=str(tmp_path))

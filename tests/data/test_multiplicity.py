@@ -310,8 +310,8 @@ def test_solve_batch_refuses(given, placement, key_and_remedy):
     (dict(placement='beside'), "placement='beside' must be one of within, neighbouring"),
     (dict(augmult=0), 'augmult=0 must be a whole number from 1 to 4096'),
     (dict(augmult=4097), 'augmult=4097 must be a whole number from 1 to 4096'),
-    (dict(num_images=0), '0 training images'),
-    (dict(num_images=2**32), f'{2**32} training images'),
+    (dict(num_images=0), 'num_images=0 must be a whole number from 1'),
+    (dict(num_images=2**32), f'num_images={2**32} must be a whole number from 1'),
     (dict(unique_images_per_batch=0), 'unique_images_per_batch=0 must be from 1 to'),
     (
       dict(unique_images_per_batch=11),

@@ -308,7 +308,7 @@ def _bad_folder(tmp_path):
 def test_bad_image_ends_the_run(bad_folder, placement):
   """Under `fail` an image that does not decode raises an error that names its file."""
   multiplicity = Multiplicity(_NUM_IMAGES, _NUM_IMAGES, 2, 0, placement)
-  with pytest.raises(sources.BadDataError, match=r'bad/train/a/04.jpg.*on_bad_image=skip'):
+  with pytest.raises(sources.BadDataError, match=r"bad/train/a/04.jpg.*on_bad_image='skip'"):
     _batches(bad_folder[1], multiplicity, 0, 2)
 
 
@@ -369,8 +369,8 @@ def test_padding_must_fit_the_images(load, kind):
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
-    (dict(image_size=0), r'dataset.image_size=0: .*folder/train differ.*image_size=224'),
-    (dict(on_bad_image='hide'), "dataset.on_bad_image='hide' must be one of fail, skip"),
+    (dict(image_size=0), r'^image_size=0: .*folder/train differ.*image_size=224'),
+    (dict(on_bad_image='hide'), "^on_bad_image='hide' must be one of fail, skip"),
   ],
 )
 def test_decoder_refuses(load, options, message):

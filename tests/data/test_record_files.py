@@ -477,7 +477,7 @@ def test_images_in_memory_follow_the_same_rules(tmp_path, file_format):
   ):
     with pytest.raises(ValueError, match=message):
       load(3, encoded)
-  with pytest.raises(ValueError, match=r'7 x 5 pixels, more than dataset\.max_pixels=30'):
+  with pytest.raises(ValueError, match=r'7 x 5 pixels, more than max_pixels=30'):
     load(3, turned, max_pixels=30)
 
 

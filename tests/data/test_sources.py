@@ -131,8 +131,8 @@ def test_version_can_be_asked_for(tmp_path):
   ('name', 'split', 'message'),
   [
     ('digits', 'validation', "'digits' has no split 'validation'; it has train, test"),
-    ('folder', 'train', "dataset.data_dir is missing: say where the data set 'folder' lies"),
-    ('cifar100', 'train', "data_dir is missing: .*'cifar100' lies, with --config.dataset.data_dir"),
+    ('folder', 'train', "^data_dir='' is missing: say where the data set 'folder' lies"),
+    ('cifar100', 'train', "^data_dir='' is missing: .*'cifar100' lies, with data_dir=DIR"),
   ],
 )
 def test_refuses_without_data_dir(name, split, message):
@@ -164,7 +164,7 @@ def test_refuses_what_is_not_prepared(name, split, message):
 @pytest.mark.parametrize(
   ('name', 'split', 'message'),
   [
-    ('folder', 'train', 'has no class folder: dataset.data_dir needs one sub-folder per class'),
+    ('folder', 'train', 'has no class folder: data_dir=DIR needs one sub-folder per class'),
     ('folder', 'validation', "'folder' has no split 'validation'; it has train, test"),
     (
       'cifar100',

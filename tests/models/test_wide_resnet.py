@@ -255,18 +255,18 @@ def test_bfloat16(model, trained, images):
 @pytest.mark.parametrize(
   ('name', 'options', 'message'),
   [
-    ('wrn_12_4', {}, r'6 k \+ 4 layers \(10, 16, .*not depth=12'),
-    ('wrn_4_4', {}, r'6 k \+ 4 layers \(10, 16, .*not depth=4'),
-    ('wrn_16_0', {}, 'width=0 must be a whole number from 1'),
-    ('wrn_16_4', dict(dropout_rate=1.0), r'model.dropout_rate=1.0 must be a number in \[0, 1\)'),
-    ('wrn_16_4', dict(dropout_rate=-0.1), r'model.dropout_rate=-0.1 must be a number in \[0, 1\)'),
+    ('wrn_12_4', {}, r"name='wrn_12_4': depth=12: .* 6 k \+ 4 layers \(10, 16, "),
+    ('wrn_4_4', {}, r"name='wrn_4_4': depth=4: .* 6 k \+ 4 layers"),
+    ('wrn_16_0', {}, "^name='wrn_16_0': width=0 must be a whole number from 1"),
+    ('wrn_16_4', dict(dropout_rate=1.0), r'^dropout_rate=1.0 must be a number in \[0, 1\)'),
+    ('wrn_16_4', dict(dropout_rate=-0.1), r'^dropout_rate=-0.1 must be a number in \[0, 1\)'),
     (
       'wrn_16_4',
       dict(droput_rate=0.1),
-      "model.droput_rate: the model 'wrn_16_4' has no option droput_rate; .* dropout_rate$",
+      "^droput_rate=0.1: the model 'wrn_16_4' has no option droput_rate; .* dropout_rate$",
     ),
-    ('resnet_50', {}, "model.name='resnet_50' is no model; there is: .*wrn_{depth}_{width}"),
-    ('wrn_16_4_2', {}, "model.name='wrn_16_4_2' is no model"),
+    ('resnet_50', {}, "^name='resnet_50' is no model; there is: .*wrn_{depth}_{width}"),
+    ('wrn_16_4_2', {}, "^name='wrn_16_4_2' is no model"),
   ],
 )
 def test_refuses(name, options, message):

@@ -90,7 +90,7 @@ def test_key_is_pinned():
 @pytest.mark.parametrize('seed', [-1, 2**32])
 def test_seed_out_of_range(seed):
   """A seed that is no 32-bit number is refused, not wrapped around."""
-  with pytest.raises(ValueError, match=rf'seed={seed} must be in'):
+  with pytest.raises(ValueError, match=rf'seed={seed} must be a whole number from 0'):
     ar.key_for(seed, 'x')
 
 

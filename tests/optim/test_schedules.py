@@ -129,14 +129,14 @@ def test_make_schedule_by_name():
 @pytest.mark.parametrize(
   ('changed', 'message'),
   [
-    (dict(name='linear'), "schedule='linear' must be one of cosine, halving, constant"),
-    (dict(learning_rate=0.0), r'optimizer.learning_rate=0.0 must be a finite number above 0'),
+    (dict(name='linear'), "^name='linear' must be one of cosine, halving, constant"),
+    (dict(learning_rate=0.0), r'^learning_rate=0.0 must be a finite number above 0'),
     (
       dict(learning_rate=float('nan')),
-      r'optimizer.learning_rate=nan must be a finite number above 0',
+      r'^learning_rate=nan must be a finite number above 0',
     ),
-    (dict(warmup_steps=10), 'optimizer.warmup_steps=10 must be fewer than the 10 steps'),
-    (dict(warmup_steps=-1), 'optimizer.warmup_steps=-1 must be a whole number of at least 0'),
+    (dict(warmup_steps=10), '^warmup_steps=10 must be fewer than the 10 steps'),
+    (dict(warmup_steps=-1), '^warmup_steps=-1 must be a whole number of at least 0'),
   ],
 )
 def test_refuses(changed, message):

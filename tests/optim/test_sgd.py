@@ -69,11 +69,11 @@ def test_without_momentum(nesterov):
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
-    (dict(momentum=1.0), r'optimizer.momentum=1.0 must be a number in \[0, 1\)'),
-    (dict(momentum=-0.1), r'optimizer.momentum=-0.1 must be a number in'),
+    (dict(momentum=1.0), r'^momentum=1.0 must be a number in \[0, 1\)'),
+    (dict(momentum=-0.1), r'^momentum=-0.1 must be a number in'),
     (
       dict(momentum=0.9, weight_decay=-1e-4),
-      r'optimizer.weight_decay=-0.0001 must be a finite number of at least 0',
+      r'^weight_decay=-0.0001 must be a finite number of at least 0',
     ),
   ],
 )

@@ -12,8 +12,10 @@ from nfnets_augmult.data.inception_crop import InceptionCrop
 from nfnets_augmult.data.mixing import Mixing
 from nfnets_augmult.data.multiplicity import Multiplicity
 from nfnets_augmult.data.randaugment import RandAugment
+from nfnets_augmult.data.sources import BadDataError
 from nfnets_augmult.runs import batches, settings
-from tests import shared_data
+from nfnets_augmult.runs.run import Run
+from tests import real_images, shared_data
 
 
 @pytest.fixture(scope='module', name='source')
@@ -75,3 +77,20 @@ def test_evaluation_keys(source):
     )
   )
   np.testing.assert_array_equal(ours['image'], expected['image'])
+
+
+@pytest.mark.parametrize('split', ['train', 'test'])
+def test_errors_while_reading_name_keys(tmp_path, split):
+  """An image that does not decode ends the iteration with the key that would have it left out."""
+  photo = real_images.photos(1, 32, 32)[0]
+  for path in ('train/a', 'train/b', 'test/a', 'test/b'):
+    real_images.save(photo, tmp_path / path / '0.jpg')
+  (tmp_path / split / 'b' / '0.jpg').write_bytes(b'\xff\xd8\xff')
+  config = _config()
+  config.dataset.name, config.dataset.data_dir = 'folder', str(tmp_path)
+  config.augmentation.mixup.share = config.augmentation.cutmix.share = 0.0
+  config.update(batch_size=2, augmult=1)
+  run = Run(config)
+  made = run.train_batches(0, 1) if split == 'train' else run.evaluation_batches(split)
+  with pytest.raises(BadDataError, match=r"b/0\.jpg.* with dataset\.on_bad_image='skip'"):
+    next(made)

@@ -163,7 +163,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path):
     ({'batch_size': 16, 'augmult': 2}, 'state two of the three'),
     ({'unique_images_per_batch': 1000}, 'more than half of the 1437'),
     ({'placement': 'behind'}, "placement='behind' must be one of within, neighbouring"),
-    ({'dataset__name': 'nonesuch'}, 'dataset.data_dir is missing'),
+    ({'dataset__name': 'nonesuch'}, "dataset.data_dir='' is missing"),
     ({'dataset__name': 'nonesuch', 'dataset__data_dir': '.'}, "unknown data set .*'nonesuch'"),
     ({'dataset__name': 'cifar10', 'dataset__data_dir': '.'}, 'download_and_prepare'),
     ({'dataset__test_split': 'validation'}, "no split 'validation'; it has train, test"),

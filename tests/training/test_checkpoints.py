@@ -105,7 +105,7 @@ def test_another_model_does_not_fit(tmp_path):
 
 
 def test_keep_must_be_positive(tmp_path):
-  with pytest.raises(ValueError, match=r'checkpoint\.keep=0'):
+  with pytest.raises(ValueError, match=r'^keep=0'):
     Checkpoints(str(tmp_path), keep=0)
 
 
