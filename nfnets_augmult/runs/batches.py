@@ -1,0 +1,212 @@
+"""The batches of a run, made on the host or on the devices, and how they get to its steps."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from nfnets_augmult.data import array_batches, device_input
+from nfnets_augmult.data.augmentation import Augmentation
+from nfnets_augmult.data.multiplicity import Images, Multiplicity
+from nfnets_augmult.data.sources import ArraySource, Source
+from nfnets_augmult.runs.settings import Settings
+from nfnets_augmult.training import devices, feeding, groups
+from nfnets_augmult.training.state import TrainState
+from nfnets_augmult.training.step import Metrics
+
+Batches = Iterator[dict[str, np.ndarray]]
+
+
+def check_device_memory(source: Source) -> None:
+  """Raises ValueError if the devices cannot hold the images of `source`."""
+  limits = [(device.memory_stats() or {}).get('bytes_limit') for device in jax.local_devices()]
+  known = [limit for limit in limits if limit is not None]
+  device_input.check_source(source, device_bytes=min(known, default=None))
+
+
+def train_batches(
+  settings: Settings,
+  source: Source,
+  multiplicity: Multiplicity,
+  *,
+  start_step: int,
+  stop_step: int,
+  augmentation: Augmentation | None = None,
+  hosts: tuple[int, int] | None = None,
+) -> Batches:
+  """Returns this host's training batches, made on the host.
+
+  Args:
+    settings: of the run.
+    source: training images.
+    multiplicity: which image and copy fills each slot.
+    start_step: first step.
+    stop_step: one past the last step.
+    augmentation: instead of that of the run.
+    hosts: index and number of hosts, instead of this process's.
+  """
+  host_index, host_count = hosts or (jax.process_index(), jax.process_count())
+  augmentation = augmentation or settings.augmentation
+  options = {
+    'start_step': start_step,
+    'stop_step': stop_step,
+    'host_index': host_index,
+    'host_count': host_count,
+  }
+  if settings.is_device_input:
+    return array_batches.train_batches(
+      source, multiplicity, augmentation=augmentation.crop, **options
+    )
+  from nfnets_augmult.data import pipeline
+
+  return pipeline.train_batches(
+    source,
+    multiplicity,
+    augmentation=augmentation,
+    read_options=settings.dataset.train_options,
+    **options,
+  )
+
+
+def evaluation_batches(
+  settings: Settings, source: Source, num_images: int | None = None
+) -> Batches:
+  """Returns this host's batches of `source`, un-augmented, of its first images or all."""
+  batch_size_per_device = -(-settings.evaluation_batch_size // jax.device_count())
+  options = {
+    'batch_size': batch_size_per_device * jax.local_device_count(),
+    'num_images': num_images,
+    'host_index': jax.process_index(),
+    'host_count': jax.process_count(),
+  }
+  if settings.is_device_input and isinstance(source, ArraySource):
+    return array_batches.evaluation_batches(source, **options)
+  from nfnets_augmult.data import pipeline
+
+  return pipeline.evaluation_batches(
+    source,
+    crop=settings.dataset.evaluation_crop,
+    read_options=settings.dataset.test_options,
+    **options,
+  )
+
+
+def steps_per_dispatch(settings: Settings) -> int:
+  """Returns how many steps one dispatch takes at most: one where more would be slower."""
+  return 1 if feeding.loops_are_slow() else settings.steps_per_dispatch
+
+
+def make_restart(
+  settings: Settings,
+  source: Source,
+  multiplicity: Multiplicity,
+  train_step: feeding.TrainStep,
+  *,
+  total_steps: int,
+) -> Callable[..., feeding.Advance]:
+  """Returns a function that makes any number of `Advance`s, which share one compiled program.
+
+  It takes the last argument of `train_step`, a key or another tree of arrays, and by keyword the
+  `multiplicity`, which may differ from the one here in its seed, and the `start_step`.
+
+  Args:
+    settings: of the run.
+    source: training images.
+    multiplicity: which image and copy fills each slot.
+    train_step: of one device.
+    total_steps: of the run.
+  """
+  if not settings.is_device_input:
+
+    def restart_host(key: Any, *, multiplicity: Multiplicity, start_step: int) -> feeding.Advance:
+      batches = train_batches(
+        settings, source, multiplicity, start_step=start_step, stop_step=total_steps
+      )
+      return feeding.make_host_advance(train_step, key=key, batches=batches)
+
+    return restart_host
+
+  one_step = feeding.with_batch_made(train_step, _device_batch_maker(settings, multiplicity))
+
+  def restart_device(key: Any, *, multiplicity: Multiplicity, start_step: int) -> feeding.Advance:
+    del start_step  # images are looked up by the step that is asked for
+    return feeding.make_device_advance(
+      one_step,
+      constants=(place_on_devices(source, multiplicity), devices.replicate(key)),
+      images=multiplicity.images,
+      most_steps=steps_per_dispatch(settings),
+    )
+
+  return restart_device
+
+
+def make_group_advance(
+  settings: Settings,
+  source: ArraySource,
+  multiplicities: Sequence[Multiplicity],
+  make_train_step: Callable[..., feeding.TrainStep],
+  *,
+  keys: np.ndarray,
+  learning_rates: np.ndarray,
+) -> feeding.Advance:
+  """Returns the `Advance` of R runs that differ in seed and learning rate alone.
+
+  Args:
+    settings: of any of the runs.
+    source: training images.
+    multiplicities: which image and copy fills each slot, of each run.
+    make_train_step: from a peak learning rate, a traced scalar, to the update of one device.
+    keys: PRNG keys of the steps, `[R, 2]`.
+    learning_rates: peaks, float32 `[R]`.
+  """
+  first = multiplicities[0]
+  make_batch = _device_batch_maker(settings, first)
+
+  def step_of_run(
+    state: TrainState,
+    images: Images,
+    data: device_input.DeviceData,
+    key: jax.Array,
+    learning_rate: jax.Array,
+  ) -> tuple[TrainState, Metrics]:
+    return make_train_step(learning_rate)(state, make_batch(data, images), key)
+
+  # Runs that share a seed share their batches.
+  by_seed = {multiplicity.seed: multiplicity for multiplicity in multiplicities}
+
+  def images(step: int) -> Images:
+    of_seed = {seed: multiplicity.images(step) for seed, multiplicity in by_seed.items()}
+    return feeding.stack_images([of_seed[multiplicity.seed] for multiplicity in multiplicities])
+
+  return feeding.make_device_advance(
+    groups.make_group_step(step_of_run),
+    constants=(place_on_devices(source, first), *devices.replicate((keys, learning_rates))),
+    images=images,
+    most_steps=steps_per_dispatch(settings),
+  )
+
+
+def _device_batch_maker(
+  settings: Settings, multiplicity: Multiplicity
+) -> Callable[[device_input.DeviceData, Images], dict[str, jax.Array]]:
+  """What makes a batch on a device, see `device_input.make_batch`."""
+  return functools.partial(
+    device_input.make_batch,
+    copies_per_batch=multiplicity.copies_per_batch,
+    augmentation=settings.augmentation.crop,
+  )
+
+
+def place_on_devices(source: ArraySource, multiplicity: Multiplicity) -> device_input.DeviceData:
+  """Returns the training images, a copy on each of the local devices, and the slots of each."""
+  slot = device_input.device_slots(
+    multiplicity,
+    device_count=jax.local_device_count(),
+    host_index=jax.process_index(),
+    host_count=jax.process_count(),
+  )
+  return device_input.DeviceData(
+    *devices.replicate((source.images, source.labels)), devices.place(slot)
+  )

@@ -1,0 +1,42 @@
+"""Writing a data set as plain arrays, decoded and scaled."""
+
+import ml_collections
+import numpy as np
+
+from nfnets_augmult.data import array_files
+from nfnets_augmult.data.evaluation_crop import EvaluationCrop
+from nfnets_augmult.data.read_options import ReadOptions
+from nfnets_augmult.data.sources import ArraySource, Source
+from nfnets_augmult.runs.run import Run
+
+
+def convert(config: ml_collections.ConfigDict, output: str) -> tuple[ArraySource, ArraySource]:
+  """Writes both splits of the config's data set into the folder `output`, and returns them.
+
+  Raises:
+    ValueError: the data cannot be read, an image does not decode and the policy is to fail, or
+      `output` holds a data set already.
+  """
+  run = Run(config)
+  dataset = run.settings.dataset
+  # Training crops by itself, and out of the whole square.
+  train = _decoded(run.data.train, EvaluationCrop(padding=0), dataset.train_options)
+  test = _decoded(run.data.test, dataset.evaluation_crop, dataset.test_options)
+  name = dataset.name.replace('/', '_')
+  array_files.write_data_set(output, name=name, train=train, test=test)
+  return train, test
+
+
+def _decoded(source: Source, crop: EvaluationCrop, options: ReadOptions) -> ArraySource:
+  """The images as one array, without what does not decode, if that is allowed."""
+  if isinstance(source, ArraySource):
+    return source
+  from nfnets_augmult.data import pipeline
+
+  batches = list(
+    pipeline.evaluation_batches(source, batch_size=64, crop=crop, read_options=options)
+  )
+  images, labels, mask = (
+    np.concatenate([batch[key] for batch in batches]) for key in ('image', 'label', 'mask')
+  )
+  return ArraySource(images[mask > 0], labels[mask > 0], source.class_names, source.description)

@@ -1,0 +1,192 @@
+"""The images of a run: loading both splits, remembering what they were, telling others apart."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from absl import logging
+
+from nfnets_augmult.data import identity, loading, sources
+from nfnets_augmult.runs.settings import Dataset
+from nfnets_augmult.training.step import Normalization
+
+# Per channel statistics of ImageNet, for data sets that are not held in memory.
+_IMAGENET = Normalization(
+  mean=(0.485 * 255, 0.456 * 255, 0.406 * 255), std=(0.229 * 255, 0.224 * 255, 0.225 * 255)
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """The images of a run.
+
+  Attributes:
+    train: training images.
+    test: test images.
+    image_shape: (height, width, channels) that the network gets.
+    normalization: of the channels.
+  """
+
+  train: sources.Source
+  test: sources.Source
+  image_shape: tuple[int, int, int]
+  normalization: Normalization
+
+
+def load_split(dataset: Dataset, split: str) -> sources.Source:
+  """Returns one split of a data set.
+
+  Raises:
+    ValueError: it cannot be read; the message names the key.
+  """
+  return loading.load_source(
+    dataset.name,
+    split=split,
+    data_dir=dataset.data_dir,
+    allow_download=dataset.allow_download,
+    train_split=dataset.train_split,
+    rules=dataset.train_options.rules,
+  )
+
+
+def load_data(dataset: Dataset) -> Data:
+  """Returns both splits of a data set.
+
+  Raises:
+    ValueError: the message names the key, what is wrong, and what to do.
+  """
+  train = _load_split_of_key('train_split', dataset)
+  test = _load_split_of_key('test_split', dataset)
+  if changes := sources.describe_class_changes(test.class_names, train.class_names):
+    raise ValueError(
+      f'{test.description} has other classes than {train.description}: {changes} (here is '
+      f'{test.description})'
+    )
+  for source in (train, test):
+    log_notes(source)
+  size = dataset.train_options.image_size
+  if isinstance(train, sources.ArraySource):
+    if size not in (0, *train.images.shape[1:3]):
+      raise ValueError(
+        f'dataset.image_size={size}: the images of {train.description} all have '
+        f'{train.images.shape[1]} pixels and are not scaled; leave it at 0'
+      )
+    normalization = Normalization(*sources.channel_statistics(train.images))
+    return Data(train, test, train.images.shape[1:], normalization)
+  sources.check_image_size(train, size)
+  if dataset.train_options.on_bad_image == 'skip':
+    from nfnets_augmult.data import decoding
+
+    for source in (train, test):  # leaving out what does not decode must not leave out all
+      decoding.check_some_image_decodes(source, dataset.train_options)
+  return Data(train, test, (size, size, 3), _IMAGENET)
+
+
+def _load_split_of_key(key: str, dataset: Dataset) -> sources.Source:
+  """The split that a key of `dataset` names, which must hold images."""
+  split = getattr(dataset, key)
+  try:
+    source = load_split(dataset, split)
+  except ValueError as error:
+    if 'dataset.' in str(error):
+      raise
+    raise ValueError(f'dataset.{key}={split!r}: {error}') from error
+  if not source.num_images:
+    raise ValueError(f'dataset.{key}={split!r}: {source.description} holds no images')
+  return source
+
+
+def log_notes(source: sources.Source) -> None:
+  """Says what a user should know of the reading of a source, such as what was passed over."""
+  for note in getattr(source, 'notes', ()):
+    logging.warning('%s: %s', source.description, note)
+
+
+def describe_data(data: Data) -> dict[str, Any]:
+  """Returns what a run remembers of its data, as JSON values.
+
+  The names of the classes in the order of their labels, what identifies the images of both splits,
+  and what the network takes for granted of them.
+  """
+  return {
+    'class_names': list(data.train.class_names),
+    'image_shape': list(data.image_shape),
+    'normalization': {key: list(values) for key, values in data.normalization._asdict().items()},
+    'train': identity.describe_split(data.train),
+    'test': identity.describe_split(data.test),
+  }
+
+
+def check_same_data(data: Data, then: dict[str, Any]) -> None:
+  """Raises ValueError, with what differs, if `data` is not what `describe_data` once described."""
+  now = describe_data(data)
+  names = now['class_names']
+  differ = sources.describe_class_changes(names, then['class_names'])
+  if differ:
+    differ = f'its classes differ: {differ}'
+  else:
+    changes = [
+      identity.describe_split_changes(now[split], then[split], split=split, class_names=names)
+      for split in ('train', 'test')
+    ]
+    differ = '; '.join(change for change in changes if change)
+  if differ:
+    raise ValueError(
+      f'the data set ({data.train.description}) is not the one that this run was trained on so '
+      f'far: {differ}. Put it back as it was, or start a new run in another --workdir; '
+      '--config.init_from=WORKDIR lets that begin with the parameters of this one'
+    )
+
+
+def as_trained(source: sources.Source, then: dict[str, Any]) -> Data:
+  """Returns `source`, as both splits, the way the network of a run takes images.
+
+  Args:
+    source: images to look at; they may lie elsewhere than those of the run, and need not come with
+      training images.
+    then: what `describe_data` said of the data of the run.
+
+  Raises:
+    ValueError: the images have another number of channels.
+  """
+  channels = source.images.shape[-1] if isinstance(source, sources.ArraySource) else 3
+  image_shape = tuple(then['image_shape'])
+  if channels != image_shape[-1]:
+    raise ValueError(
+      f'{source.description} has images of {channels} channel(s); the network was trained with '
+      f'{image_shape[-1]}'
+    )
+  normalization = Normalization(*(tuple(then['normalization'][key]) for key in ('mean', 'std')))
+  return Data(source, source, image_shape, normalization)
+
+
+def match_classes(
+  source: sources.Source, class_names: Sequence[str], *, map_by_name: bool | None = None
+) -> sources.Source:
+  """Returns `source` with labels that count in the classes of a run.
+
+  Args:
+    source: images to look at.
+    class_names: of the run, in the order of its labels.
+    map_by_name: whether classes in another order, or only some of them, are found by their names;
+      None if that cannot be asked for.
+
+  Raises:
+    ValueError: the classes differ, and are not or cannot be mapped; the message says how.
+  """
+  differ = sources.describe_class_changes(source.class_names, class_names)
+  if not differ:
+    return source
+  if map_by_name:
+    return identity.map_classes(source, class_names)
+  counts = f'{len(source.class_names):,} classes here, {len(class_names):,} in the run'
+  can_map = set(source.class_names) <= set(class_names)
+  raise ValueError(
+    f'{source.description} does not have the classes that the network was trained for ({counts}): '
+    f'{differ}. '
+    + (
+      'If equal names mean equal classes, --map_classes_by_name finds them by their names'
+      if can_map and map_by_name is not None
+      else 'Accuracies would compare different things; give the data that belong to the run'
+    )
+  )

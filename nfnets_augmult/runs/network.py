@@ -1,0 +1,198 @@
+"""The network of a run: its functions, its parameters before the first step, its update."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import logging
+
+from nfnets_augmult.data import sources
+from nfnets_augmult.ops import addressed_random
+from nfnets_augmult.optim import sam, schedules
+from nfnets_augmult.runs.images import Data
+from nfnets_augmult.runs.settings import Settings
+from nfnets_augmult.training import devices
+from nfnets_augmult.training import state as state_lib
+from nfnets_augmult.training import step as step_lib
+from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
+from nfnets_augmult.training.feeding import TrainStep
+from nfnets_augmult.training.plan import Plan
+from nfnets_augmult.weights import param_files, pretrained
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """The functions of a run that JAX transforms.
+
+  Attributes:
+    initial_state: to the first state, from a key or, without one, from the seed of the run. Call
+      it as it is: then equal shapes share one small compiled draw, while jitted, every draw of
+      every block is compiled anew, minutes for a deep network. `jax.eval_shape` gives its shapes.
+    classifier: see `step.make_classifier`.
+    optimizer: see `sgd.sgd`.
+    evaluation_step: of one device.
+  """
+
+  initial_state: Callable[..., state_lib.TrainState]
+  classifier: step_lib.Classifier
+  optimizer: optax.GradientTransformation
+  evaluation_step: Callable[..., Any]
+
+
+class InitialParams(NamedTuple):
+  """Parameters to start from, and whether their classifier is for other classes than the run's."""
+
+  params: Any
+  has_other_classes: bool
+
+
+def steps_key(seed: int) -> jax.Array:
+  """Returns the PRNG key of the training steps of a run."""
+  return _key(seed, 'steps')
+
+
+def parameters_key(seed: int) -> jax.Array:
+  """Returns the PRNG key of the initial parameters of a run."""
+  return _key(seed, 'parameters')
+
+
+def _key(seed: int, purpose: str) -> jax.Array:
+  return jnp.asarray(np.concatenate(addressed_random.key_for(seed, purpose)))
+
+
+def make_network(settings: Settings, data: Data) -> Network:
+  """Returns model and optimiser for images and classes like those of `data`."""
+  model = settings.make_model(len(data.train.class_names))
+  classifier = step_lib.make_classifier(
+    model.apply, normalization=data.normalization, compute_dtype=settings.compute_dtype
+  )
+
+  def initial_state(key: jax.Array | None = None) -> state_lib.TrainState:
+    images = jnp.zeros((1, *data.image_shape), jnp.float32)
+    key = parameters_key(settings.seed) if key is None else key
+    params = model.init(key, images, is_training=True)
+    return state_lib.initial_state(params, settings.optimizer)
+
+  return Network(
+    initial_state,
+    classifier,
+    settings.optimizer,
+    step_lib.make_evaluation_step(classifier=classifier),
+  )
+
+
+def check_images_fit(network: Network, image_shape: Sequence[int], *, model_name: str) -> None:
+  """Traces the network for one image, computing nothing.
+
+  Raises:
+    ValueError: the model does not take images of this size or number of channels.
+  """
+  images = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
+  classify = functools.partial(network.classifier, is_training=False)
+  try:
+    jax.eval_shape(classify, jax.eval_shape(network.initial_state).params, None, images)
+  except (TypeError, ValueError) as error:
+    shape = ' x '.join(map(str, image_shape))
+    raise ValueError(
+      f'model.name={model_name!r} does not take images of {shape}: {str(error).splitlines()[0]}'
+    ) from error
+
+
+def make_train_step(
+  settings: Settings, network: Network, plan: Plan, schedule: schedules.Schedule | None = None
+) -> TrainStep:
+  """Returns the update of one device.
+
+  Args:
+    settings: of the run.
+    network: of the run.
+    plan: of the run.
+    schedule: learning rate by step, instead of the run's; it may use arguments of the compiled
+      program.
+  """
+  return step_lib.make_train_step(
+    classifier=network.classifier,
+    optimizer=network.optimizer,
+    schedule=schedule or settings.make_schedule(plan.total_steps),
+    ema_decay=settings.ema_decay,
+    label_smoothing=settings.label_smoothing,
+    dropout_masks=settings.dropout_masks,
+    sharpness=_sharpness(settings, plan),
+  )
+
+
+def _sharpness(settings: Settings, plan: Plan) -> Callable[..., Any] | None:
+  """What makes a gradient sharpness-aware, or None."""
+  if not settings.sam.rho:
+    return None
+  slots = sam.ascent_slots_per_device(
+    unique_images_per_batch=plan.multiplicity.unique_images_per_batch,
+    augmult=plan.multiplicity.copies_per_batch,
+    device_count=plan.device_count,
+    ascent_fraction=settings.sam.ascent_fraction,
+  )
+  return functools.partial(
+    sam.sharpness_aware,
+    rho=settings.sam.rho,
+    axis_name=devices.AXIS_NAME if settings.sam.synchronize else None,
+    select_ascent=sam.first_slots(slots),
+  )
+
+
+def read_initial_params(
+  path: str, network: Network, class_names: Sequence[str]
+) -> InitialParams | None:
+  """Returns the parameters to start from, or None without a path; checks that they fit.
+
+  Args:
+    path: a parameter file or the work directory of a run; or ''.
+    network: of the run.
+    class_names: of the run. Where those of the parameters are known and differ, in their names or
+      their order, the classifier is to start anew: its outputs mean something else.
+
+  Raises:
+    ValueError: there are none, they cannot be read, or they are of another network.
+  """
+  if not path:
+    return None
+  if not os.path.exists(path):
+    raise ValueError(f'init_from={path!r} does not exist')
+  try:
+    if os.path.isdir(path):
+      with Checkpoints(path, read_only=True) as checkpoints:
+        loaded = checkpoints.read_averaged_params()
+        theirs = checkpoints.read_class_names()
+    else:
+      loaded = param_files.read_params(path)
+      theirs = param_files.read_metadata(path).get('class_names')
+    differ = sources.describe_class_changes(class_names, theirs) if theirs else ''
+    if differ:
+      logging.info('the classifier of %s is for other classes, and starts anew: %s', path, differ)
+    initial = InitialParams(loaded, bool(differ))
+    _merge(jax.eval_shape(network.initial_state).params, initial)
+  except (ValueError, CheckpointError, OSError) as error:
+    raise ValueError(f'init_from={path!r}: {error}') from error
+  return initial
+
+
+def _merge(params: Any, initial: InitialParams) -> tuple[Any, pretrained.LoadReport]:
+  return pretrained.load_pretrained(
+    params, initial.params, fresh_classifier=initial.has_other_classes
+  )
+
+
+def first_state(
+  network: Network, initial: InitialParams | None = None, key: jax.Array | None = None
+) -> tuple[state_lib.TrainState, pretrained.LoadReport | None]:
+  """Returns the state before the first step, of NumPy arrays, and what was loaded into it."""
+  state = jax.device_get(network.initial_state(key))
+  if initial is None:
+    return state, None
+  params, report = _merge(state.params, initial)
+  return jax.device_get(state_lib.initial_state(params, network.optimizer)), report

@@ -1,0 +1,60 @@
+"""The pictures that a run leaves in its work directory."""
+
+import os
+from typing import Any
+
+from absl import logging
+
+from nfnets_augmult.data.augmentation import NOTHING
+from nfnets_augmult.runs.run import Run
+from nfnets_augmult.training import records
+
+_SHEET_ROWS = 8
+_SHEET_COPIES = 16
+
+
+def draw_contact_sheet(run: Run) -> None:
+  """Draws the first images of the run beside their copies, once."""
+  from nfnets_augmult.runs import contact_sheet
+
+  path = os.path.join(run.workdir, 'contact_sheet.png')
+  if os.path.exists(path):
+    return
+  multiplicity = run.plan.multiplicity
+  turns = multiplicity.augmult // multiplicity.copies_per_batch
+  unique = multiplicity.unique_images_per_batch
+  rows = max(row for row in range(1, _SHEET_ROWS + 1) if unique % row == 0)
+
+  def collect(**replaced: Any) -> dict[str, Any]:
+    # The part that the first of so many hosts would make: no other image is decoded.
+    batches = run.train_batches(0, turns, hosts=(0, unique // rows), **replaced)
+    return contact_sheet.collect_copies(batches, num_images=rows, augmult=multiplicity.augmult)
+
+  copies, originals = collect(), collect(augmentation=NOTHING)
+  names = run.data.train.class_names
+  sheet = contact_sheet.draw_contact_sheet(
+    originals['image'][:, 0],
+    copies['image'][:, :_SHEET_COPIES],
+    [names[label][:20] for label in copies['label']],
+    contact_sheet.mixture_notes(copies, names),
+  )
+  sheet.save(f'{path}.tmp', format='png')
+  os.replace(f'{path}.tmp', path)
+  logging.info('what the network is shown: %s', path)
+
+
+def draw_curves(run: Run) -> None:
+  """Draws what the run has recorded so far."""
+  from nfnets_augmult.runs import curves
+
+  plan, settings = run.plan, run.settings
+  path = os.path.join(run.workdir, 'curves.png')
+  title = (
+    f'{settings.model_name} on {settings.dataset.name}: n = {plan.multiplicity.augmult}, '
+    f'batch size {plan.multiplicity.batch_size}, peak learning rate {plan.learning_rate:g}'
+  )
+  run_records = records.read_metrics(os.path.join(run.workdir, 'metrics.jsonl'))
+  divergence = records.read_divergence(run.workdir)
+  figure = curves.draw_curves(run_records, title=title, divergence=divergence)
+  figure.savefig(f'{path}.tmp', format='png', dpi=120)
+  os.replace(f'{path}.tmp', path)

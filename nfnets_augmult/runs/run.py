@@ -1,0 +1,254 @@
+"""A run: its config, and all the parts that follow from it."""
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import ml_collections
+from absl import logging
+
+from nfnets_augmult.data import quiet_tensorflow, sources
+from nfnets_augmult.ops import paths
+from nfnets_augmult.optim.schedules import Schedule
+from nfnets_augmult.runs import batches, images, network, settings, workdirs
+from nfnets_augmult.runs.batches import Batches
+from nfnets_augmult.runs.images import Data
+from nfnets_augmult.runs.network import InitialParams, Network
+from nfnets_augmult.training import records
+from nfnets_augmult.training.checkpoints import Checkpoints, has_checkpoint
+from nfnets_augmult.training.feeding import TrainStep
+from nfnets_augmult.training.plan import Plan
+from nfnets_augmult.training.state import TrainState
+
+
+class Run:
+  """A run and its parts, each made when it is first asked for.
+
+  Attributes:
+    config: as given.
+    workdir: of the run; '' if nothing is kept of it.
+    settings: what the config asks for, as plain values.
+  """
+
+  def __init__(
+    self, config: ml_collections.ConfigDict, workdir: str = '', *, data: Data | None = None
+  ):
+    """Reads the config; loads and writes nothing.
+
+    Args:
+      config: of one run.
+      workdir: of the run; '' if nothing is to be kept of it.
+      data: the images, if they are at hand.
+
+    Raises:
+      ValueError: the message names the key, what is wrong, and what to do.
+    """
+    self.config = config
+    self.workdir = workdir
+    self.settings = settings.read(config)
+    if data is not None:
+      self.data = data
+
+  @classmethod
+  def open(
+    cls,
+    workdir: str,
+    *,
+    config: ml_collections.ConfigDict | None = None,
+    data_dir: str = '',
+    evaluation_batch_size: int = 0,
+  ) -> 'Run':
+    """Returns the run in a work directory, finished or going on, to look at.
+
+    Args:
+      workdir: of the run.
+      config: instead of that of the run.
+      data_dir: where its data lie, if no longer where the run found them.
+      evaluation_batch_size: instead of that of the config.
+
+    Raises:
+      ValueError: there is no run, or what is recorded of it cannot be read.
+    """
+    config = config or workdirs.read_config(workdir)
+    if config is None:
+      raise ValueError(f'workdir={workdir!r} holds no run: there is no config.json')
+    changes = {'dataset.data_dir': data_dir, 'evaluation.batch_size': evaluation_batch_size}
+    config.update_from_flattened_dict({key: value for key, value in changes.items() if value})
+    return cls(config, workdir)
+
+  @functools.cached_property
+  def data(self) -> Data:
+    """The images; raises ValueError, see `images.load_data`."""
+    self._prepare_to_load()
+    return images.load_data(self.settings.dataset)
+
+  def load_split(self, split: str) -> sources.Source:
+    """Returns a split of the data set; raises ValueError, see `loading.load_source`."""
+    self._prepare_to_load()
+    source = images.load_split(self.settings.dataset, split)
+    images.log_notes(source)
+    return source
+
+  def _prepare_to_load(self) -> None:
+    if self.settings.needs_tensorflow:
+      quiet_tensorflow.import_quietly()
+
+  @functools.cached_property
+  def plan(self) -> Plan:
+    """The arithmetic of the run on the devices of this process and its companions."""
+    return self.settings.make_plan(
+      self.data.train.num_images, host_count=jax.process_count(), device_count=jax.device_count()
+    )
+
+  @functools.cached_property
+  def network(self) -> Network:
+    """Model and optimiser; raises ValueError if they do not take the images."""
+    made = network.make_network(self.settings, self.data)
+    network.check_images_fit(made, self.data.image_shape, model_name=self.settings.model_name)
+    return made
+
+  @functools.cached_property
+  def initial_params(self) -> InitialParams | None:
+    """What `init_from` holds; None where there is none, or where the run resumes."""
+    return network.read_initial_params(
+      self.settings.init_from, self.network, self.data.train.class_names
+    )
+
+  @functools.cached_property
+  def recorded_data(self) -> dict[str, Any] | None:
+    """What the work directory remembers of the data, see `images.describe_data`; or None."""
+    return records.read_data_description(self.workdir) if self.workdir else None
+
+  @property
+  def key(self) -> jax.Array:
+    """PRNG key of the training steps."""
+    return network.steps_key(self.settings.seed)
+
+  def prepare(self, *, checkpoint_dir: str = '') -> 'Run':
+    """Checks all that can be checked before anything compiles or is written; returns the run.
+
+    Args:
+      checkpoint_dir: work directory that holds the checkpoints, if it is another one.
+
+    Raises:
+      ValueError: config, data and work directory do not go together; the message names the key.
+      CheckpointError: the folder of the checkpoints cannot be read.
+    """
+    workdirs.check_workdir(self.config, self.workdir)
+    if self.workdir:
+      paths.check_writable('workdir', self.workdir)
+    data = self.data
+    resumes = bool(self.workdir) and has_checkpoint(checkpoint_dir or self.workdir)
+    if resumes and self.recorded_data:
+      images.check_same_data(data, self.recorded_data)
+    if self.settings.is_device_input:
+      batches.check_device_memory(data.train)
+    self.settings.augmentation.check(
+      unique_images_per_batch=self.plan.multiplicity.unique_images_per_batch,
+      image_shape=data.image_shape,
+    )
+    self._check_memory()
+    if resumes:  # what a checkpoint goes on from is in the checkpoint
+      self.initial_params = None
+    self.make_train_step()
+    _ = self.initial_params
+    return self
+
+  def _check_memory(self) -> None:
+    """Checks that this machine can hold a batch and the parameters at all."""
+    memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    height, width, channels = self.data.image_shape
+    test_size = self.settings.dataset.test_options.image_size
+    test_pixels = test_size**2 if test_size else height * width
+    batch_size = self.settings.evaluation_batch_size
+    state = jax.eval_shape(self.network.initial_state)
+    needed = {
+      f'batch_size={self.plan.multiplicity.batch_size}': (
+        self.plan.batch_size_per_host * height * width * channels
+      ),
+      f'evaluation.batch_size={batch_size}': (
+        batch_size // jax.process_count() * test_pixels * channels
+      ),
+      f'model.name={self.settings.model_name!r}': sum(
+        leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)
+      ),
+    }
+    for key, size in needed.items():
+      if size > memory:
+        raise ValueError(
+          f'{key} takes {size / 2**30:,.0f} GiB on this machine, which has '
+          f'{memory / 2**30:,.0f} GiB of memory'
+        )
+
+  def with_images(self, source: sources.Source, *, map_by_name: bool | None = None) -> 'Run':
+    """Returns the run with other images, taken the way its network was trained to take them.
+
+    Args:
+      source: images to look at, in place of both splits, or of the test split where the run does
+        not remember what it was trained on.
+      map_by_name: see `images.match_classes`.
+
+    Raises:
+      ValueError: its classes or channels are not those of the run.
+    """
+    if self.recorded_data is None:
+      logging.warning('the names of the classes of this run are not known, and are not compared')
+      data = Data(self.data.train, source, self.data.image_shape, self.data.normalization)
+    else:
+      with Checkpoints(self.workdir, read_only=True) as checkpoints:
+        class_names = checkpoints.read_class_names() or self.recorded_data['class_names']
+      source = images.match_classes(source, class_names, map_by_name=map_by_name)
+      data = images.as_trained(source, self.recorded_data)
+    return Run(self.config, self.workdir, data=data)
+
+  def restore(self, checkpoint: str = 'latest') -> TrainState:
+    """Returns the state of a checkpoint: `'latest'`, `'best'`, or the number of a step.
+
+    Raises:
+      CheckpointError: there is no such checkpoint, or it is of another network.
+    """
+    with Checkpoints(self.workdir, read_only=True) as checkpoints:
+      return checkpoints.restore(jax.eval_shape(self.network.initial_state), which=checkpoint)
+
+  def make_train_step(self, schedule: Schedule | None = None) -> TrainStep:
+    """Returns the update of one device, see `network.make_train_step`."""
+    return network.make_train_step(self.settings, self.network, self.plan, schedule)
+
+  def train_batches(
+    self, start_step: int, stop_step: int | None = None, **options: Any
+  ) -> Batches:
+    """Returns this host's training batches, made on the host.
+
+    Args:
+      start_step: first step.
+      stop_step: one past the last step; None for that of the run.
+      **options: `multiplicity` in place of that of the plan, and see `batches.train_batches`.
+    """
+    return batches.train_batches(
+      self.settings,
+      self.data.train,
+      options.pop('multiplicity', None) or self.plan.multiplicity,
+      start_step=start_step,
+      stop_step=self.plan.total_steps if stop_step is None else stop_step,
+      **options,
+    )
+
+  def evaluation_batches(self, split: str = 'test', num_images: int | None = None) -> Batches:
+    """Returns this host's batches of `'train'` or `'test'`, un-augmented.
+
+    Args:
+      split: which images.
+      num_images: only the first so many; None for all.
+    """
+    source = {'train': self.data.train, 'test': self.data.test}[split]
+    return batches.evaluation_batches(self.settings, source, num_images)
+
+  def evaluated_splits(self) -> dict[str, Callable[[], Batches]]:
+    """Returns what is evaluated during the run, by the name under which it is recorded."""
+    splits = {'test': self.evaluation_batches}
+    if num_images := self.settings.evaluated_train_images:
+      count = None if num_images < 0 else num_images
+      splits['train_raw'] = functools.partial(self.evaluation_batches, 'train', count)
+    return splits

@@ -1,0 +1,340 @@
+"""What a config asks for, as checked plain values: the one place where config keys are read.
+
+Everything that can be checked without data is checked here, before anything compiles.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import ml_collections
+import optax
+
+from nfnets_augmult import configs, models
+from nfnets_augmult.data.augmentation import Augmentation
+from nfnets_augmult.data.crop_flip import CropFlip
+from nfnets_augmult.data.evaluation_crop import EvaluationCrop
+from nfnets_augmult.data.image_formats import DecodeRules
+from nfnets_augmult.data.inception_crop import InceptionCrop
+from nfnets_augmult.data.loading import OWN_SOURCES
+from nfnets_augmult.data.mixing import Mixing
+from nfnets_augmult.data.multiplicity import Multiplicity, solve_batch
+from nfnets_augmult.data.randaugment import RandAugment
+from nfnets_augmult.data.read_options import ReadOptions
+from nfnets_augmult.ops import checks, paths
+from nfnets_augmult.optim import schedules, sgd
+from nfnets_augmult.training import plan as plan_lib
+from nfnets_augmult.training import step as step_lib
+
+# Where training batches are made.
+INPUTS = ('tf.data', 'device')
+
+_LARGEST_SEED = 2**32 - 1
+# Pixels of a side; more than any network is made for.
+_LARGEST_IMAGE = 2**14
+# What a step needs of each image is stacked for as many steps.
+_MOST_STEPS_PER_DISPATCH = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """Which images a run has, and how they are read.
+
+  Attributes:
+    name: see `loading.load_source`.
+    data_dir: where they lie, with `~` and variables expanded.
+    allow_download: whether TensorFlow Datasets may fetch them.
+    train_split: name of a split or of a part of one.
+    test_split: likewise.
+    train_options: how training images are read.
+    test_options: how images are read for evaluation.
+    evaluation_crop: what of an image the network sees in evaluation.
+  """
+
+  name: str
+  data_dir: str
+  allow_download: bool
+  train_split: str
+  test_split: str
+  train_options: ReadOptions
+  test_options: ReadOptions
+  evaluation_crop: EvaluationCrop
+
+
+@dataclasses.dataclass(frozen=True)
+class Sam:
+  """Sharpness-aware minimization; see `optim/sam.py`. No SAM where `rho` is 0."""
+
+  rho: float
+  ascent_fraction: float
+  synchronize: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """The choices of a config; what the keys mean is said in `configs.py`.
+
+  Attributes:
+    batch_size: B, unique_images_per_batch: U and augmult: n are solved for.
+    is_batch_size_fixed: whether B was stated, as in Section 3 of the paper, or U, as in Section 2.
+    is_device_input: whether training batches are made on the devices.
+    make_model: from the number of classes to a transformed Haiku module.
+    optimizer: without the learning rate.
+    evaluated_train_images: how many un-augmented training images are evaluated; -1 for all.
+  """
+
+  seed: int
+  batch_size: int
+  unique_images_per_batch: int
+  augmult: int
+  placement: str
+  is_batch_size_fixed: bool
+  total_epochs: float
+  total_steps: int
+  dataset: Dataset
+  augmentation: Augmentation
+  is_device_input: bool
+  steps_per_dispatch: int
+  model_name: str
+  make_model: Callable[[int], Any]
+  init_from: str
+  compute_dtype: str
+  dropout_masks: int
+  label_smoothing: float
+  ema_decay: float
+  learning_rate: float
+  schedule: str
+  warmup_steps: int
+  optimizer: optax.GradientTransformation
+  sam: Sam
+  evaluate_every_epochs: float
+  evaluation_batch_size: int
+  evaluated_train_images: int
+  save_every_steps: int
+  keep_checkpoints: int
+  log_every_steps: int
+
+  @property
+  def needs_tensorflow(self) -> bool:
+    """Whether the data set or the batches need TensorFlow."""
+    return not self.is_device_input or self.dataset.name not in OWN_SOURCES
+
+  @property
+  def relative_cost(self) -> float:
+    """The augmented samples of the run, per training image if its length is in epochs.
+
+    Runs of one sweep compare by it without a look at the data.
+    """
+    return self.total_steps * self.batch_size or self.total_epochs * self.augmult
+
+  def multiplicity(self, num_images: int) -> Multiplicity:
+    """Returns which image and copy fills each slot, of so many unique training images."""
+    return Multiplicity(
+      num_images=num_images,
+      unique_images_per_batch=self.unique_images_per_batch,
+      augmult=self.augmult,
+      seed=self.seed,
+      placement=self.placement,
+    )
+
+  def make_plan(self, num_images: int, *, host_count: int, device_count: int) -> plan_lib.Plan:
+    """Returns the arithmetic of the run; raises ValueError, see `plan.make_plan`."""
+    return plan_lib.make_plan(
+      self.multiplicity(num_images),
+      learning_rate=self.learning_rate,
+      total_epochs=self.total_epochs,
+      total_steps=self.total_steps,
+      host_count=host_count,
+      device_count=device_count,
+      log_every_steps=self.log_every_steps,
+      save_every_steps=self.save_every_steps,
+      evaluate_every_epochs=self.evaluate_every_epochs,
+    )
+
+  def make_schedule(
+    self, total_steps: int, *, peak: float | None = None, warmup_steps: int | None = None
+  ) -> schedules.Schedule:
+    """Returns the learning rate by step, with the config's peak and warm-up or other ones."""
+    return schedules.make_schedule(
+      self.schedule,
+      self.learning_rate if peak is None else peak,
+      total_steps=total_steps,
+      warmup_steps=self.warmup_steps if warmup_steps is None else warmup_steps,
+    )
+
+
+def read(config: ml_collections.ConfigDict) -> Settings:
+  """Returns what `config` asks for.
+
+  Raises:
+    ValueError: it cannot be; the message names the key, what is wrong, and what to do.
+  """
+  configs.check_keys(config)
+  checks.check_int('seed', config.seed, most=_LARGEST_SEED)
+  plan_lib.check_length(total_epochs=config.total_epochs, total_steps=config.total_steps)
+  batch_size, unique_images_per_batch, augmult = solve_batch(
+    batch_size=config.batch_size,
+    unique_images_per_batch=config.unique_images_per_batch,
+    augmult=config.augmult,
+    placement=config.placement,
+  )
+  augmentation = _read_augmentation(config.augmentation)
+  augmentation.mixing.check_unique_images(unique_images_per_batch)
+  dataset = _read_dataset(config)
+  _check_input(config, augmentation)
+  make_model = _read_model(config.model)
+  optimizer = _read_optimizer(config.optimizer)
+  _check_training(config)
+  return Settings(
+    seed=config.seed,
+    batch_size=batch_size,
+    unique_images_per_batch=unique_images_per_batch,
+    augmult=augmult,
+    placement=config.placement,
+    is_batch_size_fixed=bool(config.batch_size),
+    total_epochs=config.total_epochs,
+    total_steps=config.total_steps,
+    dataset=dataset,
+    augmentation=augmentation,
+    is_device_input=config.input == 'device',
+    steps_per_dispatch=config.steps_per_dispatch,
+    model_name=config.model.name,
+    make_model=make_model,
+    init_from=_read_path('init_from', config.init_from),
+    compute_dtype=config.compute_dtype,
+    dropout_masks=config.dropout_masks,
+    label_smoothing=config.label_smoothing,
+    ema_decay=config.ema_decay,
+    learning_rate=config.optimizer.learning_rate,
+    schedule=config.optimizer.schedule,
+    warmup_steps=config.optimizer.warmup_steps,
+    optimizer=optimizer,
+    sam=Sam(**config.sam),
+    evaluate_every_epochs=config.evaluation.every_epochs,
+    evaluation_batch_size=config.evaluation.batch_size,
+    evaluated_train_images=config.evaluation.train_images,
+    save_every_steps=config.checkpoint.every_steps,
+    keep_checkpoints=config.checkpoint.keep,
+    log_every_steps=config.log_every_steps,
+  )
+
+
+def _read_dataset(config: ml_collections.ConfigDict) -> Dataset:
+  keys = config.dataset
+  if not keys.name:
+    raise ValueError("dataset.name='' must be the name of a data set, such as 'folder'")
+  checks.check_int('dataset.image_size', keys.image_size, most=_LARGEST_IMAGE)
+  checks.check_int('dataset.test_image_size', keys.test_image_size, most=_LARGEST_IMAGE)
+  options = ReadOptions(
+    image_size=keys.image_size,
+    on_bad_image=keys.on_bad_image,
+    jpeg_scaling=keys.jpeg_scaling,
+    antialias=keys.antialias,
+    rules=DecodeRules(keys.apply_orientation, keys.max_pixels),
+  )
+  return Dataset(
+    name=keys.name,
+    data_dir=_read_path('dataset.data_dir', keys.data_dir),
+    allow_download=keys.allow_download,
+    train_split=keys.train_split,
+    test_split=keys.test_split,
+    train_options=options,
+    test_options=dataclasses.replace(options, image_size=keys.test_image_size or keys.image_size),
+    evaluation_crop=EvaluationCrop(config.evaluation.crop, config.evaluation.crop_padding),
+  )
+
+
+def _read_augmentation(keys: ml_collections.ConfigDict) -> Augmentation:
+  crops = {
+    'pad': CropFlip(pad=keys.pad, pad_mode=keys.pad_mode, flip=keys.flip),
+    'inception': InceptionCrop(flip=keys.flip, **keys.inception),
+  }
+  checks.check_choice('augmentation.crop', keys.crop, crops)
+  return Augmentation(
+    crop=crops[keys.crop],
+    mixing=Mixing(mixup=keys.mixup.share, cutmix=keys.cutmix.share, mixup_alpha=keys.mixup.alpha),
+    randaugment=RandAugment(**keys.randaugment),
+    mix_first=keys.mix_first,
+  )
+
+
+def _check_input(config: ml_collections.ConfigDict, augmentation: Augmentation) -> None:
+  """Checks that batches can be made where the config says."""
+  checks.check_choice('input', config.input, INPUTS)
+  checks.check_int(
+    'steps_per_dispatch', config.steps_per_dispatch, least=1, most=_MOST_STEPS_PER_DISPATCH
+  )
+  if config.input != 'device':
+    if config.steps_per_dispatch > 1:
+      raise ValueError(
+        f"steps_per_dispatch={config.steps_per_dispatch} needs input='device': its batches are "
+        'made in the program of the step'
+      )
+  elif (
+    augmentation.mixing.is_on
+    or augmentation.randaugment.layers
+    or config.augmentation.crop != 'pad'
+  ):
+    raise ValueError(
+      "input='device' makes pad, crop and flip only: set augmentation.crop='pad', "
+      'augmentation.randaugment.layers=0, augmentation.mixup.share=0 and '
+      "augmentation.cutmix.share=0, or input='tf.data'"
+    )
+
+
+def _read_model(keys: ml_collections.ConfigDict) -> Callable[[int], Any]:
+  options = keys.to_dict()
+  name = options.pop('name')
+
+  def make_model(num_classes: int) -> Any:
+    return models.make_model(name, num_classes=num_classes, **options)
+
+  make_model(2)  # checks the options
+  return make_model
+
+
+def _read_optimizer(keys: ml_collections.ConfigDict) -> optax.GradientTransformation:
+  checks.check_int('optimizer.warmup_steps', keys.warmup_steps)
+  schedules.make_schedule(keys.schedule, keys.learning_rate, total_steps=1)
+  return sgd.sgd(
+    momentum=keys.momentum,
+    nesterov=keys.nesterov,
+    weight_decay=keys.weight_decay,
+    clipping=keys.clipping,
+    clipping_eps=keys.clipping_eps,
+  )
+
+
+def _check_training(config: ml_collections.ConfigDict) -> None:
+  """Checks what the step, the evaluations and the records are told."""
+  # Makes no network yet; it checks its arguments.
+  step_lib.make_train_step(
+    classifier=None,
+    optimizer=None,
+    schedule=None,
+    ema_decay=config.ema_decay,
+    label_smoothing=config.label_smoothing,
+    dropout_masks=config.dropout_masks,
+  )
+  checks.check_choice('compute_dtype', config.compute_dtype, step_lib.COMPUTE_DTYPES)
+  checks.check_number('evaluation.every_epochs', config.evaluation.every_epochs, above=0)
+  checks.check_int('evaluation.batch_size', config.evaluation.batch_size, least=1)
+  checks.check_int('evaluation.train_images', config.evaluation.train_images, least=-1)
+  checks.check_int('checkpoint.every_steps', config.checkpoint.every_steps, least=1)
+  checks.check_int('checkpoint.keep', config.checkpoint.keep, least=1)
+  checks.check_int('log_every_steps', config.log_every_steps, least=1)
+  checks.check_number('sam.rho', config.sam.rho, least=0)
+  checks.check_number('sam.ascent_fraction', config.sam.ascent_fraction, above=0, most=1)
+  if config.dropout_masks > 1 and not config.model.dropout_rate:
+    raise ValueError(
+      f'dropout_masks={config.dropout_masks} needs dropout to average over, and model.dropout_rate='
+      f'{config.model.dropout_rate} names none: set it as well, to 0.4 in the paper'
+    )
+
+
+def _read_path(key: str, path: str) -> str:
+  """The path that a key holds, see `paths.expand`; as written it stays in the config."""
+  try:
+    return paths.expand(path)
+  except ValueError as error:
+    raise ValueError(f'{key}={path!r}: {error}') from error

@@ -1,0 +1,204 @@
+"""Training a run, or a group of runs of one shape, from wherever it stands to its end."""
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import logging
+
+from nfnets_augmult import configs
+from nfnets_augmult.runs import batches, network, pictures, summary
+from nfnets_augmult.runs.run import Run
+from nfnets_augmult.training import groups, loop, records
+from nfnets_augmult.training.checkpoints import Checkpoints
+from nfnets_augmult.training.feeding import Advance, TrainStep
+from nfnets_augmult.training.run_log import BEST_BY, DivergedError, RunLog
+from nfnets_augmult.training.state import TrainState
+from nfnets_augmult.training.watch import Watch
+
+# What the runs of a group may differ in.
+GROUP_KEYS = ('seed', 'optimizer.learning_rate')
+
+
+class Trained(NamedTuple):
+  """What training has come to.
+
+  Attributes:
+    state: the last one, a `TrainState`, or a `GroupState` of several runs.
+    results: of each run what `result.json` holds, the last evaluation with its step and epoch; None
+      of a run that diverged, and on all hosts but the first.
+  """
+
+  state: Any
+  results: list[dict[str, Any] | None]
+
+
+def check_group(runs: Sequence[Run]) -> None:
+  """Raises ValueError unless the runs can train in one program."""
+  flat = [configs.flatten(run.config) for run in runs]
+  for config in flat[1:]:
+    shared = {key: value for key, value in config.items() if key not in GROUP_KEYS}
+    if differ := configs.differences({**flat[0], **shared}, flat[0]):
+      raise ValueError(
+        f'runs train in one program if they differ in {" and ".join(GROUP_KEYS)} alone; these '
+        f'differ in {", ".join(differ)}'
+      )
+  if len(runs) > 1 and not runs[0].settings.is_device_input:
+    raise ValueError(
+      "runs train in one program only with input='device', whose batches are made in the program "
+      'of the step'
+    )
+
+
+def train(
+  runs: Sequence[Run],
+  folder: str = '',
+  *,
+  stop_requested: Callable[[], bool] = lambda: False,
+) -> Trained:
+  """Starts runs or goes on with them: one, or several that differ in seed and learning rate alone.
+
+  A run of a group that diverges ends by itself, and the others go on.
+
+  Args:
+    runs: prepared, see `Run.prepare`.
+    folder: where the checkpoints of a group go until its end; of a single run, its work directory.
+    stop_requested: looked at between dispatches; when true, the state is saved and training ends.
+
+  Raises:
+    StopRequested: it was asked to stop.
+    DivergedError: the run, or all runs of the group, diverged; `status.json` says when.
+    CheckpointError: a checkpoint could not be written or read.
+    BadDataError: an image does not decode, and the policy is to fail.
+    OSError: something else could not be written.
+  """
+  check_group(runs)
+  first, is_group = runs[0], len(runs) > 1
+  folder = folder or first.workdir
+  is_first_host = jax.process_index() == 0
+  if is_first_host:
+    print(summary.plan_text(runs, folder), flush=True)
+    for run in runs:
+      os.makedirs(run.workdir, exist_ok=True)
+      summary.write_description(run)
+      pictures.draw_contact_sheet(run)
+  class_names = first.data.train.class_names
+  keep = first.settings.keep_checkpoints
+  with contextlib.ExitStack() as stack:
+    checkpoints = stack.enter_context(Checkpoints(folder, keep=keep, class_names=class_names))
+    recorders = [None] * len(runs)
+    if is_first_host:
+      resume_step = checkpoints.latest_step or 0
+      recorders = [stack.enter_context(_recorder(run, resume_step)) for run in runs]
+    state = loop.fit(
+      lambda: (_first_group_state if is_group else _first_run_state)(runs, checkpoints),
+      plan=first.plan,
+      make_advance=lambda step: _make_advance(runs, step),
+      steps_per_dispatch=batches.steps_per_dispatch(first.settings),
+      watch=Watch(
+        [
+          RunLog(run.plan, recorder, name=os.path.basename(run.workdir) if is_group else '')
+          for run, recorder in zip(runs, recorders, strict=True)
+        ],
+        plan=first.plan,
+        evaluation_step=first.network.evaluation_step,
+        evaluation_batches=first.evaluated_splits(),
+        checkpoints=checkpoints,
+        stop_requested=stop_requested,
+        show_progress=is_first_host,
+        on_divergence=lambda index, error: _note_divergence(runs[index], error),
+      ),
+    )
+  results = []
+  for index, (run, recorder) in enumerate(zip(runs, recorders, strict=True)):
+    if is_group and state.diverged_at[index]:
+      results.append(None)
+      continue
+    if is_group:  # where other programs look for the parameters of a run; all hosts save together
+      with Checkpoints(run.workdir, class_names=class_names) as own:
+        own.save(groups.state_of_run(state, index))
+    results.append(_write_result(run, recorder) if recorder else None)
+  return Trained(state, results)
+
+
+@contextlib.contextmanager
+def _recorder(run: Run, resume_step: int) -> Any:
+  """A recorder for the time of training; the curves are drawn when it ends, however it ends."""
+  recorder = records.Recorder(run.workdir, resume_step=resume_step)
+  try:
+    yield recorder
+  finally:
+    recorder.close()
+    pictures.draw_curves(run)
+
+
+def _write_result(run: Run, recorder: records.Recorder) -> dict[str, Any] | None:
+  result = recorder.last(BEST_BY)
+  records.write_json(os.path.join(run.workdir, 'result.json'), result)
+  records.clear_status(run.workdir)
+  return result
+
+
+def _first_run_state(runs: Sequence[Run], checkpoints: Checkpoints) -> TrainState:
+  """The newest checkpoint, or the state before the first step."""
+  (run,) = runs
+  if checkpoints.latest_step is not None:
+    logging.info('resuming from the checkpoint of step %d', checkpoints.latest_step)
+    return checkpoints.restore(jax.eval_shape(run.network.initial_state))
+  state, report = network.first_state(run.network, run.initial_params)
+  if report is not None:
+    logging.info('from %s: %s', run.settings.init_from, report)
+  return state
+
+
+def _first_group_state(runs: Sequence[Run], checkpoints: Checkpoints) -> groups.GroupState:
+  """The newest checkpoint, or the state before the first step."""
+  if checkpoints.latest_step is not None:
+    logging.info('resuming from the checkpoint of step %d', checkpoints.latest_step)
+    state = checkpoints.restore(
+      jax.eval_shape(lambda: groups.stack_states([run.network.initial_state() for run in runs]))
+    )
+  else:
+    # One compiled function for all seeds.
+    make_state = functools.partial(network.first_state, runs[0].network)
+    keys = [network.parameters_key(run.settings.seed) for run in runs]
+    states = [make_state(run.initial_params, key)[0] for run, key in zip(runs, keys, strict=True)]
+    state = jax.device_get(groups.stack_states(states))
+  for run, diverged_at in zip(runs, state.diverged_at, strict=True):
+    if not diverged_at and jax.process_index() == 0:
+      records.clear_status(run.workdir)  # of a divergence after this state
+  return state
+
+
+def _make_advance(runs: Sequence[Run], start_step: int) -> Advance:
+  """What trains from `start_step` on, with batches made where the config says."""
+  run = runs[0]
+  multiplicity, total_steps = run.plan.multiplicity, run.plan.total_steps
+  if len(runs) == 1:
+    restart = batches.make_restart(
+      run.settings, run.data.train, multiplicity, run.make_train_step(), total_steps=total_steps
+    )
+    return restart(run.key, multiplicity=multiplicity, start_step=start_step)
+
+  def make_train_step(learning_rate: jax.Array) -> TrainStep:
+    schedule = run.settings.make_schedule(total_steps, peak=1.0)
+    return run.make_train_step(lambda step: learning_rate * schedule(step))
+
+  return batches.make_group_advance(
+    run.settings,
+    run.data.train,
+    [of_run.plan.multiplicity for of_run in runs],
+    make_train_step,
+    keys=np.stack([of_run.key for of_run in runs]),
+    learning_rates=np.array([of_run.plan.learning_rate for of_run in runs], np.float32),
+  )
+
+
+def _note_divergence(run: Run, error: DivergedError) -> None:
+  logging.info('%s: %s; it stops here', os.path.basename(run.workdir), error)
+  if jax.process_index() == 0:
+    records.write_status(run.workdir, 'diverged', str(error), error.facts)
