@@ -5,10 +5,10 @@ from typing import Any
 
 import ml_collections
 import numpy as np
-from nfnets_augmult.runs.run import Run
 
 from experiments import quickstart_digits
 from nfnets_augmult.runs import training
+from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training.state import TrainState
 
 TRAIN_IMAGES = 1437

@@ -11,7 +11,8 @@ from nfnets_augmult.data import array_batches, device_input
 from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.multiplicity import Images, Multiplicity
 from nfnets_augmult.data.sources import ArraySource, Source
-from nfnets_augmult.runs.settings import Settings
+from nfnets_augmult.ops.argument_names import renamed
+from nfnets_augmult.runs.settings import AUGMENTATION_KEYS, DATASET_KEYS, Settings
 from nfnets_augmult.training import devices, feeding, groups
 from nfnets_augmult.training.state import TrainState
 from nfnets_augmult.training.step import Metrics
@@ -26,6 +27,7 @@ def check_device_memory(source: Source) -> None:
   device_input.check_source(source, device_bytes=min(known, default=None))
 
 
+@renamed(DATASET_KEYS | AUGMENTATION_KEYS)
 def train_batches(
   settings: Settings,
   source: Source,
@@ -61,15 +63,18 @@ def train_batches(
     )
   from nfnets_augmult.data import pipeline
 
-  return pipeline.train_batches(
-    source,
-    multiplicity,
-    augmentation=augmentation,
-    read_options=settings.dataset.train_options,
-    **options,
+  return _with_keys_in_errors(
+    pipeline.train_batches(
+      source,
+      multiplicity,
+      augmentation=augmentation,
+      read_options=settings.dataset.train_options,
+      **options,
+    )
   )
 
 
+@renamed(DATASET_KEYS)
 def evaluation_batches(
   settings: Settings, source: Source, num_images: int | None = None
 ) -> Batches:
@@ -85,12 +90,19 @@ def evaluation_batches(
     return array_batches.evaluation_batches(source, **options)
   from nfnets_augmult.data import pipeline
 
-  return pipeline.evaluation_batches(
-    source,
-    crop=settings.dataset.evaluation_crop,
-    read_options=settings.dataset.test_options,
-    **options,
+  return _with_keys_in_errors(
+    pipeline.evaluation_batches(
+      source,
+      crop=settings.dataset.evaluation_crop,
+      read_options=settings.dataset.test_options,
+      **options,
+    )
   )
+
+
+def _with_keys_in_errors(batches: Batches) -> Batches:
+  with renamed(DATASET_KEYS):
+    yield from batches
 
 
 def steps_per_dispatch(settings: Settings) -> int:

@@ -7,7 +7,9 @@ from nfnets_augmult.data import array_files
 from nfnets_augmult.data.evaluation_crop import EvaluationCrop
 from nfnets_augmult.data.read_options import ReadOptions
 from nfnets_augmult.data.sources import ArraySource, Source
+from nfnets_augmult.ops.argument_names import renamed
 from nfnets_augmult.runs.run import Run
+from nfnets_augmult.runs.settings import DATASET_KEYS
 
 
 def convert(config: ml_collections.ConfigDict, output: str) -> tuple[ArraySource, ArraySource]:
@@ -33,9 +35,10 @@ def _decoded(source: Source, crop: EvaluationCrop, options: ReadOptions) -> Arra
     return source
   from nfnets_augmult.data import pipeline
 
-  batches = list(
-    pipeline.evaluation_batches(source, batch_size=64, crop=crop, read_options=options)
-  )
+  with renamed(DATASET_KEYS):
+    batches = list(
+      pipeline.evaluation_batches(source, batch_size=64, crop=crop, read_options=options)
+    )
   images, labels, mask = (
     np.concatenate([batch[key] for batch in batches]) for key in ('image', 'label', 'mask')
   )

@@ -7,7 +7,8 @@ from typing import Any
 from absl import logging
 
 from nfnets_augmult.data import identity, loading, sources
-from nfnets_augmult.runs.settings import Dataset
+from nfnets_augmult.ops.argument_names import renamed
+from nfnets_augmult.runs.settings import DATASET_KEYS, Dataset
 from nfnets_augmult.training.step import Normalization
 
 # Per channel statistics of ImageNet, for data sets that are not held in memory.
@@ -33,6 +34,7 @@ class Data:
   normalization: Normalization
 
 
+@renamed(DATASET_KEYS)
 def load_split(dataset: Dataset, split: str) -> sources.Source:
   """Returns one split of a data set.
 
@@ -49,6 +51,7 @@ def load_split(dataset: Dataset, split: str) -> sources.Source:
   )
 
 
+@renamed(DATASET_KEYS)
 def load_data(dataset: Dataset) -> Data:
   """Returns both splits of a data set.
 
@@ -86,7 +89,8 @@ def _load_split_of_key(key: str, dataset: Dataset) -> sources.Source:
   """The split that a key of `dataset` names, which must hold images."""
   split = getattr(dataset, key)
   try:
-    source = load_split(dataset, split)
+    with renamed({'split': f'dataset.{key}'}):
+      source = load_split(dataset, split)
   except ValueError as error:
     if 'dataset.' in str(error):
       raise

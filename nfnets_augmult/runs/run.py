@@ -11,6 +11,7 @@ from absl import logging
 
 from nfnets_augmult.data import quiet_tensorflow, sources
 from nfnets_augmult.ops import paths
+from nfnets_augmult.ops.argument_names import renamed
 from nfnets_augmult.optim.schedules import Schedule
 from nfnets_augmult.runs import batches, images, network, settings, workdirs
 from nfnets_augmult.runs.batches import Batches
@@ -145,10 +146,11 @@ class Run:
       images.check_same_data(data, self.recorded_data)
     if self.settings.is_device_input:
       batches.check_device_memory(data.train)
-    self.settings.augmentation.check(
-      unique_images_per_batch=self.plan.multiplicity.unique_images_per_batch,
-      image_shape=data.image_shape,
-    )
+    with renamed(settings.AUGMENTATION_KEYS):
+      self.settings.augmentation.check(
+        unique_images_per_batch=self.plan.multiplicity.unique_images_per_batch,
+        image_shape=data.image_shape,
+      )
     self._check_memory()
     if resumes:  # what a checkpoint goes on from is in the checkpoint
       self.initial_params = None
@@ -216,9 +218,7 @@ class Run:
     """Returns the update of one device, see `network.make_train_step`."""
     return network.make_train_step(self.settings, self.network, self.plan, schedule)
 
-  def train_batches(
-    self, start_step: int, stop_step: int | None = None, **options: Any
-  ) -> Batches:
+  def train_batches(self, start_step: int, stop_step: int | None = None, **options: Any) -> Batches:
     """Returns this host's training batches, made on the host.
 
     Args:

@@ -22,9 +22,31 @@ from nfnets_augmult.data.multiplicity import Multiplicity, solve_batch
 from nfnets_augmult.data.randaugment import RandAugment
 from nfnets_augmult.data.read_options import ReadOptions
 from nfnets_augmult.ops import checks, paths
+from nfnets_augmult.ops.argument_names import renamed
 from nfnets_augmult.optim import schedules, sgd
 from nfnets_augmult.training import plan as plan_lib
 from nfnets_augmult.training import step as step_lib
+
+# From the arguments that errors of other code name to the keys that their values come from.
+DATASET_KEYS = {key: f'dataset.{key}' for key in configs.default_config().dataset}
+AUGMENTATION_KEYS = {
+  'pad': 'augmentation.pad',
+  'pad_mode': 'augmentation.pad_mode',
+  'flip': 'augmentation.flip',
+  'area': 'augmentation.inception.area',
+  'aspect': 'augmentation.inception.aspect',
+  'mixup': 'augmentation.mixup.share',
+  'mixup_alpha': 'augmentation.mixup.alpha',
+  'cutmix': 'augmentation.cutmix.share',
+  'layers': 'augmentation.randaugment.layers',
+  'magnitude': 'augmentation.randaugment.magnitude',
+  'behaviour': 'augmentation.randaugment.behaviour',
+}
+_OPTIMIZER_KEYS = {
+  **{key: f'optimizer.{key}' for key in configs.default_config().optimizer},
+  'name': 'optimizer.schedule',
+}
+_EVALUATION_KEYS = {'kind': 'evaluation.crop', 'padding': 'evaluation.crop_padding'}
 
 # Where training batches are made.
 INPUTS = ('tf.data', 'device')
@@ -151,6 +173,7 @@ class Settings:
       evaluate_every_epochs=self.evaluate_every_epochs,
     )
 
+  @renamed(_OPTIMIZER_KEYS)
   def make_schedule(
     self, total_steps: int, *, peak: float | None = None, warmup_steps: int | None = None
   ) -> schedules.Schedule:
@@ -178,8 +201,9 @@ def read(config: ml_collections.ConfigDict) -> Settings:
     augmult=config.augmult,
     placement=config.placement,
   )
-  augmentation = _read_augmentation(config.augmentation)
-  augmentation.mixing.check_unique_images(unique_images_per_batch)
+  with renamed(AUGMENTATION_KEYS):
+    augmentation = _read_augmentation(config.augmentation)
+    augmentation.mixing.check_unique_images(unique_images_per_batch)
   dataset = _read_dataset(config)
   _check_input(config, augmentation)
   make_model = _read_model(config.model)
@@ -225,13 +249,16 @@ def _read_dataset(config: ml_collections.ConfigDict) -> Dataset:
     raise ValueError("dataset.name='' must be the name of a data set, such as 'folder'")
   checks.check_int('dataset.image_size', keys.image_size, most=_LARGEST_IMAGE)
   checks.check_int('dataset.test_image_size', keys.test_image_size, most=_LARGEST_IMAGE)
-  options = ReadOptions(
-    image_size=keys.image_size,
-    on_bad_image=keys.on_bad_image,
-    jpeg_scaling=keys.jpeg_scaling,
-    antialias=keys.antialias,
-    rules=DecodeRules(keys.apply_orientation, keys.max_pixels),
-  )
+  with renamed(DATASET_KEYS):
+    options = ReadOptions(
+      image_size=keys.image_size,
+      on_bad_image=keys.on_bad_image,
+      jpeg_scaling=keys.jpeg_scaling,
+      antialias=keys.antialias,
+      rules=DecodeRules(keys.apply_orientation, keys.max_pixels),
+    )
+  with renamed(_EVALUATION_KEYS):
+    evaluation_crop = EvaluationCrop(config.evaluation.crop, config.evaluation.crop_padding)
   return Dataset(
     name=keys.name,
     data_dir=_read_path('dataset.data_dir', keys.data_dir),
@@ -240,7 +267,7 @@ def _read_dataset(config: ml_collections.ConfigDict) -> Dataset:
     test_split=keys.test_split,
     train_options=options,
     test_options=dataclasses.replace(options, image_size=keys.test_image_size or keys.image_size),
-    evaluation_crop=EvaluationCrop(config.evaluation.crop, config.evaluation.crop_padding),
+    evaluation_crop=evaluation_crop,
   )
 
 
@@ -289,12 +316,14 @@ def _read_model(keys: ml_collections.ConfigDict) -> Callable[[int], Any]:
   def make_model(num_classes: int) -> Any:
     return models.make_model(name, num_classes=num_classes, **options)
 
-  make_model(2)  # checks the options
+  with renamed({key: f'model.{key}' for key in keys}):
+    make_model(2)  # checks the options
   return make_model
 
 
+@renamed(_OPTIMIZER_KEYS)
 def _read_optimizer(keys: ml_collections.ConfigDict) -> optax.GradientTransformation:
-  checks.check_int('optimizer.warmup_steps', keys.warmup_steps)
+  checks.check_int('warmup_steps', keys.warmup_steps)
   schedules.make_schedule(keys.schedule, keys.learning_rate, total_steps=1)
   return sgd.sgd(
     momentum=keys.momentum,

@@ -4,13 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from nfnets_augmult.runs.converting import convert
-from nfnets_augmult.runs.run import Run
 
 from experiments import cifar100_wrn16_4
 from nfnets_augmult.data import array_files, loading, sources
 from nfnets_augmult.data.augmentation import NOTHING
 from nfnets_augmult.data.multiplicity import Multiplicity
+from nfnets_augmult.runs.converting import convert
+from nfnets_augmult.runs.run import Run
 from tests import real_images, shared_data
 
 

@@ -8,10 +8,10 @@ import sys
 
 import numpy as np
 import pytest
-from nfnets_augmult.runs.run import Run
 
 from nfnets_augmult.find_learning_rate import figure, search
 from nfnets_augmult.find_learning_rate.findings import report
+from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training import records
 from tests.toy_runs import toy_config, train_run
 

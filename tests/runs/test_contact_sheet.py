@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from nfnets_augmult.runs import contact_sheet
 from nfnets_augmult.data import pipeline
 from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.crop_flip import CropFlip
 from nfnets_augmult.data.mixing import Mixing
 from nfnets_augmult.data.multiplicity import PLACEMENTS, Multiplicity
 from nfnets_augmult.data.sources import ArraySource
+from nfnets_augmult.runs import contact_sheet
 from tests import plain_augmentation, real_images
 
 _AUGMENTATION = CropFlip(pad=3)

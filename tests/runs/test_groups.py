@@ -36,9 +36,9 @@ def _prepare(workdir, seeds=_SEEDS, learning_rates=_RATES, **changes):
   """Every seed with every learning rate, each in a folder of its own."""
   group = os.path.join(workdir, 'group')
   return [
-    Run(
-      _config(seed, rate, **changes), os.path.join(workdir, f'run_{seed}_{rate:g}')
-    ).prepare(checkpoint_dir=group)
+    Run(_config(seed, rate, **changes), os.path.join(workdir, f'run_{seed}_{rate:g}')).prepare(
+      checkpoint_dir=group
+    )
     for seed in seeds
     for rate in learning_rates
   ], group
@@ -149,7 +149,9 @@ def test_other_programs_say_whose_folder_they_need(finished):
 
 def test_what_cannot_train_together_is_refused():
   """Runs that differ in more than seed and learning rate, and batches made on the host."""
-  training.check_group([Run(device_config(seed=1)), Run(device_config(optimizer__learning_rate=3.0))])
+  training.check_group(
+    [Run(device_config(seed=1)), Run(device_config(optimizer__learning_rate=3.0))]
+  )
   with pytest.raises(ValueError, match=r'these differ in augmult \(4 there, 2 now\)'):
     training.check_group([Run(device_config()), Run(device_config(augmult=2, seed=1))])
   with pytest.raises(ValueError, match="only with input='device'"):

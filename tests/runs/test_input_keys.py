@@ -44,7 +44,9 @@ def _config():
 def test_training_keys(source):
   """Every key of the augmentation and of the reading."""
   multiplicity = Multiplicity(64, 4, 4, 0)
-  ours = next(batches.train_batches(settings.read(_config()), source, multiplicity, start_step=0, stop_step=1))
+  ours = next(
+    batches.train_batches(settings.read(_config()), source, multiplicity, start_step=0, stop_step=1)
+  )
   expected = next(
     pipeline.train_batches(
       source,
@@ -89,6 +91,7 @@ def test_errors_while_reading_name_keys(tmp_path, split):
   config = _config()
   config.dataset.name, config.dataset.data_dir = 'folder', str(tmp_path)
   config.augmentation.mixup.share = config.augmentation.cutmix.share = 0.0
+  config.dataset.test_split = 'test'
   config.update(batch_size=2, augmult=1)
   run = Run(config)
   made = run.train_batches(0, 1) if split == 'train' else run.evaluation_batches(split)

@@ -69,7 +69,8 @@ def test_a_stopped_run_goes_on_bit_for_bit(finished, tmp_path, calls):
   stops = 0
   for _ in range(3):
     try:
-      resumed, resumed_result = train_run(_config(), workdir, stop_requested=stop_after(calls if stops < 2 else 999)
+      resumed, resumed_result = train_run(
+        _config(), workdir, stop_requested=stop_after(calls if stops < 2 else 999)
       )
       break
     except StopRequested:
@@ -268,7 +269,9 @@ def test_a_config_file_that_is_not_there(tmp_path):
 
 
 def test_default_workdir_is_named_for_the_config():
-  assert command_line.default_workdir('experiments/quickstart_digits.py') == 'runs/quickstart_digits'
+  assert (
+    command_line.default_workdir('experiments/quickstart_digits.py') == 'runs/quickstart_digits'
+  )
   assert command_line.default_workdir('experiments/nfnet.py:f5,n=16') == 'runs/nfnet-f5-n=16'
 
 
@@ -309,9 +312,7 @@ def test_init_from_a_run_and_from_its_export(finished, tmp_path):
   """A run's directory and the .npz of it start another run from the same averaged parameters."""
   workdir, state, _ = finished
   file = str(tmp_path / 'params.npz')
-  assert export(file, workdir=workdir) == sum(
-    leaf.size for leaf in jax.tree.leaves(state.params)
-  )
+  assert export(file, workdir=workdir) == sum(leaf.size for leaf in jax.tree.leaves(state.params))
   for source in (workdir, file):
     run = Run(_config(init_from=source), str(tmp_path / 'run')).prepare()
     start, report = network.first_state(run.network, run.initial_params)
@@ -323,11 +324,11 @@ def test_init_from_a_run_and_from_its_export(finished, tmp_path):
 
 def test_the_first_state_is_the_same_jitted(tmp_path):
   """Drawing shape by shape gives what one program would, and `eval_shape` its shapes."""
-  network = Run(_config(), str(tmp_path)).prepare().network
-  first, _ = network.first_state(network, None)
-  jitted = jax.jit(network.initial_state)()
+  made = Run(_config(), str(tmp_path)).prepare().network
+  first, _ = network.first_state(made)
+  jitted = jax.jit(made.initial_state)()
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), first, jitted)
-  shapes = jax.eval_shape(network.initial_state)
+  shapes = jax.eval_shape(made.initial_state)
   jax.tree.map(
     lambda a, b: np.testing.assert_equal((a.shape, a.dtype), (b.shape, b.dtype)), first, shapes
   )

@@ -8,10 +8,10 @@ import sys
 
 import numpy as np
 import pytest
-from nfnets_augmult.runs.run import Run
 
 from nfnets_augmult import configs
 from nfnets_augmult.runs import network, settings
+from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training import records
 from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
 from nfnets_augmult.variance import measuring, report
