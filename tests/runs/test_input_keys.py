@@ -94,6 +94,9 @@ def test_errors_while_reading_name_keys(tmp_path, split):
   config.dataset.test_split = 'test'
   config.update(batch_size=2, augmult=1)
   run = Run(config)
-  made = run.train_batches(0, 1) if split == 'train' else run.evaluation_batches(split)
+  if split == 'train':
+    made = run.train_batches(0, 1, multiplicity=Multiplicity(2, 2, 1, 0))
+  else:
+    made = run.evaluation_batches(split)
   with pytest.raises(BadDataError, match=r"b/0\.jpg.* with dataset\.on_bad_image='skip'"):
     next(made)
