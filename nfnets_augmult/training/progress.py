@@ -38,14 +38,15 @@ class Progress:
     if enabled and sys.stderr.isatty():
       import tqdm
 
-      # Some terminals say that they have no columns; tqdm would then draw nothing.
-      is_sized = os.get_terminal_size(sys.stderr.fileno()).columns > 0
+      # Some terminals say that they have no rows or columns; tqdm would then draw nothing.
+      is_sized = all(os.get_terminal_size(sys.stderr.fileno()))
       self._bar = tqdm.tqdm(
         total=total_steps,
         initial=start_step,
         unit='step',
         dynamic_ncols=is_sized,
         ncols=None if is_sized else 100,
+        nrows=None if is_sized else 20,
         smoothing=0.05,
       )
 

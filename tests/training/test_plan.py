@@ -3,7 +3,7 @@
 import pytest
 
 from nfnets_augmult.data.multiplicity import Multiplicity
-from nfnets_augmult.training.plan import make_plan
+from nfnets_augmult.training.plan import Cadence, make_plan
 
 
 def _multiplicity(unique, augmult, num_images=50_000, placement='within'):
@@ -111,3 +111,18 @@ def test_the_record_states_the_numbers():
     'peak_learning_rate': 0.1,
     'peak_temperature': 0.2,
   }
+
+
+def test_when_things_happen():
+  """The next of logging, saving and evaluating; evaluations are regular, and never just before
+  the last.
+  """
+  cadence = Cadence(log=3, save=5, evaluate=6)
+  assert [cadence.next_stop(step) for step in (0, 3, 5, 6, 9)] == [3, 5, 6, 9, 10]
+  with pytest.raises(ValueError, match='save=0 must be a whole number of at least 1'):
+    Cadence(save=0)
+  plan = make_plan(
+    _multiplicity(10, 1, 100), learning_rate=0.1, total_steps=44, evaluate_every_epochs=1.0
+  )
+  assert plan.cadence.evaluate == 10
+  assert [step for step in range(45) if plan.is_evaluation_due(step)] == [10, 20, 30, 44]

@@ -1,0 +1,73 @@
+"""What people see of a run: lines with the speed and the time left, or a bar."""
+
+import io
+import os
+import sys
+
+import pytest
+
+from nfnets_augmult.training import progress as progress_lib
+from nfnets_augmult.training.progress import Progress
+
+_MEANS = {'train/loss': 1.25, 'train/accuracy': 0.5}
+
+
+@pytest.fixture(name='clock')
+def _clock(monkeypatch):
+  """A list whose last entry is the time."""
+  times = [100.0]
+  monkeypatch.setattr(progress_lib.time, 'monotonic', lambda: times[-1])
+  return times
+
+
+def test_a_line_has_the_speed_since_the_clock_was_reset(clock, caplog):
+  """40 steps of 8 images in 4 seconds are 80 images/s, and 3,600 steps take 6 minutes more."""
+  shown = Progress(start_step=0, total_steps=4000, batch_size=8)
+  clock.append(1000.0)  # compilation
+  shown.reset_clock(360)
+  clock.append(1004.0)
+  assert shown.images_per_second(400) == pytest.approx(80.0)
+  with caplog.at_level('INFO', logger='absl'):
+    shown.line(400, _MEANS)
+  assert 'step 400 of 4000: loss 1.2500, accuracy 0.500, 80 images/s, 0:06:00 left' in caplog.text
+
+
+def test_lines_of_a_group_begin_with_the_name_of_the_run(clock, caplog):
+  shown = Progress(start_step=0, total_steps=4, batch_size=8, name='seed=0')
+  with caplog.at_level('INFO', logger='absl'):
+    shown.say('first')
+    shown.name = 'seed=1'
+    shown.say('second')
+  assert [record.getMessage() for record in caplog.records] == ['seed=0: first', 'seed=1: second']
+
+
+def test_other_hosts_are_silent(clock, caplog):
+  silent = Progress(start_step=0, total_steps=4, batch_size=8, enabled=False)
+  with caplog.at_level('INFO', logger='absl'):
+    silent.say('a word')
+    silent.line(2, _MEANS)
+  assert not caplog.records
+
+
+def test_a_terminal_gets_a_bar_that_is_not_torn(clock, monkeypatch):
+  """Also one that says that it has no columns; what is said goes above the bar."""
+
+  class Terminal(io.StringIO):
+    def isatty(self):
+      return True
+
+    def fileno(self):
+      return 2
+
+  terminal = Terminal()
+  monkeypatch.setattr(sys, 'stderr', terminal)
+  monkeypatch.setattr(progress_lib.os, 'get_terminal_size', lambda _: os.terminal_size((0, 0)))
+  shown = Progress(start_step=2, total_steps=4, batch_size=8)
+  shown.advance(3, {'loss': 0.5, 'accuracy': 0.25})
+  shown.say('evaluated')
+  shown.line(3, _MEANS)  # the bar has it already
+  shown.close()
+  text = terminal.getvalue()
+  assert '\revaluated\n' in text or '\nevaluated\n' in text
+  assert '3/4' in text and 'loss 0.5000, accuracy 0.250' in text
+  assert 'step 3 of 4' not in text
