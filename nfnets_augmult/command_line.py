@@ -185,18 +185,6 @@ def run(main: Callable[[], None]) -> None:
   app.run(guarded, flags_parser=parse)
 
 
-def run_command(commands: dict[str, Callable[[], None]]) -> None:
-  """Parses the flags, runs the one of `commands` that the first argument names, and exits."""
-
-  def guarded(argv: list[str]) -> None:
-    if len(argv) != 2 or argv[1] not in commands:
-      fail(f'say which command to run, one of {", ".join(commands)}, and flags as --name=value')
-    _configure_logging()
-    _call(commands[argv[1]])
-
-  app.run(guarded, flags_parser=parse)
-
-
 def _call(main: Callable[[], None]) -> None:
   """Calls `main`; what machines do to a program becomes one message, and bugs keep their trace."""
   try:

@@ -34,12 +34,9 @@ FLAGS = {
     *('config', 'workdir', 'checkpoint', 'data_dir', 'draw_only'),
     *('blocks', 'images_per_block', 'copies', 'augmults', 'minibatches'),
   },
-  'benchmark': {
-    *('config', 'augmult', 'batch_size', 'seconds'),
-    *('model', 'image_size', 'batch', 'num_classes', 'bfloat16', 'sam', 'ascent_fraction'),
-    *('remat', 'scan_blocks', 'conv_algorithm', 'steps', 'breakdown'),
-    *('copies', 'steps_per_dispatch'),
-  },
+  'benchmarks.input': {'config', 'random_images', 'augmults', 'seconds'},
+  'benchmarks.step': {'config', 'conv_algorithm', 'num_classes', 'steps', 'breakdown'},
+  'benchmarks.device_input': {'config', 'steps'},
 }
 
 
@@ -61,9 +58,9 @@ def test_commands_name_things_that_exist(words):
   if words[:2] != ['python', '-m']:
     assert words[0] in {'tensorboard'}
     return
-  package, _, program = words[2].partition('.')
-  assert package == 'nfnets_augmult'
-  path = ROOT / package / program.replace('.', '/')
+  assert words[2].split('.')[0] in {'nfnets_augmult', 'benchmarks'}
+  program = words[2].removeprefix('nfnets_augmult.')
+  path = ROOT / words[2].replace('.', '/')
   assert path.with_suffix('.py').exists() or (path / '__main__.py').exists()
   names = [word[2:].split('=')[0] for word in words[3:] if word.startswith('--')]
   known = set()

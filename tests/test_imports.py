@@ -2,10 +2,12 @@
 
 import ast
 import pathlib
+import runpy
 import subprocess
 import sys
 
 import pytest
+import setuptools
 
 from nfnets_augmult import configs
 
@@ -28,6 +30,8 @@ ALLOWED = {
 }
 # The `__main__.py` of a room is a program: it may import everything, and nothing may import it.
 PROGRAM = '__main__.py'
+# Beside the package, and not installed with it.
+BENCHMARKS = PACKAGE.parent / 'benchmarks'
 
 
 def _imports(file):
@@ -83,12 +87,12 @@ def test_one_file_reads_the_keys_of_configs():
   """What defines and changes them aside, as the README says."""
   groups = {key.split('.')[0] for key in configs.flatten(configs.default_config())}
   readers = set()
-  for file in PACKAGE.rglob('*.py'):
+  for file in [*PACKAGE.rglob('*.py'), *BENCHMARKS.rglob('*.py')]:
     for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
       is_key = isinstance(node, ast.Attribute) and node.attr in groups
       if is_key and ast.unparse(node.value).split('.')[-1] == 'config':
-        readers.add(str(file.relative_to(PACKAGE)))
-  assert readers == {'configs.py', 'recipes.py', 'runs/settings.py'}
+        readers.add(file)
+  assert readers == {PACKAGE / name for name in ('configs.py', 'recipes.py', 'runs/settings.py')}
 
 
 def test_nothing_imports_a_program_in_a_room():
@@ -96,9 +100,24 @@ def test_nothing_imports_a_program_in_a_room():
     assert not [name for name in _imports(file) if '__main__' in name.split('.')], file
 
 
+def test_the_benchmarks_are_not_part_of_the_package(monkeypatch):
+  """Nothing of it imports them, and they are not installed; their libraries read no flags."""
+  for file in PACKAGE.rglob('*.py'):
+    assert not [name for name in _imports(file) if name.split('.')[0] == 'benchmarks'], file
+  installed = []
+  monkeypatch.chdir(PACKAGE.parent)
+  monkeypatch.setattr(setuptools, 'setup', lambda packages, **_: installed.extend(packages))
+  runpy.run_path('setup.py')
+  assert {name.split('.')[0] for name in installed} == {'nfnets_augmult'}
+  programs = {file.name for file in BENCHMARKS.glob('*.py') if 'absl.flags' in _imports(file)}
+  assert programs == {'input.py', 'step.py', 'device_input.py'}
+
+
 def _imported_by(statement):
   code = f'import sys; {statement}; print(*sys.modules)'
-  done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+  done = subprocess.run(
+    [sys.executable, '-c', code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True
+  )
   return set(done.stdout.split())
 
 
@@ -107,11 +126,12 @@ def test_the_package_imports_nothing_heavy():
 
 
 def test_all_but_the_input_imports_without_tensorflow():
-  """Models, optimiser, step, loop, checkpoints, benchmark and the programs themselves."""
+  """Models, optimiser, step, loop, checkpoints, the programs and two of the benchmarks."""
   modules = _imported_by(
     'import nfnets_augmult.models, nfnets_augmult.optim.sgd, nfnets_augmult.training.loop, '
     'nfnets_augmult.training.step, nfnets_augmult.training.checkpoints, '
     'nfnets_augmult.runs.training, nfnets_augmult.sweep.running, '
-    'nfnets_augmult.train, nfnets_augmult.evaluate, nfnets_augmult.export'
+    'nfnets_augmult.train, nfnets_augmult.evaluate, nfnets_augmult.export, '
+    'benchmarks.step, benchmarks.device_input'
   )
   assert not {'tensorflow', 'tensorflow_datasets', 'sklearn', 'matplotlib'} & modules

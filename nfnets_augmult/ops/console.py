@@ -16,7 +16,9 @@ from collections.abc import Callable
 # The time of day and nothing else.
 LOG_FORMATTER = logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S')
 
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# Where programs are; the benchmarks lie beside the package.
+_FOLDERS = (_PACKAGE + os.sep, os.path.join(os.path.dirname(_PACKAGE), 'benchmarks', ''))
 _listeners: dict[int, Callable[[int], None]] = {}
 _writer: int | None = None
 # The standard error as it was, also while it is turned away.
@@ -24,8 +26,8 @@ _terminal = 2
 
 
 def is_program() -> bool:
-  """Whether this process was started as one of this package's programs, as by `python -m`."""
-  return str(getattr(sys.modules['__main__'], '__file__', None)).startswith(_PACKAGE)
+  """Whether this process was started as one of our programs, as by `python -m`."""
+  return str(getattr(sys.modules['__main__'], '__file__', None)).startswith(_FOLDERS)
 
 
 def prepare() -> None:

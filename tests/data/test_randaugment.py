@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 from scipy import stats
 
-from nfnets_augmult.analysis import plain_randaugment
+from benchmarks import plain_randaugment
 from nfnets_augmult.data import loading, randaugment, randaugment_ops
 from nfnets_augmult.data.randaugment import OPERATIONS, RandAugment
 from nfnets_augmult.ops import addressed_random

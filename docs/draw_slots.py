@@ -1,6 +1,6 @@
 """A picture of which image and copy fill the slots of successive batches (the paper's Figure 1).
 
-python -m nfnets_augmult.analysis.slot_picture docs/images/slots.png
+python -m docs.draw_slots docs/images/slots.png
 """
 
 import sys

@@ -1,6 +1,7 @@
 """The numbers of the step benchmark, and that it needs no data and no TensorFlow."""
 
 import os
+import pathlib
 import statistics
 import subprocess
 import sys
@@ -8,17 +9,27 @@ import sys
 import jax
 import pytest
 
-from nfnets_augmult.analysis import step_benchmark
+from benchmarks import step_benchmark
+from benchmarks.random_images import random_run
+from experiments import cifar100_wrn16_4
 from nfnets_augmult.models import make_model, table
 
 # The batch is that of all simulated devices together.
 _DEVICES = jax.local_device_count()
-_SMALL = {'image_size': 16, 'num_classes': 10, 'batch_size': 2 * _DEVICES}
+
+
+def _run(**changes):
+  config = cifar100_wrn16_4.get_config()
+  config.model.name = 'wrn_10_1'
+  config.dataset.image_size = 16
+  config.batch_size = 2 * _DEVICES
+  config.update(changes)
+  return random_run(config, num_classes=10)
 
 
 @pytest.fixture(scope='module')
 def result():
-  return step_benchmark.measure_step('wrn_10_1', steps=3, breakdown=True, **_SMALL)
+  return step_benchmark.measure_step(_run(), steps=3, breakdown=True)
 
 
 def test_times_are_positive_and_consistent(result):
@@ -61,7 +72,7 @@ def test_memory_holds_the_state(result):
 
 def test_the_step_is_real():
   """Steps change the parameters, their average and the count; updates alone do so too."""
-  plain = step_benchmark.prepare_step('wrn_10_1', **_SMALL)
+  plain = step_benchmark.prepare_step(_run())
   before = jax.tree.map(lambda leaf: leaf.copy(), plain.state)
   plain.run()
   for name in ('params', 'ema_params'):
@@ -78,21 +89,11 @@ def test_the_step_is_real():
   assert int(plain.state.step[0]) == 4  # one update to warm up, and two
 
 
-@pytest.mark.parametrize(
-  ('options', 'message'),
-  [
-    ({'batch_size': _DEVICES + 1}, f'batch_size={_DEVICES + 1}'),
-    ({'image_size': 0}, 'image_size=0'),
-    ({'ascent_fraction': 1.5}, 'ascent_fraction=1.5'),
-    ({'rho': -1.0}, 'rho=-1.0'),
-    ({'compute_dtype': 'float8'}, 'float8'),
-    ({'remat': True}, 'remat'),
-    ({'steps': 0}, 'steps=0'),
-  ],
-)
-def test_bad_arguments_are_named(options, message):
-  with pytest.raises(ValueError, match=message):
-    step_benchmark.measure_step('wrn_10_1', **{**_SMALL, **options})
+def test_bad_arguments_are_named():
+  with pytest.raises(ValueError, match='steps=0 must be'):
+    step_benchmark.measure_step(_run(), steps=0)
+  with pytest.raises(ValueError, match=f'do not divide batch_size={_DEVICES + 1}'):
+    step_benchmark.measure_step(_run(batch_size=_DEVICES + 1))
 
 
 @pytest.mark.parametrize(
@@ -118,29 +119,36 @@ def test_peaks(device_kind, flops):
   assert found is None if flops is None else found == pytest.approx(flops, rel=1e-3)
 
 
-def _benchmark(arguments, *, statement):
-  """Runs the command in a process of its own, then `statement`; one device, as for a user."""
+def _benchmark(*arguments, statement='None'):
+  """Runs the program in a process of its own, then `statement`; one device, as for a user."""
   environment = {**os.environ, 'XLA_FLAGS': '--xla_backend_optimization_level=0'}
+  config = ['--config=experiments/cifar100_wrn16_4.py', '--config.model.name=wrn_10_1']
   code = f"""
 import atexit, runpy, sys
-sys.argv = {['benchmark', *arguments]!r}
+sys.argv = {['benchmark', *config, *arguments]!r}
 atexit.register(lambda: {statement})
-runpy.run_module('nfnets_augmult.benchmark', run_name='__main__')
+runpy.run_module('benchmarks.step', run_name='__main__')
 """
   return subprocess.run(
-    [sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=False
+    [sys.executable, '-c', code],
+    cwd=pathlib.Path(__file__).parents[2],
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=False,
   )
 
 
-def test_the_command_prints_a_report_without_tensorflow():
-  arguments = 'step --model=wrn_10_1 --image_size=8 --batch=5 --num_classes=3 --sam=0.05'
+def test_the_program_prints_a_report_without_tensorflow():
   done = _benchmark(
-    [*arguments.split(), '--steps=2'], statement="print('tensorflow' in sys.modules)"
+    *('--config.dataset.image_size=8', '--config.batch_size=5', '--config.sam.rho=0.05'),
+    *('--num_classes=3', '--steps=2'),
+    statement="print('tensorflow' in sys.modules)",
   )
   assert done.returncode == 0, done.stderr
   *lines, has_tensorflow = done.stdout.splitlines()
   assert has_tensorflow == 'False'
-  assert 'wrn_10_1, 8 pixels, batch 5, float32, SAM' in lines[0]
+  assert 'wrn_10_1, 8 pixels, batch 5, n = 1, float32, SAM of 100%; 1 x' in lines[0]
   names = [line[:14].strip() for line in lines[1:]]
   assert names == ['compile', 'step', 'images/s', 'model FLOP/s', 'memory', 'process peak']
   assert 'median of 2' in lines[2]
@@ -148,14 +156,14 @@ def test_the_command_prints_a_report_without_tensorflow():
 
 
 @pytest.mark.parametrize(
-  ('arguments', 'message'),
+  ('argument', 'message'),
   [
-    ('step --model=wrn_10_1 --remat', "model 'wrn_10_1' has no option remat"),
-    ('step --batch_size=32', '--batch_size is a flag of the command input'),
+    ('--conv_algorithm=native', "the model 'wrn_10_1' has no option conv_algorithm"),
+    ('--config.model.remat=True', "the config has no key 'model.remat'"),
   ],
 )
-def test_bad_flags_are_one_line(arguments, message):
-  done = _benchmark(arguments.split(), statement='None')
+def test_bad_flags_are_one_line(argument, message):
+  done = _benchmark(argument)
   assert done.returncode == 1
   assert done.stderr.count('\n') == 1 and message in done.stderr
 
@@ -164,6 +172,6 @@ def test_median_is_of_the_steps(monkeypatch):
   """The step to warm up is not among them: 9, then 1, 2, 6 seconds have median 2."""
   seconds = iter([9.0, 1.0, 2.0, 6.0])
   monkeypatch.setattr(step_benchmark.PreparedStep, 'run', lambda self: next(seconds))
-  result = step_benchmark.measure_step('wrn_10_1', steps=3, **_SMALL)
+  result = step_benchmark.measure_step(_run(), steps=3)
   assert (result['step_seconds_min'], result['step_seconds_max']) == (1.0, 6.0)
   assert result['step_seconds'] == statistics.median([1.0, 2.0, 6.0])

@@ -5,7 +5,7 @@ import collections
 import numpy as np
 import pytest
 
-from nfnets_augmult.analysis import plain_pipeline
+from benchmarks import plain_pipeline
 from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.crop_flip import CropFlip
 from nfnets_augmult.data.decoding import ReadOptions

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from nfnets_augmult.analysis import plain_randaugment
+from benchmarks import plain_randaugment
 from nfnets_augmult.data import crop_flip
 from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.decoding import ReadOptions

@@ -9,15 +9,18 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from nfnets_augmult.analysis import plain_pipeline
+from benchmarks import plain_pipeline
 from nfnets_augmult.data import inception_crop, mixing, pipeline, randaugment
-from nfnets_augmult.data.augmentation import Augmentation
-from nfnets_augmult.data.decoding import ImageReader, ReadOptions
+from nfnets_augmult.data.decoding import ImageReader
 from nfnets_augmult.data.mixing_ops import mix_pair
-from nfnets_augmult.data.multiplicity import Multiplicity
+from nfnets_augmult.data.multiplicity import MAX_AUGMULT, Multiplicity
 from nfnets_augmult.data.randaugment_ops import apply_layers
 from nfnets_augmult.data.resizing import resize_boxes
 from nfnets_augmult.data.sources import ArraySource, EncodedSource, Source
+from nfnets_augmult.ops import checks
+from nfnets_augmult.ops.argument_names import renamed
+from nfnets_augmult.runs.run import Run
+from nfnets_augmult.runs.settings import AUGMENTATION_KEYS
 
 _ROUNDS = 5
 # More steps than any measurement reaches.
@@ -26,16 +29,28 @@ _STOP_STEP = 2**31
 Batches = Iterator[dict[str, np.ndarray]]
 
 
-def random_images(num_images: int = 50_000, image_size: int = 32) -> ArraySource:
-  """Returns images of CIFAR's size; for speed alone, what they show does not matter."""
-  generator = np.random.default_rng(0)
-  shape = (num_images, image_size, image_size, 3)
-  return ArraySource(
-    images=generator.integers(0, 256, shape, dtype=np.uint8),
-    labels=generator.integers(0, 100, num_images, dtype=np.int32),
-    class_names=tuple(map(str, range(100))),
-    description=f'{num_images:,} random images of {image_size} pixels',
-  )
+def check(run: Run, augmults: Sequence[int]) -> None:
+  """Raises ValueError unless batches of the run can be measured with each n of `augmults`."""
+  source, batch_size = run.data.train, run.settings.batch_size
+  augmentation = run.settings.augmentation
+  if isinstance(source, ArraySource) and isinstance(
+    augmentation.crop, inception_crop.InceptionCrop
+  ):
+    raise ValueError(
+      f"augmentation.crop='inception': {source.description} are decoded, and the plain pipeline "
+      "takes such parts of JPEGs only; use augmentation.crop='pad'"
+    )
+  for augmult in augmults:
+    checks.check_int('augmult', augmult, least=1, most=MAX_AUGMULT)
+    if batch_size % augmult:
+      raise ValueError(f'augmult={augmult} does not divide batch_size={batch_size}')
+    unique_images = _multiplicity(source, batch_size, augmult).unique_images_per_batch
+    with renamed(AUGMENTATION_KEYS):
+      augmentation.check(unique_images_per_batch=unique_images, image_shape=run.data.image_shape)
+
+
+def _multiplicity(source: Source, batch_size: int, augmult: int) -> Multiplicity:
+  return Multiplicity(source.num_images, batch_size // augmult, augmult, seed=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,23 +103,12 @@ class Speed:
   cpu_ratio: float | None
 
 
-def compare(
-  source: Source,
-  *,
-  augmult: int,
-  batch_size: int,
-  augmentation: Augmentation,
-  read_options: ReadOptions,
-  seconds: float = 1.0,
-) -> dict[str, Speed]:
+def compare(run: Run, *, augmult: int, seconds: float = 1.0) -> dict[str, Speed]:
   """Measures this pipeline and others in turn, several rounds of each.
 
   Args:
-    source: training images.
-    augmult: n.
-    batch_size: augmented images per batch.
-    augmentation: of the copies.
-    read_options: how images are read.
+    run: its training images, batch size, augmentation and reading.
+    augmult: n, in place of that of the run.
     seconds: of each measurement.
 
   Returns:
@@ -112,38 +116,31 @@ def compare(
     and, for encoded images and n > 1, of `'decoding again'`, which is ours but for reading and
     decoding every copy as if it were another image.
   """
-  pipelines = _pipelines(source, augmult, batch_size, augmentation, read_options)
+  pipelines = _pipelines(run, augmult)
   rounds = [
     {name: _measure(make, seconds) for name, make in pipelines.items()} for _ in range(_ROUNDS)
   ]
   return {name: _summarize(rounds, name) for name in pipelines}
 
 
-def _pipelines(
-  source: Source,
-  augmult: int,
-  batch_size: int,
-  augmentation: Augmentation,
-  read_options: ReadOptions,
-) -> dict[str, Callable[[], Batches]]:
+def _pipelines(run: Run, augmult: int) -> dict[str, Callable[[], Batches]]:
+  source, batch_size = run.data.train, run.settings.batch_size
+  options = {
+    'augmentation': run.settings.augmentation,
+    'read_options': run.settings.dataset.train_options,
+  }
+
   def ours(source: Source, augmult: int) -> Batches:
     return pipeline.train_batches(
       source,
-      Multiplicity(source.num_images, batch_size // augmult, augmult, seed=0),
-      augmentation=augmentation,
+      _multiplicity(source, batch_size, augmult),
       start_step=0,
       stop_step=_STOP_STEP,
-      read_options=read_options,
+      **options,
     )
 
   def plain() -> Batches:
-    return plain_pipeline.plain_batches(
-      source,
-      augmult=augmult,
-      batch_size=batch_size,
-      augmentation=augmentation,
-      read_options=read_options,
-    )
+    return plain_pipeline.plain_batches(source, augmult=augmult, batch_size=batch_size, **options)
 
   pipelines = {'ours': lambda: ours(source, augmult), 'plain': plain}
   if augmult > 1 and not isinstance(source, ArraySource):
@@ -176,30 +173,28 @@ def _summarize(rounds: Sequence[dict[str, tuple[float, float]]], name: str) -> S
   )
 
 
-def stages(
-  source: EncodedSource,
-  *,
-  augmult: int,
-  batch_size: int,
-  augmentation: Augmentation,
-  read_options: ReadOptions,
-) -> dict[str, float]:
+def has_stages(run: Run) -> bool:
+  """Returns whether `stages` can tell the parts of the work apart."""
+  is_encoded = not isinstance(run.data.train, ArraySource)
+  return is_encoded and isinstance(run.settings.augmentation.crop, inception_crop.InceptionCrop)
+
+
+def stages(run: Run, *, augmult: int) -> dict[str, float]:
   """Measures the parts of the work one after another, each by itself.
 
   Args:
-    source: training images.
-    augmult: n.
-    batch_size: augmented images per batch.
-    augmentation: of the copies, with an `InceptionCrop`.
-    read_options: how images are read.
+    run: as of `compare`; of encoded images, with an `InceptionCrop`.
+    augmult: n, in place of that of the run.
 
   Returns:
     For each part its CPU time in milliseconds per augmented image, so for reading and decoding a
     n-th of that of an image: `reading`, `decoding`, `crop and resize`, `mixing`, `RandAugment`,
     `batching`. Mixing only where it is on, and so with RandAugment.
   """
+  source, augmentation = run.data.train, run.settings.augmentation
+  read_options = run.settings.dataset.train_options
   size = read_options.image_size
-  numbers = Multiplicity(source.num_images, batch_size // augmult, augmult, seed=0)
+  numbers = _multiplicity(source, run.settings.batch_size, augmult)
   slots = numbers.slots(0)
   unique = slots.image_index[::augmult].tolist()
   reader = ImageReader(source, read_options)

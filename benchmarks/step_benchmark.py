@@ -1,11 +1,10 @@
 """How fast a training step is on this machine, what it takes to compile, and what it holds.
 
-The step is the real one, with loss, gradient, adaptive clipping, Nesterov momentum, L2 and EMA,
-on all local devices; the images are random bytes that already lie on them.
+The step is that of a run, with loss, gradient, clipping, momentum, L2 and EMA, on all local
+devices; the images already lie on them.
 """
 
 import dataclasses
-import functools
 import re
 import resource
 import statistics
@@ -15,22 +14,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from nfnets_augmult.models import make_model, table
-from nfnets_augmult.optim import sam, schedules, sgd
+from benchmarks.random_images import as_batch
+from nfnets_augmult.models import table
+from nfnets_augmult.ops import checks
+from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training import devices
 from nfnets_augmult.training import state as state_lib
 from nfnets_augmult.training import step as step_lib
-
-# The published recipe of the NFNets; none of these numbers changes the speed.
-_LEARNING_RATE = 0.1
-_MOMENTUM = 0.9
-_WEIGHT_DECAY = 2e-5
-_CLIPPING = 0.01
-_EMA_DECAY = 0.99999
-_NORMALIZATION = step_lib.Normalization(mean=(127.5,) * 3, std=(64.0,) * 3)
 
 # Dense bfloat16 FLOP/s (float16 on V100, which has no bfloat16) of one JAX device, by a pattern of
 # its whole `device_kind`. A device is a core on TPU v2 and v3, and a chip on all others.
@@ -57,15 +48,15 @@ def peak_flops(device_kind: str) -> float | None:
   return None
 
 
-def model_flops(model_name: str, *, image_size: int, num_classes: int, batch_size: int) -> int:
-  """Returns the floating-point operations of the model's own work in one step.
+def model_flops(run: Run) -> int:
+  """Returns the floating-point operations of the model's own work in one step of `run`.
 
   That is 2 x multiply-adds x 3, since the gradient costs twice the forward pass, of convolutions
   and matrix products, padding included. What a step computes besides (SAM's ascent, blocks anew
   under rematerialisation, the optimiser) is not counted, however the step is run.
   """
-  model = make_model(model_name, num_classes=num_classes)
-  return 2 * 3 * table.image_multiply_adds(model, image_size) * batch_size
+  model = run.settings.make_model(len(run.data.train.class_names))
+  return 2 * 3 * table.image_multiply_adds(model, run.data.image_shape[0]) * run.settings.batch_size
 
 
 @dataclasses.dataclass
@@ -115,107 +106,18 @@ def _small_gradient(params: Any) -> Any:
   return jax.tree.map(lambda leaf: 0.1 * leaf, params)
 
 
-@dataclasses.dataclass(frozen=True)
-class Step:
-  """A training step of one device, for images of C = 3.
-
-  Attributes:
-    train_step: see `step.make_train_step`.
-    updating: the arguments of `step.make_update`.
-    initial_state: from a key to the first state; jit it.
-  """
-
-  train_step: Callable[..., Any]
-  updating: dict[str, Any]
-  initial_state: Callable[[jax.Array], state_lib.TrainState]
-
-
-def make_step(
-  model_name: str,
-  *,
-  image_size: int,
-  num_classes: int,
-  compute_dtype: str = 'float32',
-  sharpness: Callable[..., Any] | None = None,
-  **model_options: Any,
-) -> Step:
-  """Returns the step that is measured; arguments as of `prepare_step` and `make_train_step`."""
-  model = make_model(model_name, num_classes=num_classes, **model_options)
-  optimizer = sgd.sgd(
-    momentum=_MOMENTUM, nesterov=True, weight_decay=_WEIGHT_DECAY, clipping=_CLIPPING
-  )
-  updating = {
-    'optimizer': optimizer,
-    'schedule': schedules.make_schedule('constant', _LEARNING_RATE, total_steps=1),
-    'ema_decay': _EMA_DECAY,
-  }
-  train_step = step_lib.make_train_step(
-    classifier=step_lib.make_classifier(
-      model.apply, normalization=_NORMALIZATION, compute_dtype=compute_dtype
-    ),
-    sharpness=sharpness,
-    **updating,
-  )
-
-  def initial_state(key: jax.Array) -> state_lib.TrainState:
-    images = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
-    return state_lib.initial_state(model.init(key, images, is_training=True), optimizer)
-
-  return Step(train_step, updating, initial_state)
-
-
-def prepare_step(
-  model_name: str,
-  *,
-  image_size: int,
-  batch_size: int,
-  num_classes: int = 1000,
-  compute_dtype: str = 'float32',
-  rho: float = 0.0,
-  ascent_fraction: float = 0.2,
-  **model_options: Any,
-) -> PreparedStep:
-  """Returns a compiled training step, with random images and labels.
-
-  Args:
-    model_name: see `models.make_model`.
-    image_size: pixels.
-    batch_size: images per step on all local devices together.
-    num_classes: K.
-    compute_dtype: `'float32'` or `'bfloat16'`.
-    rho: radius of SAM, each device climbing its own gradient; 0 for the plain gradient.
-    ascent_fraction: of the batch, read by SAM's first gradient.
-    **model_options: further arguments of the model, such as `remat`.
+def prepare_step(run: Run) -> PreparedStep:
+  """Returns the compiled training step of `run`, which takes all images of it as one batch.
 
   Raises:
-    ValueError: no such model or option, or numbers that do not fit; the message says which.
+    ValueError: see `Run.prepare`.
   """
-  device_count = jax.local_device_count()
-  if image_size < 1 or batch_size < 1 or batch_size % device_count:
-    raise ValueError(
-      f'image_size={image_size} and batch_size={batch_size} must be at least 1, and the batch '
-      f'divisible by the number of devices, {device_count}'
-    )
-  slots = sam.ascent_slots_per_device(
-    unique_images_per_batch=batch_size,
-    augmult=1,
-    device_count=device_count,
-    ascent_fraction=ascent_fraction,
-  )
-  sharpness = functools.partial(sam.sharpness_aware, rho=rho, select_ascent=sam.first_slots(slots))
-  step = make_step(
-    model_name,
-    image_size=image_size,
-    num_classes=num_classes,
-    compute_dtype=compute_dtype,
-    sharpness=sharpness if rho else None,
-    **model_options,
-  )
-  # Not jitted: see `assembly.Network.initial_state`.
-  state = devices.replicate(step.initial_state(jax.random.PRNGKey(0)))
-  key = devices.replicate(jax.random.PRNGKey(1))
-  batch = devices.place_batch(random_batch(batch_size, image_size, num_classes))
-  mapped = devices.on_each_device(step.train_step, donate_state=True)
+  run.prepare()
+  # Not jitted: see `Network.initial_state`.
+  state = devices.replicate(run.network.initial_state())
+  key = devices.replicate(run.key)
+  batch = devices.place_batch(as_batch(run.data.train))
+  mapped = devices.on_each_device(run.make_train_step(), donate_state=True)
   start = time.perf_counter()
   lowered = mapped.lower(state, batch, key)
   after_lowering = time.perf_counter()
@@ -225,32 +127,23 @@ def prepare_step(
     batch=batch,
     key=key,
     compiled=compiled,
-    update=step_lib.make_update(**step.updating),
+    update=step_lib.make_update(
+      optimizer=run.network.optimizer,
+      schedule=run.settings.make_schedule(run.plan.total_steps),
+      ema_decay=run.settings.ema_decay,
+    ),
     lower_seconds=after_lowering - start,
     compile_seconds=time.perf_counter() - after_lowering,
   )
 
 
-def measure_step(
-  model_name: str,
-  *,
-  image_size: int,
-  batch_size: int,
-  num_classes: int = 1000,
-  steps: int = 10,
-  breakdown: bool = False,
-  **options: Any,
-) -> dict[str, Any]:
+def measure_step(run: Run, *, steps: int = 10, breakdown: bool = False) -> dict[str, Any]:
   """Compiles a training step, takes `steps` of them after one to warm up, and returns numbers.
 
   Args:
-    model_name: see `prepare_step`.
-    image_size: pixels.
-    batch_size: images per step on all local devices together.
-    num_classes: K.
+    run: with as many training images, of 3 channels and held in memory, as a batch has samples.
     steps: how many to time; each is waited for.
     breakdown: whether to time the update, without the gradient, as a function of its own.
-    **options: further arguments of `prepare_step`.
 
   Returns:
     `lower_seconds` and `compile_seconds`; `step_seconds`, `step_seconds_min`, `step_seconds_max`
@@ -263,21 +156,12 @@ def measure_step(
   Raises:
     ValueError: see `prepare_step`, or `steps` is below 1.
   """
-  if steps < 1:
-    raise ValueError(f'steps={steps} must be at least 1')
-  prepared = prepare_step(
-    model_name,
-    image_size=image_size,
-    batch_size=batch_size,
-    num_classes=num_classes,
-    **options,
-  )
+  checks.check_int('steps', steps, least=1)
+  prepared = prepare_step(run)
   prepared.run()
   seconds = [prepared.run() for _ in range(steps)]
   median = statistics.median(seconds)
-  flops = model_flops(
-    model_name, image_size=image_size, num_classes=num_classes, batch_size=batch_size
-  )
+  flops = model_flops(run)
   peak = peak_flops(jax.local_devices()[0].device_kind)
   result = {
     'lower_seconds': prepared.lower_seconds,
@@ -285,7 +169,7 @@ def measure_step(
     'step_seconds': median,
     'step_seconds_min': min(seconds),
     'step_seconds_max': max(seconds),
-    'images_per_second': batch_size / median,
+    'images_per_second': run.settings.batch_size / median,
     'flops_per_step': flops,
     'flops_per_second': flops / median,
     'peak_share': flops / median / (peak * jax.local_device_count()) if peak else None,
@@ -312,17 +196,6 @@ def program_memory(compiled: Any) -> dict[str, int]:
     'temporary_bytes': memory.temp_size_in_bytes,
   }
   return {**sizes, 'program_bytes': sum(sizes.values()) - memory.alias_size_in_bytes}
-
-
-def random_batch(batch_size: int, image_size: int, num_classes: int) -> dict[str, np.ndarray]:
-  """A batch of noise."""
-  generator = np.random.default_rng(0)
-  shape = (batch_size, image_size, image_size, 3)
-  return {
-    'image': generator.integers(0, 256, shape, dtype=np.uint8),
-    'label': generator.integers(0, num_classes, batch_size, dtype=np.int32),
-    'mask': np.ones(batch_size, np.float32),
-  }
 
 
 def _device_peak_bytes(local_devices: Sequence[jax.Device]) -> int | None:

@@ -1,0 +1,77 @@
+r"""How fast the input is on this machine, beside a plain pipeline that repeats each record n times.
+
+    python -m benchmarks.input --config=experiments/cifar100_wrn16_4.py \
+        --config.batch_size=1024 --config.dataset.data_dir=DIR [--config.KEY=VALUE ...] \
+        [--random_images] [--augmults=1,4,16] [--seconds=1]
+
+Prints augmented images per second and CPU time for several n at the batch size of the config,
+beside the plain pipeline and beside this one without sharing anything between copies, measured in
+turn in the same run; then what the parts of the work cost, and the peak memory. With
+`--random_images` there are 50,000 of them in place of the data set.
+"""
+
+import os
+
+from nfnets_augmult import command_line  # first: it quietens libraries before they are imported
+
+# isort: split
+from absl import flags
+
+from benchmarks.random_images import NUM_CLASSES, NUM_IMAGES, random_run
+from nfnets_augmult.data import quiet_tensorflow
+from nfnets_augmult.ops import checks, console
+from nfnets_augmult.ops.argument_names import renamed
+from nfnets_augmult.runs.run import Run
+
+_LONGEST_SECONDS = 3600
+
+
+def main() -> None:
+  """Reads the flags, measures, prints."""
+  try:
+    _measure()
+  except ValueError as error:
+    command_line.fail(str(error))
+
+
+def _measure() -> None:
+  args = flags.FLAGS
+  checks.check_number('--seconds', args.seconds, least=0, most=_LONGEST_SECONDS)
+  augmults = command_line.whole_numbers('augmults')
+  if args.random_images:
+    run = random_run(args.config, num_classes=NUM_CLASSES, num_images=NUM_IMAGES)
+  else:
+    run = Run(args.config)
+  quiet_tensorflow.import_quietly()
+  from benchmarks import input_benchmark
+
+  with renamed({'augmult': '--augmults'}):
+    input_benchmark.check(run, augmults)
+  source, augmentation = run.data.train, run.settings.augmentation
+  print(
+    f'{source.description}; batch size {run.settings.batch_size}; {augmentation}; '
+    f'{os.cpu_count()} CPUs'
+  )
+  print('   n  pipeline          images/s   CPU ms/image   ours is faster by   of CPU time')
+  for n in augmults:
+    for name, speed in input_benchmark.compare(run, augmult=n, seconds=args.seconds).items():
+      line = f'{n:4}  {name:15} {speed.images_per_second:10,.0f} {speed.cpu_milliseconds:14.3f}'
+      if speed.ratio:
+        line += '   {:4.1f} ({:.1f} to {:.1f})'.format(*speed.ratio)
+        line += f'   {speed.cpu_ratio:11.1f}'
+      print(line, flush=True)
+  if input_benchmark.has_stages(run):
+    print('CPU milliseconds per augmented image, each part by itself:')
+    for n in augmults:
+      parts = input_benchmark.stages(run, augmult=n)
+      print(f'{n:4}  ' + ', '.join(f'{name} {value:.3f}' for name, value in parts.items()))
+  print(f'peak memory of this process: {input_benchmark.peak_memory_mib():,.0f} MiB')
+
+
+if __name__ == '__main__':
+  flags.DEFINE_boolean('random_images', False, 'Random images in place of the data set.')
+  flags.DEFINE_list('augmults', '1,4,16', 'Values of n in the table.')
+  flags.DEFINE_float('seconds', 1.0, 'Length of each of the measurements.', lower_bound=0)
+  command_line.define_config_flag()
+  console.end_when_nobody_reads()
+  command_line.run(main)
