@@ -68,7 +68,7 @@ def compare(
   make_batch = functools.partial(
     device_input.make_batch,
     copies_per_batch=multiplicity.copies_per_batch,
-    augmentation=CropFlip(),
+    crop=CropFlip(),
   )
   made = feeding.make_device_advance(
     feeding.with_batch_made(step.train_step, make_batch),

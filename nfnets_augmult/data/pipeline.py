@@ -20,7 +20,7 @@ import tensorflow as tf
 from nfnets_augmult.data import array_batches, mixing, randaugment
 from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.copies import CopyReader, read_centre
-from nfnets_augmult.data.crop_flip import CropFlip
+from nfnets_augmult.data.crops import Crop
 from nfnets_augmult.data.decoding import ImageReader, ReadOptions
 from nfnets_augmult.data.evaluation_crop import EvaluationCrop
 from nfnets_augmult.data.mixing_ops import mix_pair
@@ -105,7 +105,7 @@ def train_batches(
   # A partner may be a slot of another host; this one then crops it, too.
   cropped = mixing.covering_slots(multiplicity, *own) if augmentation.mixing.is_on else own
   steps = tf.data.Dataset.range(start_step, stop_step)
-  if isinstance(source, ArraySource) and isinstance(augmentation.crop, CropFlip):
+  if isinstance(source, ArraySource) and augmentation.crop.cut is not None:
     crops = _crops_of_arrays(source, multiplicity, augmentation.crop, cropped)
     batches = steps.map(crops, num_parallel_calls=2)
   else:
@@ -167,13 +167,13 @@ def evaluation_batches(
 
 
 def _crops_of_arrays(
-  source: ArraySource, multiplicity: Multiplicity, crop: CropFlip, cropped: tuple[int, int]
+  source: ArraySource, multiplicity: Multiplicity, crop: Crop, cropped: tuple[int, int]
 ) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
   """Returns the function from a step to the crops of slots `cropped`, all in one operation."""
 
   def make_crops(step: np.ndarray) -> Batch:
     return array_batches.train_batch(
-      source, multiplicity, int(step), augmentation=crop, start=cropped[0], stop=cropped[1]
+      source, multiplicity, int(step), crop=crop, start=cropped[0], stop=cropped[1]
     )
 
   types = {'image': tf.uint8, 'label': tf.int32, 'mask': tf.float32}
