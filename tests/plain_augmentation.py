@@ -6,29 +6,29 @@ import numpy as np
 from nfnets_augmult.data.crop_flip import CropFlip
 
 
-def draws(seeds: np.ndarray, augmentation: CropFlip) -> np.ndarray:
+def draws(seeds: np.ndarray, crop: CropFlip) -> np.ndarray:
   """Returns top, left and flip of each seed, `[B, 3]`."""
   with jax.threefry_partitionable(True):
     bits = jax.vmap(lambda key: jax.random.bits(key, (3,), 'uint32'))(seeds)
-  positions = 2 * augmentation.pad + 1
+  positions = 2 * crop.pad + 1
   return np.asarray(bits).astype(np.int64) % [positions, positions, 2]
 
 
-def copies(images: np.ndarray, seeds: np.ndarray, augmentation: CropFlip) -> np.ndarray:
+def copies(images: np.ndarray, seeds: np.ndarray, crop: CropFlip) -> np.ndarray:
   """Returns image b augmented with seed b; `images` is `[B, H, W, C]`, one for each copy."""
   return np.stack(
     [
-      crop(image, top, left, bool(flip) and augmentation.flip, augmentation)
-      for image, (top, left, flip) in zip(images, draws(seeds, augmentation), strict=True)
+      _copy(image, top, left, bool(flip) and crop.flip, crop)
+      for image, (top, left, flip) in zip(images, draws(seeds, crop), strict=True)
     ]
   )
 
 
-def crop(image: np.ndarray, top: int, left: int, flip: bool, augmentation: CropFlip) -> np.ndarray:
-  """Returns one crop of `image` `[H, W, C]`."""
+def _copy(image: np.ndarray, top: int, left: int, flip: bool, crop: CropFlip) -> np.ndarray:
+  """One crop of `image` `[H, W, C]`."""
   height, width, _ = image.shape
-  pad = augmentation.pad
-  mode = 'reflect' if augmentation.pad_mode == 'mirror' else 'constant'
+  pad = crop.pad
+  mode = 'reflect' if crop.pad_mode == 'mirror' else 'constant'
   padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode=mode)
   cut = padded[top : top + height, left : left + width]
   return np.fliplr(cut) if flip else cut

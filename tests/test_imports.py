@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import runpy
 import subprocess
 import sys
@@ -93,6 +94,17 @@ def test_one_file_reads_the_keys_of_configs():
       if is_key and ast.unparse(node.value).split('.')[-1] == 'config':
         readers.add(file)
   assert readers == {PACKAGE / name for name in ('configs.py', 'recipes.py', 'runs/settings.py')}
+
+
+@pytest.mark.parametrize('room', ['ops', 'data', 'models', 'optim', 'weights', 'training'])
+def test_what_does_not_read_configs_names_no_keys(room):
+  """Its errors name arguments; what reads the config puts the keys in their place."""
+  keys = [key for key in configs.flatten(configs.default_config()) if '.' in key]
+  named = re.compile(rf'--config\.|(?<![\w.])({"|".join(map(re.escape, keys))})\b')
+  for file in (PACKAGE / room).rglob('*.py'):
+    for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
+      if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        assert not named.search(node.value), f'{file}, line {node.lineno}: {node.value}'
 
 
 def test_nothing_imports_a_program_in_a_room():

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from nfnets_augmult.data import crop_flip
+from nfnets_augmult.data.crops import Crop
 from nfnets_augmult.data.multiplicity import Multiplicity
 from nfnets_augmult.data.sources import ArraySource
 
@@ -21,17 +21,19 @@ def train_batch(
   multiplicity: Multiplicity,
   step: int,
   *,
-  augmentation: crop_flip.CropFlip,
+  crop: Crop,
   start: int = 0,
   stop: int | None = None,
 ) -> Batch:
-  """Returns slots `start` to `stop` (default: all) of the training batch of `step`."""
+  """Returns slots `start` to `stop` (default: all) of the training batch of `step`.
+
+  The images have the size that the network gets, so `crop` must be one with a `cut`.
+  """
   slots = multiplicity.slots(step, start, stop)
   unique, owner = np.unique(slots.image_index, return_inverse=True)
-  draws = crop_flip.draw(slots.seed, augmentation)
   return dict(
     slots._asdict(),
-    image=crop_flip.crop_and_flip(source.images[unique], owner, draws, augmentation),
+    image=crop.cut(source.images[unique], owner, crop.draw(slots.seed)),
     label=source.labels[slots.image_index],
     mask=np.ones(len(owner), np.float32),
   )
@@ -41,17 +43,17 @@ def train_batches(
   source: ArraySource,
   multiplicity: Multiplicity,
   *,
-  augmentation: crop_flip.CropFlip,
+  crop: Crop,
   start_step: int,
   stop_step: int,
   host_index: int = 0,
   host_count: int = 1,
 ) -> Iterator[Batch]:
   """Yields what `pipeline.train_batches` does."""
-  augmentation.check_image_size(*source.images.shape[1:3])
+  crop.check_image_size(*source.images.shape[1:3])
   start, stop = multiplicity.host_slots(host_index, host_count)
   for step in range(start_step, stop_step):
-    yield train_batch(source, multiplicity, step, augmentation=augmentation, start=start, stop=stop)
+    yield train_batch(source, multiplicity, step, crop=crop, start=start, stop=stop)
 
 
 def evaluation_indices(

@@ -3,7 +3,7 @@
 import dataclasses
 
 from nfnets_augmult.data.crop_flip import CropFlip
-from nfnets_augmult.data.inception_crop import InceptionCrop
+from nfnets_augmult.data.crops import Crop
 from nfnets_augmult.data.mixing import Mixing
 from nfnets_augmult.data.randaugment import RandAugment
 
@@ -20,13 +20,13 @@ class Augmentation:
       what RandAugment made.
   """
 
-  crop: CropFlip | InceptionCrop = dataclasses.field(default_factory=CropFlip)
+  crop: Crop = dataclasses.field(default_factory=CropFlip)
   mixing: Mixing = dataclasses.field(default_factory=Mixing)
   randaugment: RandAugment = dataclasses.field(default_factory=RandAugment)
   mix_first: bool = True
 
   def check(self, *, unique_images_per_batch: int, image_shape: tuple[int, int, int]) -> None:
-    """Raises ValueError where it does not fit batches of such images; the message names the key.
+    """Raises ValueError where it does not fit batches of such images.
 
     Args:
       unique_images_per_batch: U.
@@ -34,8 +34,7 @@ class Augmentation:
     """
     self.mixing.check_unique_images(unique_images_per_batch)
     self.randaugment.check_channels(image_shape[2])
-    if isinstance(self.crop, CropFlip):
-      self.crop.check_image_size(*image_shape[:2])
+    self.crop.check_image_size(*image_shape[:2])
 
 
 # The image as it is: its centre where sizes differ.

@@ -1,92 +1,105 @@
-"""From one image of a source to crops of it, read and decoded once."""
+"""Crops of images that are read one by one, each once for all its copies."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from nfnets_augmult.data import crop_flip, inception_crop
-from nfnets_augmult.data.crop_flip import CropFlip
+from nfnets_augmult.data.crops import Crop
 from nfnets_augmult.data.decoding import ImageReader
 from nfnets_augmult.data.evaluation_crop import EvaluationCrop
-from nfnets_augmult.data.inception_crop import InceptionCrop
+from nfnets_augmult.data.host_part import HostPart
 from nfnets_augmult.data.numpy_calls import numpy_call
 from nfnets_augmult.data.resizing import resize_boxes
 
+SLOT_TYPES = {
+  'image_index': tf.int64,
+  'copy_index': tf.int32,
+  'epoch': tf.int32,
+  'seed': tf.uint32,
+}
 _READ_TYPES = {'pixels': tf.uint8, 'boxes': tf.int32, 'label': tf.int32, 'mask': tf.float32}
-_LARGEST_SQUARE = EvaluationCrop(padding=0)
 
 
-class CopyReader:
-  """Makes copies of single images: crop, scale, flip.
+def crops_of_images(
+  reader: ImageReader, part: HostPart, crop: Crop, *, start_step: int, stop_step: int
+) -> tf.data.Dataset:
+  """Returns what fills the slots `part.cropped` of each step.
 
-  Attributes:
-    draw_types: name to dtype of what `draw` returns.
-    draw_shapes: name to shape of it for one copy.
+  All crops of an image are made when it is read, also those for the n - 1 later batches of the
+  placement `neighbouring`; these wait in memory.
+
+  Args:
+    reader: of the images.
+    part: which slots, of which copies of which images.
+    crop: what a copy shows.
+    start_step: first step.
+    stop_step: one past the last step.
+
+  Returns:
+    `image` uint8 `[slots, S, S, C]`, `label` int32, `mask` float32, which is 0 for images that do
+    not decode under the policy `'skip'`, and the fields of `Slots`.
   """
+  draws = crop.draw(np.zeros((1, 2), np.uint32))  # for names, dtypes and shapes
+  types = {key: tf.as_dtype(array.dtype) for key, array in draws._asdict().items()}
+  # Of one copy. Their number is known here, too, which single copies profit from.
+  shapes = {'copy_index': (), 'seed': (2,), 'image': reader.image_shape}
+  shapes |= {key: array.shape[1:] for key, array in draws._asdict().items()}
 
-  def __init__(self, reader: ImageReader, crop: CropFlip | InceptionCrop, size: int):
-    """Keeps the arguments.
+  def with_shapes(of_image: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    return {
+      key: tf.ensure_shape(array, [len(part.copies), *shapes[key]] if key in shapes else [])
+      for key, array in of_image.items()
+    }
 
-    Args:
-      reader: of the images.
-      crop: what a copy shows. A `CropFlip` is of the largest centred square, scaled to `size`.
-      size: height and width of the copies, in pixels.
-    """
-    self._reader = reader
-    self._crop = crop
-    self._size = size
-    if isinstance(crop, InceptionCrop):
-      self.draw_types = {'uniform': tf.float32, 'flip': tf.bool}
-    else:
-      self.draw_types = {'top': tf.int32, 'left': tf.int32, 'flip': tf.bool}
-    self.draw_shapes = {key: () for key in self.draw_types}
-    if isinstance(crop, InceptionCrop):
-      self.draw_shapes['uniform'] = (inception_crop.MAX_ATTEMPTS, 4)
+  def addresses(group: np.ndarray) -> dict[str, np.ndarray]:
+    found = part.addresses(int(group))
+    return found._asdict() | crop.draw(found.seed)._asdict()
 
-  def draw(self, seeds: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns the draws of copies with these `seeds` `[..., 2]`, by name, each `[..., *]`."""
-    kind = inception_crop if isinstance(self._crop, InceptionCrop) else crop_flip
-    return kind.draw(seeds, self._crop)._asdict()
-
-  def read(self, index: tf.Tensor, draws: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Returns `copies` uint8 `[M, S, S, C]`, `label` int32 and `mask` float32 of one image.
-
-    The mask is 0 for an image that did not decode under the policy `'skip'`, else 1.
-
-    Args:
-      index: of the image.
-      draws: of its M copies.
-    """
-    if isinstance(self._crop, InceptionCrop):
-      return self._read_parts(index, draws['uniform'], draws['flip'])
-    square = read_centre(self._reader, index, _LARGEST_SQUARE, self._size)
-
-    def crop_and_flip(image: np.ndarray, *drawn: np.ndarray) -> dict[str, np.ndarray]:
-      owner = np.zeros(len(drawn[0]), np.int64)
-      copies = crop_flip.crop_and_flip(image[None], owner, crop_flip.Draws(*drawn), self._crop)
-      return {'copies': copies}
-
-    ordered = [draws[key] for key in self.draw_types]
-    made = numpy_call(crop_and_flip, {'copies': tf.uint8}, square['image'], *ordered)
-    return dict(made, label=square['label'], mask=square['mask'])
-
-  def _read_parts(
-    self, index: tf.Tensor, uniform: tf.Tensor, flips: tf.Tensor
-  ) -> dict[str, tf.Tensor]:
-    def read(index: np.ndarray, uniform: np.ndarray) -> dict[str, np.ndarray]:
-      return self._reader.read(
-        int(index),
-        lambda height, width: inception_crop.boxes(uniform, height, width, self._crop),
-        self._size,
-      )._asdict()
-
-    made = numpy_call(read, _READ_TYPES, index, uniform)
-    boxes = tf.ensure_shape(made['boxes'], [uniform.shape[0], 4])
-    copies = resize_boxes(
-      made['pixels'], boxes, flips, size=self._size, antialias=self._reader.antialias
+  def read(found: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    found = with_shapes(found)
+    made = _read_copies(
+      reader, crop, found['image_index'], draws._make(found[key] for key in types)
     )
-    return dict(copies=copies, label=made['label'], mask=made['mask'])
+    return with_shapes(made) | {key: found[key] for key in SLOT_TYPES}
+
+  def take_turn(group: dict[str, tf.Tensor], turn: tf.Tensor) -> dict[str, tf.Tensor]:
+    return {
+      key: part.of_slots(array, turn, tf.reshape) if key in shapes else tf.gather(array, part.owner)
+      for key, array in group.items()
+    }
+
+  groups = part.groups(start_step, stop_step)
+  images = tf.data.Dataset.range(groups.start, groups.stop).map(
+    functools.partial(numpy_call, addresses, SLOT_TYPES | types)
+  )
+  images = images.unbatch().map(read, num_parallel_calls=tf.data.AUTOTUNE)
+  batches = images.batch(part.num_images, drop_remainder=True).flat_map(
+    lambda group: tf.data.Dataset.range(part.turns).map(functools.partial(take_turn, group))
+  )
+  return batches.skip(start_step % part.turns)
+
+
+def _read_copies(
+  reader: ImageReader, crop: Crop, index: tf.Tensor, draws: Any
+) -> dict[str, tf.Tensor]:
+  """All copies of one image, and its label and mask."""
+  size = reader.image_shape[0]
+
+  def boxes(height: int, width: int, *drawn: np.ndarray) -> np.ndarray:
+    return crop.boxes(draws._make(drawn), height, width)
+
+  if crop.cut is None:
+    return _read_boxes(reader, index, boxes, *draws, flips=draws.flip, size=size)
+  square = _read_boxes(reader, index, boxes, *draws, flips=None, size=size)
+
+  def cut(scaled: np.ndarray, *drawn: np.ndarray) -> dict[str, np.ndarray]:
+    owner = np.zeros(len(drawn[0]), np.int64)
+    return {'image': crop.cut(scaled, owner, draws._make(drawn))}
+
+  return square | numpy_call(cut, {'image': tf.uint8}, square['image'], *draws)
 
 
 def read_centre(
@@ -101,19 +114,36 @@ def read_centre(
     size: S, pixels.
   """
   scaled = crop.scaled_size(size)
+  made = _read_boxes(
+    reader, index, lambda height, width: crop.box(height, width, size), flips=None, size=scaled
+  )
+  border = (scaled - size + 1) // 2
+  image = made['image'][0, border : border + size, border : border + size]
+  return dict(
+    image=tf.ensure_shape(image, [size, size, None]), label=made['label'], mask=made['mask']
+  )
 
-  def read(index: np.ndarray) -> dict[str, np.ndarray]:
+
+def _read_boxes(
+  reader: ImageReader,
+  index: tf.Tensor,
+  boxes: Callable[..., np.ndarray],
+  *drawn: tf.Tensor,
+  flips: tf.Tensor | None,
+  size: int,
+) -> dict[str, tf.Tensor]:
+  """Parts of an image, scaled; `boxes` of height, width and what is drawn: as many as `flips`."""
+
+  def read(index: np.ndarray, *drawn: np.ndarray) -> dict[str, np.ndarray]:
     return reader.read(
-      int(index), lambda height, width: crop.box(height, width, size), scaled
+      int(index), lambda height, width: boxes(height, width, *drawn), size
     )._asdict()
 
-  made = numpy_call(read, _READ_TYPES, index)
-  boxes = tf.ensure_shape(made['boxes'], [1, 4])
-  image = resize_boxes(made['pixels'], boxes, None, size=scaled, antialias=reader.antialias)[0]
-  border = (scaled - size + 1) // 2
-  image = image[border : border + size, border : border + size]
+  made = numpy_call(read, _READ_TYPES, index, *drawn)
+  count = 1 if flips is None else flips.shape[0]
+  parts = tf.ensure_shape(made['boxes'], [count, 4])
   return dict(
-    image=tf.ensure_shape(image, [size, size, None]),
+    image=resize_boxes(made['pixels'], parts, flips, size=size, antialias=reader.antialias),
     label=tf.ensure_shape(made['label'], []),
     mask=tf.ensure_shape(made['mask'], []),
   )

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nfnets_augmult.data.evaluation_crop import centred_square
 from nfnets_augmult.ops import addressed_random
 from nfnets_augmult.ops.checks import check_bool, check_choice, check_int
 
@@ -14,7 +15,9 @@ _MOST_PAD = 2**14
 
 @dataclasses.dataclass(frozen=True)
 class CropFlip:
-  """Which of the augmentations are on.
+  """Pad, random crop of the original size, and flip: a `crops.Crop`.
+
+  Of an encoded image the largest centred square is scaled first.
 
   Attributes:
     pad: pixels added on every side before a crop of the original size; 0 switches the crop off.
@@ -33,17 +36,30 @@ class CropFlip:
   flip: bool = True
 
   def __post_init__(self):
-    check_int('augmentation.pad', self.pad, most=_MOST_PAD)
-    check_choice('augmentation.pad_mode', self.pad_mode, PAD_MODES)
-    check_bool('augmentation.flip', self.flip)
+    check_int('pad', self.pad, most=_MOST_PAD)
+    check_choice('pad_mode', self.pad_mode, PAD_MODES)
+    check_bool('flip', self.flip)
 
   def check_image_size(self, height: int, width: int) -> None:
     """Raises ValueError where an image is too small to be mirrored by `pad` pixels."""
     if self.pad_mode == 'mirror' and self.pad >= min(height, width):
       raise ValueError(
-        f'augmentation.pad={self.pad} needs images of more than {self.pad} pixels to mirror; '
-        f"these are {height}x{width}: lower it or use augmentation.pad_mode='constant'"
+        f'pad={self.pad} needs images of more than {self.pad} pixels to mirror; '
+        f"these are {height}x{width}: lower it or use pad_mode='constant'"
       )
+
+  def draw(self, seeds: np.ndarray) -> 'Draws':
+    """See the function of this name."""
+    return draw(seeds, self)
+
+  def boxes(self, draws: 'Draws', height: int, width: int) -> np.ndarray:
+    """Returns the largest centred square, int32 `[1, 4]`."""
+    del draws
+    return centred_square(height, width, min(height, width))
+
+  def cut(self, images: np.ndarray, owner: np.ndarray, draws: 'Draws') -> np.ndarray:
+    """See `crop_and_flip`."""
+    return crop_and_flip(images, owner, draws, self)
 
 
 class Draws(NamedTuple):
@@ -54,11 +70,11 @@ class Draws(NamedTuple):
   flip: np.ndarray
 
 
-def draw(seeds: np.ndarray, augmentation: CropFlip) -> Draws:
+def draw(seeds: np.ndarray, crop: CropFlip) -> Draws:
   """Returns the draws of copies with these `seeds`, uint32 `[B, 2]`, NumPy or JAX.
 
   The corner is uniform in `[0, 2 pad]` squared, the flip fair, all independent. Draws 0, 1 and 2
-  of each seed are used, whether or not an augmentation is on, so switching one leaves the others.
+  of each seed are used, whether or not crop and flip are on, so switching one leaves the other.
 
   Example:
     >>> from nfnets_augmult import CropFlip, Multiplicity, draw_crop_flip
@@ -67,16 +83,16 @@ def draw(seeds: np.ndarray, augmentation: CropFlip) -> Draws:
     >>> draws.top.tolist(), draws.flip.tolist()
     ([1, 2, 1, 0, 0, 0], [False, False, True, True, False, False])
   """
-  positions = 2 * augmentation.pad + 1
+  positions = 2 * crop.pad + 1
   return Draws(
     top=addressed_random.random_integers(seeds, 0, positions),
     left=addressed_random.random_integers(seeds, 1, positions),
-    flip=addressed_random.random_integers(seeds, 2, 2).astype(bool) & augmentation.flip,
+    flip=addressed_random.random_integers(seeds, 2, 2).astype(bool) & crop.flip,
   )
 
 
 def crop_and_flip(
-  images: np.ndarray, owner: np.ndarray, draws: Draws, augmentation: CropFlip
+  images: np.ndarray, owner: np.ndarray, draws: Draws, crop: CropFlip
 ) -> np.ndarray:
   """Returns augmented copies: copy b is made of `images[owner[b]]` with draw b.
 
@@ -84,7 +100,7 @@ def crop_and_flip(
     images: uint8 `[U, H, W, C]`, unique images; each is padded once for all its copies.
     owner: integers `[B]`, in `[0, U)`.
     draws: of each copy.
-    augmentation: the padding.
+    crop: the padding.
 
   Returns:
     uint8 `[B, H, W, C]`: crop `[top, top + H) x [left, left + W)` of the padded image, then flip.
@@ -101,10 +117,10 @@ def crop_and_flip(
     (6, 8, 8, 3)
   """
   num_images, height, width, channels = images.shape
-  pad = augmentation.pad
+  pad = crop.pad
   if pad:
     border = ((0, 0), (pad, pad), (pad, pad), (0, 0))
-    images = np.pad(images, border, mode=PAD_MODES[augmentation.pad_mode])
+    images = np.pad(images, border, mode=PAD_MODES[crop.pad_mode])
   # View [U, 2 pad + 1, 2 pad + 1, H, W * C] of all crops of all images; indexing copies whole rows.
   by_image, by_row, by_column, _ = images.strides
   crops = np.lib.stride_tricks.as_strided(

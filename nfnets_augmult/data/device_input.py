@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nfnets_augmult.data import crop_flip
+from nfnets_augmult.data.crop_flip import CropFlip, Draws
 from nfnets_augmult.data.multiplicity import (
   Images,
   Multiplicity,
@@ -41,7 +41,7 @@ def make_batch(
   images: Images,
   *,
   copies_per_batch: int,
-  augmentation: crop_flip.CropFlip,
+  crop: CropFlip,
 ) -> dict[str, jax.Array]:
   """Returns this device's part of a batch, with the keys of a `pipeline.Batch`.
 
@@ -51,23 +51,19 @@ def make_batch(
     data: in the memory of this device.
     images: all unique images of the global batch.
     copies_per_batch: of each unique image.
-    augmentation: pad, crop and flip.
+    crop: pad, crop and flip.
   """
   slots = fill_slots(images, data.slot, copies_per_batch=copies_per_batch)
-  draws = crop_flip.draw(slots.seed, augmentation)
   return dict(
     slots._asdict(),
-    image=crop_and_flip(data.image, slots.image_index, draws, augmentation),
+    image=crop_and_flip(data.image, slots.image_index, crop.draw(slots.seed), crop),
     label=data.label[slots.image_index],
     mask=jnp.ones(len(data.slot), jnp.float32),
   )
 
 
 def crop_and_flip(
-  images: jax.Array,
-  image_index: jax.Array,
-  draws: crop_flip.Draws,
-  augmentation: crop_flip.CropFlip,
+  images: jax.Array, image_index: jax.Array, draws: Draws, crop: CropFlip
 ) -> jax.Array:
   """Returns what `crop_flip.crop_and_flip` does, as one gather without any padded image.
 
@@ -75,7 +71,7 @@ def crop_and_flip(
     images: uint8 `[N, H, W, C]`.
     image_index: int32 `[B]`, the image of each copy.
     draws: of each copy.
-    augmentation: the padding.
+    crop: the padding.
 
   Returns:
     uint8 `[B, H, W, C]`.
@@ -97,8 +93,8 @@ def crop_and_flip(
   _, height, width, _ = images.shape
   row, column = jnp.arange(height), jnp.arange(width)
   flipped_column = jnp.where(draws.flip[:, np.newaxis], column[::-1], column)  # [B, W]
-  from_row = _unpadded(draws.top[:, np.newaxis] + row, height, augmentation)
-  from_column = _unpadded(draws.left[:, np.newaxis] + flipped_column, width, augmentation)
+  from_row = _unpadded(draws.top[:, np.newaxis] + row, height, crop)
+  from_column = _unpadded(draws.left[:, np.newaxis] + flipped_column, width, crop)
   address = (
     image_index[:, np.newaxis, np.newaxis],
     from_row[:, :, np.newaxis],
@@ -107,10 +103,10 @@ def crop_and_flip(
   return images.at[address].get(mode='fill', fill_value=0)
 
 
-def _unpadded(place: jax.Array, size: int, augmentation: crop_flip.CropFlip) -> jax.Array:
+def _unpadded(place: jax.Array, size: int, crop: CropFlip) -> jax.Array:
   """The row or column of the image behind a `place` in the padded image; `size` for a black one."""
-  place = place - augmentation.pad
-  if augmentation.pad_mode == 'mirror':
+  place = place - crop.pad
+  if crop.pad_mode == 'mirror':
     return (size - 1) - jnp.abs((size - 1) - jnp.abs(place))
   return jnp.where(place < 0, size, place)  # a negative index would count from the end
 
@@ -152,5 +148,5 @@ def check_source(source: Source, *, device_bytes: int | None) -> None:
     raise ValueError(
       f"input='device': {source.description} takes {needed / 2**30:.1f} GiB on every device, more "
       f"than half of its {device_bytes / 2**30:.1f} GiB; leave input at 'tf.data', or train on a "
-      'part of it, see dataset.train_split'
+      "part of it, such as split='train[:50%]'"
     )

@@ -43,4 +43,9 @@ class EvaluationCrop:
     if self.kind == 'resize_then_crop':
       return np.array([[0, 0, height, width]], np.int32)
     side = max(1, int(min(height, width) * size / (size + self.padding)))
-    return np.array([[(height - side + 1) // 2, (width - side + 1) // 2, side, side]], np.int32)
+    return centred_square(height, width, side)
+
+
+def centred_square(height: int, width: int, side: int) -> np.ndarray:
+  """Returns the box of a square in the centre of an image, int32 `[1, 4]`."""
+  return np.array([[(height - side + 1) // 2, (width - side + 1) // 2, side, side]], np.int32)

@@ -1,7 +1,7 @@
 """The training crop of Inception: a random part of the image, scaled to the network's size."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ MAX_ATTEMPTS = 10
 
 @dataclasses.dataclass(frozen=True)
 class InceptionCrop:
-  """Which part of an image a copy shows (Szegedy et al. 2015; Brock et al. 2021b).
+  """Which part of an image a copy shows: a `crops.Crop` (Szegedy et al. 2015; Brock et al. 2021b).
 
   Attributes:
     area: least and largest share of the image's pixels.
@@ -29,12 +29,24 @@ class InceptionCrop:
   area: tuple[float, float] = (0.08, 1.0)
   aspect: tuple[float, float] = (3 / 4, 4 / 3)
   flip: bool = True
+  cut: ClassVar[None] = None  # each copy has a box of its own
 
   def __post_init__(self):
-    check_pair('augmentation.inception.area', self.area, above=0, most=1)
+    check_pair('area', self.area, above=0, most=1)
     # Nobody's photographs are longer; it keeps the arithmetic of boxes within its numbers.
-    check_pair('augmentation.inception.aspect', self.aspect, above=0, most=1000)
-    check_bool('augmentation.flip', self.flip)
+    check_pair('aspect', self.aspect, above=0, most=1000)
+    check_bool('flip', self.flip)
+
+  def check_image_size(self, height: int, width: int) -> None:
+    """Accepts all: there is a box for an image of any size."""
+
+  def draw(self, seeds: np.ndarray) -> 'Draws':
+    """See the function of this name."""
+    return draw(seeds, self)
+
+  def boxes(self, draws: 'Draws', height: int, width: int) -> np.ndarray:
+    """See the function of this name."""
+    return boxes(draws.uniform, height, width, self)
 
 
 class Draws(NamedTuple):

@@ -115,6 +115,7 @@ def mix_slots(
   *,
   height: int,
   width: int,
+  seeds: np.ndarray | None = None,
 ) -> Mix:
   """Returns how slots `start` to `stop` of the batch of `step` are mixed.
 
@@ -126,6 +127,7 @@ def mix_slots(
     stop: one past the last slot.
     height: of the images, in pixels.
     width: likewise.
+    seeds: those of the slots, uint32 `[slots, 2]`, if they are at hand.
 
   Example:
     >>> from nfnets_augmult import Mixing, Multiplicity, mix_slots
@@ -137,8 +139,9 @@ def mix_slots(
     >>> mix.kind.tolist()
     [1, 2, 1, 1, 2, 2]
   """
-  slots = multiplicity.slots(step, start, stop)
-  seeds = addressed_random.seeds_for(slots.seed, 'mixing')
+  if seeds is None:
+    seeds = multiplicity.slots(step, start, stop).seed
+  seeds = addressed_random.seeds_for(seeds, 'mixing')
   kind = _kinds(multiplicity, mixing, step)[start:stop]
   corners = _cutmix_boxes(seeds, height, width)
   box = np.where((kind == CUTMIX)[:, np.newaxis], corners, 0).astype(np.int32)

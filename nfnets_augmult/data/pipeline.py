@@ -2,10 +2,11 @@
 
 An image is read and decoded once for all its copies, and whatever is drawn for a copy is looked up
 by address, so that a batch is a pure function of the seed and the step. What fills which slot is
-decided in `multiplicity.py`, what is mixed with what in `mixing.py`; this module fills the slots:
+decided in `multiplicity.py`, what of it a host makes in `host_part.py`, what is mixed with what in
+`mixing.py`; this module fills the slots:
 
     addresses of some images  ->  read, decode, crop, scale and flip  ->  a batch of crops
-      ->  addresses of its slots  ->  mix and RandAugment  ->  the batch
+      ->  mix and RandAugment  ->  the batch
 
 Images are uint8 throughout; what follows is for the accelerator.
 """
@@ -19,10 +20,11 @@ import tensorflow as tf
 
 from nfnets_augmult.data import array_batches, mixing, randaugment
 from nfnets_augmult.data.augmentation import Augmentation
-from nfnets_augmult.data.copies import CopyReader, read_centre
-from nfnets_augmult.data.crop_flip import CropFlip
+from nfnets_augmult.data.copies import SLOT_TYPES, crops_of_images, read_centre
+from nfnets_augmult.data.crops import Crop
 from nfnets_augmult.data.decoding import ImageReader, ReadOptions
 from nfnets_augmult.data.evaluation_crop import EvaluationCrop
+from nfnets_augmult.data.host_part import HostPart
 from nfnets_augmult.data.mixing_ops import mix_pair
 from nfnets_augmult.data.multiplicity import Multiplicity
 from nfnets_augmult.data.numpy_calls import numpy_call
@@ -41,21 +43,10 @@ Batch = dict[str, np.ndarray]
 
 _READ_OPTIONS, _EVALUATION_CROP = ReadOptions(), EvaluationCrop()  # as default arguments
 
-_EVALUATION_TYPES = {
-  'image': tf.uint8,
-  'label': tf.int32,
-  'mask': tf.float32,
-  'image_index': tf.int64,
-}
-_SLOT_TYPES = {
-  'image_index': tf.int64,
-  'copy_index': tf.int32,
-  'epoch': tf.int32,
-  'seed': tf.uint32,
-}
+_CROP_TYPES = {'image': tf.uint8, 'label': tf.int32, 'mask': tf.float32, **SLOT_TYPES}
+_EVALUATION_TYPES = {key: _CROP_TYPES[key] for key in ('image', 'label', 'mask', 'image_index')}
 _MIX_TYPES = {
   'partner': tf.int64,
-  'partner_index': tf.int64,
   'kind': tf.int32,
   'weight': tf.float32,
   'box': tf.int32,
@@ -96,23 +87,18 @@ def train_batches(
     BadDataError: an image does not decode and the policy is to fail.
     ValueError: the augmentation does not fit the batch or the images.
   """
-  own = multiplicity.host_slots(host_index, host_count)
+  part = HostPart(multiplicity, host_index, host_count, is_mixed=augmentation.mixing.is_on)
   reader = ImageReader(source, read_options)
-  shape = reader.image_shape
   augmentation.check(
-    unique_images_per_batch=multiplicity.unique_images_per_batch, image_shape=shape
+    unique_images_per_batch=multiplicity.unique_images_per_batch, image_shape=reader.image_shape
   )
-  # A partner may be a slot of another host; this one then crops it, too.
-  cropped = mixing.covering_slots(multiplicity, *own) if augmentation.mixing.is_on else own
-  steps = tf.data.Dataset.range(start_step, stop_step)
-  if isinstance(source, ArraySource) and isinstance(augmentation.crop, CropFlip):
-    crops = _crops_of_arrays(source, multiplicity, augmentation.crop, cropped)
-    batches = steps.map(crops, num_parallel_calls=2)
+  steps, crop = tf.data.Dataset.range(start_step, stop_step), augmentation.crop
+  if isinstance(source, ArraySource) and crop.cut is not None:
+    crops = steps.map(_crops_of_arrays(source, part, crop), num_parallel_calls=2)
   else:
-    maker = CopyReader(reader, augmentation.crop, shape[0])
-    batches = _crops_of_images(maker, multiplicity, cropped, start_step, stop_step)
-  finish = _finish_function(multiplicity, augmentation, own, cropped, shape)
-  return _iterate(tf.data.Dataset.zip(steps, batches).map(finish, num_parallel_calls=2), reader)
+    crops = crops_of_images(reader, part, crop, start_step=start_step, stop_step=stop_step)
+  finish = _finish_function(part, augmentation, reader.image_shape)
+  return _iterate(tf.data.Dataset.zip(steps, crops).map(finish, num_parallel_calls=2), reader)
 
 
 def evaluation_batches(
@@ -167,136 +153,79 @@ def evaluation_batches(
 
 
 def _crops_of_arrays(
-  source: ArraySource, multiplicity: Multiplicity, crop: CropFlip, cropped: tuple[int, int]
+  source: ArraySource, part: HostPart, crop: Crop
 ) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-  """Returns the function from a step to the crops of slots `cropped`, all in one operation."""
+  """Returns the function from a step to the slots that are cropped, all in one operation."""
 
   def make_crops(step: np.ndarray) -> Batch:
+    start, stop = part.cropped
     return array_batches.train_batch(
-      source, multiplicity, int(step), augmentation=crop, start=cropped[0], stop=cropped[1]
+      source, part.multiplicity, int(step), crop=crop, start=start, stop=stop
     )
 
-  types = {'image': tf.uint8, 'label': tf.int32, 'mask': tf.float32}
-  return functools.partial(numpy_call, make_crops, types)
-
-
-def _crops_of_images(
-  maker: CopyReader,
-  multiplicity: Multiplicity,
-  cropped: tuple[int, int],
-  start_step: int,
-  stop_step: int,
-) -> tf.data.Dataset:
-  """Returns the crops of slots `cropped` of each step, of images that are read one by one.
-
-  All crops of an image are made when it is read, also those for the n - 1 later batches of the
-  placement `neighbouring`; these wait in memory.
-  """
-  per_batch = multiplicity.copies_per_batch
-  turns = multiplicity.augmult // per_batch
-  first, end = cropped[0] // per_batch, (cropped[1] - 1) // per_batch + 1
-  skipped = cropped[0] - first * per_batch
-  copy_index = np.arange(multiplicity.augmult)
-  if turns == 1 and end == first + 1:  # several hosts share the copies of this image
-    copy_index, skipped = copy_index[skipped:][: cropped[1] - cropped[0]], 0
-  owner = np.arange(*cropped) // per_batch - first
-
-  def addresses(group: np.ndarray) -> Batch:
-    slots = multiplicity.slots(int(group) * turns, first * per_batch, end * per_batch)
-    index, epoch = slots.image_index[::per_batch], slots.epoch[::per_batch]
-    seeds = multiplicity.seeds(index[:, None], epoch[:, None], copy_index)
-    return dict(maker.draw(seeds), index=index)
-
-  def read(addresses: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    draws = {key: addresses[key] for key in maker.draw_types}
-    for key, tensor in draws.items():
-      # Known here: the number of copies, which single copies profit from.
-      draws[key] = tf.ensure_shape(tensor, [len(copy_index), *maker.draw_shapes[key]])
-    return maker.read(addresses['index'], draws)
-
-  def crops(group: dict[str, tf.Tensor], turn: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Of copies `[images, M, ...]`: all in the only turn, or those of one turn."""
-    copies = group['copies']
-    if turns == 1:
-      copies = tf.reshape(copies, tf.concat([[-1], tf.shape(copies)[2:]], 0))
-      copies = copies[skipped : skipped + len(owner)]
-    else:
-      copies = copies[:, turn]
-    return dict(
-      image=copies, label=tf.gather(group['label'], owner), mask=tf.gather(group['mask'], owner)
-    )
-
-  groups = tf.data.Dataset.range(start_step // turns, -(-stop_step // turns))
-  types = dict(maker.draw_types, index=tf.int64)
-  images = groups.map(functools.partial(numpy_call, addresses, types)).unbatch()
-  images = images.map(read, num_parallel_calls=tf.data.AUTOTUNE)
-  groups = images.batch(end - first, drop_remainder=True)
-  batches = groups.flat_map(
-    lambda group: tf.data.Dataset.range(turns).map(functools.partial(crops, group))
-  )
-  return batches.skip(start_step % turns)
+  return functools.partial(numpy_call, make_crops, _CROP_TYPES)
 
 
 def _finish_function(
-  multiplicity: Multiplicity,
-  augmentation: Augmentation,
-  own: tuple[int, int],
-  cropped: tuple[int, int],
-  shape: tuple[int, int, int],
+  part: HostPart, augmentation: Augmentation, shape: tuple[int, int, int]
 ) -> Callable[[tf.Tensor, dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
-  """Returns the function from a step and the crops of slots `cropped` to the batch of slots `own`.
+  """Returns the function from a step and the slots that are cropped to the batch of the own ones.
 
   It mixes and applies RandAugment, in the order that the augmentation says.
   """
   is_mixed, layers = augmentation.mixing.is_on, augmentation.randaugment.layers
-  own_part = slice(own[0] - cropped[0], own[1] - cropped[0])
-  types = dict(_SLOT_TYPES)
-  types |= _MIX_TYPES if is_mixed else {}
-  types |= _RANDAUGMENT_TYPES if layers else {}
+  own = part.own_of_cropped
+  types = (_MIX_TYPES if is_mixed else {}) | (_RANDAUGMENT_TYPES if layers else {})
 
-  def addresses(step: np.ndarray) -> Batch:
-    all_slots = multiplicity.slots(int(step), *cropped)
-    found = {key: array[own_part] for key, array in all_slots._asdict().items()}
+  def draw(step: np.ndarray, seeds: np.ndarray) -> Batch:
+    drawn = {}
     if is_mixed:
       mix = mixing.mix_slots(
-        multiplicity, augmentation.mixing, int(step), *own, height=shape[0], width=shape[1]
+        part.multiplicity,
+        augmentation.mixing,
+        int(step),
+        *part.own,
+        height=shape[0],
+        width=shape[1],
+        seeds=seeds[own],
       )
-      partner = mix.partner_slot - cropped[0]
-      found |= dict(mix._asdict(), partner=partner, partner_index=all_slots.image_index[partner])
+      drawn |= dict(mix._asdict(), partner=mix.partner_slot - part.cropped[0])
     if layers:
-      seeds = found['seed'] if augmentation.mix_first else all_slots.seed
-      found |= randaugment.draw(seeds, augmentation.randaugment)._asdict()
-    return found
+      of_images = seeds[own] if augmentation.mix_first else seeds
+      drawn |= randaugment.draw(of_images, augmentation.randaugment)._asdict()
+    return drawn
 
-  def change(images: tf.Tensor, found: dict[str, tf.Tensor]) -> tf.Tensor:
-    drawn = [found[key] for key in _RANDAUGMENT_TYPES]
+  def distort(images: tf.Tensor, drawn: dict[str, tf.Tensor]) -> tf.Tensor:
     return _map_images(
-      lambda image, *drawn: apply_layers(image, *drawn, augmentation.randaugment), images, *drawn
+      lambda image, *drawn: apply_layers(image, *drawn, augmentation.randaugment),
+      images,
+      *(drawn[key] for key in _RANDAUGMENT_TYPES),
     )
 
   def finish(step: tf.Tensor, crops: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    found = numpy_call(addresses, types, step)
-    batch = {key: found[key] for key in _SLOT_TYPES}
-    batch |= {key: crops[key][own_part] for key in ('label', 'mask')}
-    images = tf.ensure_shape(crops['image'], [cropped[1] - cropped[0], *shape])
+    drawn = numpy_call(draw, types, step, crops['seed']) if types else {}
+    images = tf.ensure_shape(crops['image'], [part.num_cropped, *shape])
+    batch = {key: crops[key][own] for key in _CROP_TYPES if key != 'image'}
     if layers and not augmentation.mix_first:
-      images = change(images, found)
+      images = distort(images, drawn)
     if is_mixed:
+      partner = drawn['partner']
       # What does not decode cannot be a partner.
-      usable = tf.gather(crops['mask'], found['partner']) > 0
-      weight = tf.where(usable, found['weight'], 1.0)
-      kind = tf.where(usable, found['kind'], mixing.NOT_MIXED)
-      partners = tf.gather(images, found['partner'])
-      images = _map_images(mix_pair, images[own_part], partners, kind, weight, found['box'])
+      usable = tf.gather(crops['mask'], partner) > 0
+      weight = tf.where(usable, drawn['weight'], 1.0)
+      kind = tf.where(usable, drawn['kind'], mixing.NOT_MIXED)
+      images = _map_images(
+        mix_pair, images[own], tf.gather(images, partner), kind, weight, drawn['box']
+      )
       batch |= dict(
-        partner_index=found['partner_index'],
-        partner_label=tf.gather(crops['label'], found['partner']),
+        partner_index=tf.gather(crops['image_index'], partner),
+        partner_label=tf.gather(crops['label'], partner),
         mix_weight=weight,
       )
     else:
-      images = images[own_part]
+      images = images[own]
     if layers and augmentation.mix_first:
-      images = change(images, found)
+      images = distort(images, drawn)
     return dict(batch, image=images)
 
   return finish

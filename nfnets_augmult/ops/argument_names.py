@@ -10,7 +10,7 @@ _ARGUMENT = re.compile(r"""(?<![\w.\-/\\'"])\w+(?==)""")
 
 @contextlib.contextmanager
 def renamed(names: Mapping[str, str]) -> Iterator[None]:
-  """Inside of it the text of a ValueError says `augmentation.pad=3` where it said `pad=3`.
+  """Inside of it the text of a ValueError says `group.pad=3` where it said `pad=3`.
 
   The error keeps its class and its attributes. One whose text is not its only argument passes as it
   is. Serves as a decorator, too.

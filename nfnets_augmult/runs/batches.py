@@ -20,6 +20,7 @@ from nfnets_augmult.training.step import Metrics
 Batches = Iterator[dict[str, np.ndarray]]
 
 
+@renamed({'split': 'dataset.train_split'})
 def check_device_memory(source: Source) -> None:
   """Raises ValueError if the devices cannot hold the images of `source`."""
   limits = [(device.memory_stats() or {}).get('bytes_limit') for device in jax.local_devices()]
@@ -58,9 +59,7 @@ def train_batches(
     'host_count': host_count,
   }
   if settings.is_device_input:
-    return array_batches.train_batches(
-      source, multiplicity, augmentation=augmentation.crop, **options
-    )
+    return array_batches.train_batches(source, multiplicity, crop=augmentation.crop, **options)
   from nfnets_augmult.data import pipeline
 
   return _with_keys_in_errors(
@@ -207,7 +206,7 @@ def _device_batch_maker(
   return functools.partial(
     device_input.make_batch,
     copies_per_batch=multiplicity.copies_per_batch,
-    augmentation=settings.augmentation.crop,
+    crop=settings.augmentation.crop,
   )
 
 

@@ -23,14 +23,12 @@ def test_equals_one_image_at_a_time(shape, pad_mode, flip):
   """Copies equal np.pad, a slice and np.fliplr of their image, with the bits of `jax.random`."""
   height, width, channels = shape
   images = real_images.photos(6, height, width)[..., :channels]
-  augmentation = CropFlip(pad=3, pad_mode=pad_mode, flip=flip)
+  crop = CropFlip(pad=3, pad_mode=pad_mode, flip=flip)
   owner = np.array([0, 0, 0, 5, 5, 3, 2, 2, 2, 2, 1, 4] * 3)  # in no order, some more often
   seeds = _seeds(len(owner))
-  copies = crop_flip.crop_and_flip(images, owner, crop_flip.draw(seeds, augmentation), augmentation)
+  copies = crop_flip.crop_and_flip(images, owner, crop_flip.draw(seeds, crop), crop)
   assert copies.dtype == np.uint8
-  np.testing.assert_array_equal(
-    copies, plain_augmentation.copies(images[owner], seeds, augmentation)
-  )
+  np.testing.assert_array_equal(copies, plain_augmentation.copies(images[owner], seeds, crop))
 
 
 def test_mirror_does_not_repeat_the_edge():
@@ -38,8 +36,8 @@ def test_mirror_does_not_repeat_the_edge():
   row = np.array([1, 2, 3], np.uint8).reshape(1, 1, 3, 1).repeat(3, axis=1)
   draws = crop_flip.Draws(top=np.array([2]), left=np.array([0]), flip=np.array([False]))
   for pad_mode, expected in (('mirror', [3, 2, 1]), ('constant', [0, 0, 1])):
-    augmentation = CropFlip(pad=2, pad_mode=pad_mode)
-    copy = crop_flip.crop_and_flip(row, np.array([0]), draws, augmentation)
+    crop = CropFlip(pad=2, pad_mode=pad_mode)
+    copy = crop_flip.crop_and_flip(row, np.array([0]), draws, crop)
     np.testing.assert_array_equal(copy[0, 0, :, 0], expected)
 
 
@@ -96,7 +94,7 @@ def test_switching_the_crop_off_leaves_the_flips():
 @pytest.mark.parametrize(('height', 'width'), [(4, 9), (9, 4), (3, 3)])
 def test_image_too_small_to_mirror(height, width):
   """Images of `pad` pixels or fewer cannot be mirrored; the message says what to do."""
-  with pytest.raises(ValueError, match=r'augmentation.pad=4 .*lower it or use .*constant'):
+  with pytest.raises(ValueError, match=r'^pad=4 .*lower it or use .*constant'):
     CropFlip(pad=4).check_image_size(height, width)
 
 
@@ -109,8 +107,8 @@ def test_image_large_enough():
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
-    (dict(pad=-1), 'augmentation.pad=-1 must be a whole number from 0'),
-    (dict(pad_mode='wrap'), "augmentation.pad_mode='wrap' must be one of mirror, constant"),
+    (dict(pad=-1), '^pad=-1 must be a whole number from 0'),
+    (dict(pad_mode='wrap'), "^pad_mode='wrap' must be one of mirror, constant"),
   ],
 )
 def test_refuses(arguments, message):

@@ -22,7 +22,7 @@ def _source(height=12, width=10):
   return sources.ArraySource(photos, labels, tuple(map(str, range(_NUM_IMAGES))), 'photos')
 
 
-def _device_batches(source, multiplicity, augmentation, *, device_count, **hosts):
+def _device_batches(source, multiplicity, crop, *, device_count, **hosts):
   """A function from a step to the batch of all devices of one host, `[D, B / D / hosts, ...]`."""
   slots = device_input.device_slots(multiplicity, device_count=device_count, **hosts)
 
@@ -33,7 +33,7 @@ def _device_batches(source, multiplicity, augmentation, *, device_count, **hosts
       device_input.DeviceData(image, label, slot),
       images,
       copies_per_batch=multiplicity.copies_per_batch,
-      augmentation=augmentation,
+      crop=crop,
     )
 
   def batch(step):
@@ -47,7 +47,7 @@ def _device_batches(source, multiplicity, augmentation, *, device_count, **hosts
 
 @pytest.mark.parametrize('placement', PLACEMENTS)
 @pytest.mark.parametrize(
-  'augmentation',
+  'crop',
   [
     CropFlip(pad=3),
     CropFlip(pad=9),  # as far as 10 pixels can be mirrored
@@ -58,17 +58,17 @@ def _device_batches(source, multiplicity, augmentation, *, device_count, **hosts
   ],
   ids=str,
 )
-def test_batches_are_those_of_tf_data(augmentation, placement):
+def test_batches_are_those_of_tf_data(crop, placement):
   """Every field of every batch over two epochs, across their border, on four devices."""
   source, multiplicity = _source(), Multiplicity(_NUM_IMAGES, 4, 3, 5, placement)
   expected = pipeline.train_batches(
     source,
     multiplicity,
-    augmentation=Augmentation(crop=augmentation),
+    augmentation=Augmentation(crop=crop),
     start_step=0,
     stop_step=multiplicity.steps_for_epochs(2),
   )
-  device_batch = _device_batches(source, multiplicity, augmentation, device_count=4)
+  device_batch = _device_batches(source, multiplicity, crop, device_count=4)
   epochs = set()
   for step, batch in enumerate(expected):
     epochs.add(tuple(np.unique(batch['epoch'])))
@@ -82,20 +82,20 @@ def test_batches_are_those_of_tf_data(augmentation, placement):
 def test_two_hosts_fill_the_global_batch():
   """Three devices of each of two hosts; the border of the hosts lies inside an image's copies."""
   source, multiplicity = _source(), Multiplicity(_NUM_IMAGES, 6, 3, 5)
-  augmentation = CropFlip(pad=2)
+  crop = CropFlip(pad=2)
   for host_index in range(2):
     hosts = {'host_index': host_index, 'host_count': 2}
     batch = next(
       pipeline.train_batches(
         source,
         multiplicity,
-        augmentation=Augmentation(crop=augmentation),
+        augmentation=Augmentation(crop=crop),
         start_step=4,
         stop_step=5,
         **hosts,
       )
     )
-    made = _device_batches(source, multiplicity, augmentation, device_count=3, **hosts)(4)
+    made = _device_batches(source, multiplicity, crop, device_count=3, **hosts)(4)
     for key, array in batch.items():
       np.testing.assert_array_equal(made[key], deal_to_devices(array, 3), err_msg=key)
 
@@ -110,7 +110,7 @@ def test_host_batches_without_tensorflow_are_those_of_tf_data():
     evaluation = {'batch_size': 4, 'num_images': 11, **hosts}
     for ours, theirs in (
       (
-        array_batches.train_batches(source, multiplicity, augmentation=crop, **training),
+        array_batches.train_batches(source, multiplicity, crop=crop, **training),
         pipeline.train_batches(
           source, multiplicity, augmentation=Augmentation(crop=crop), **training
         ),
@@ -135,5 +135,7 @@ def test_what_does_not_fit_is_refused():
     device_input.check_source(folder, device_bytes=None)
   bytes_needed = source.images.nbytes + source.labels.nbytes
   device_input.check_source(source, device_bytes=2 * bytes_needed)
-  with pytest.raises(ValueError, match=r"input='device': photos takes .* on every device"):
+  with pytest.raises(
+    ValueError, match=r"input='device': photos takes .* on every device.* such as split="
+  ):
     device_input.check_source(source, device_bytes=2 * bytes_needed - 2)

@@ -19,7 +19,7 @@ from tests import plain_augmentation, real_images, shared_data
 
 _SIZE = 12
 _NUM_IMAGES = 13
-_AUGMENTATION = CropFlip(pad=2)
+_CROP = CropFlip(pad=2)
 
 both_placements = pytest.mark.parametrize('placement', PLACEMENTS)
 both_sources = pytest.mark.parametrize('kind', ['array', 'folder'])
@@ -58,9 +58,7 @@ def _load(photos, tmp_path_factory):
   return {'array': array, 'folder': folder}.get
 
 
-def _batches(
-  source, multiplicity, start_step, stop_step, *, crop=_AUGMENTATION, read=(), **options
-):
+def _batches(source, multiplicity, start_step, stop_step, *, crop=_CROP, read=(), **options):
   return list(
     pipeline.train_batches(
       source,
@@ -112,7 +110,7 @@ def test_batch_contents(photos, load, kind, placement):
     slots = multiplicity.slots(step)
     images = photos[slots.image_index]
     expected = slots._asdict() | {
-      'image': plain_augmentation.copies(images, slots.seed, _AUGMENTATION),
+      'image': plain_augmentation.copies(images, slots.seed, _CROP),
       'label': slots.image_index.astype(np.int32),
       'mask': np.ones(multiplicity.batch_size, np.float32),
     }
@@ -126,20 +124,18 @@ def test_batch_contents_of_imagenet(placement):
   source = loading.load_source('imagenet2012', split='validation', data_dir=folder)
   (originals,) = _evaluation_batches(source, batch_size=64, read={'image_size': 48})
   assert len(np.unique(originals['image'], axis=0)) == 64
-  augmentation = CropFlip(pad=6, pad_mode='constant')
+  crop = CropFlip(pad=6, pad_mode='constant')
   multiplicity = Multiplicity(64, 6, 2, 7, placement)
   per_group = 1 if placement == 'within' else 2
   start = 10 * per_group  # group 10, positions 60 to 65, spans two epochs
-  batches = _batches(
-    source, multiplicity, start, start + 2, crop=augmentation, read={'image_size': 48}
-  )
+  batches = _batches(source, multiplicity, start, start + 2, crop=crop, read={'image_size': 48})
   assert len(np.unique(batches[0]['epoch'])) == 2
   for step, batch in enumerate(batches, start=start):
     slots = multiplicity.slots(step)
     np.testing.assert_array_equal(batch['image_index'], slots.image_index)
     np.testing.assert_array_equal(batch['label'], originals['label'][slots.image_index])
     images = originals['image'][slots.image_index]
-    expected = plain_augmentation.copies(images, slots.seed, augmentation)
+    expected = plain_augmentation.copies(images, slots.seed, crop)
     np.testing.assert_array_equal(batch['image'], expected)
 
 
@@ -218,7 +214,7 @@ def test_one_copy_is_the_plain_pipeline(photos, load, kind, placement):
   order = np.concatenate([multiplicity.epoch_order(epoch) for epoch in range(3)])
   epoch = np.repeat(np.arange(3), _NUM_IMAGES)
   seeds = multiplicity.seeds(order, epoch, np.zeros_like(order))
-  copies = plain_augmentation.copies(photos[order], seeds, _AUGMENTATION)
+  copies = plain_augmentation.copies(photos[order], seeds, _CROP)
   for step, batch in enumerate(_batches(load(kind), multiplicity, 0, 7)):
     np.testing.assert_array_equal(batch['image_index'], order[5 * step : 5 * step + 5])
     np.testing.assert_array_equal(batch['image'], copies[5 * step : 5 * step + 5])
@@ -355,7 +351,7 @@ def test_hosts_must_divide_the_batch(load):
 @both_sources
 def test_padding_must_fit_the_images(load, kind):
   """Images too small to be mirrored are refused before the first batch, for either source."""
-  with pytest.raises(ValueError, match=r'augmentation\.pad=12 needs images of more than 12 pixels'):
+  with pytest.raises(ValueError, match=r'^pad=12 needs images of more than 12 pixels'):
     pipeline.train_batches(
       load(kind),
       Multiplicity(_NUM_IMAGES, 5, 4, 0),

@@ -12,7 +12,7 @@ from nfnets_augmult.data.sources import ArraySource
 from nfnets_augmult.runs import contact_sheet
 from tests import plain_augmentation, real_images
 
-_AUGMENTATION = CropFlip(pad=3)
+_CROP = CropFlip(pad=3)
 _UNMIXED = Mixing()
 _PHOTOS = real_images.photos(9, 10, 14)
 _LABELS = np.array([4, 7, 1, 8, 0, 3, 3, 9, 2], np.int32)
@@ -24,7 +24,7 @@ def _collect(multiplicity, num_images, mixing=_UNMIXED):
   batches = pipeline.train_batches(
     source,
     multiplicity,
-    augmentation=Augmentation(crop=_AUGMENTATION, mixing=mixing),
+    augmentation=Augmentation(crop=_CROP, mixing=mixing),
     start_step=0,
     stop_step=steps,
   )
@@ -43,7 +43,7 @@ def test_collects_every_copy_in_its_place(placement, num_images):
   assert copies.shape == (num_images, 5, 10, 14, 3)
   for row, index in enumerate(image_index):
     seeds = multiplicity.seeds(np.full(5, index), np.zeros(5, int), np.arange(5))
-    expected = plain_augmentation.copies(_PHOTOS[[index] * 5], seeds, _AUGMENTATION)
+    expected = plain_augmentation.copies(_PHOTOS[[index] * 5], seeds, _CROP)
     np.testing.assert_array_equal(copies[row], expected)
 
 
