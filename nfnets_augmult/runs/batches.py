@@ -176,7 +176,7 @@ def make_group_advance(
   first = multiplicities[0]
   make_batch = _device_batch_maker(settings, first)
 
-  def step_of_run(
+  def run_step(
     state: TrainState,
     images: Images,
     data: device_input.DeviceData,
@@ -193,7 +193,7 @@ def make_group_advance(
     return feeding.stack_images([of_seed[multiplicity.seed] for multiplicity in multiplicities])
 
   return feeding.make_device_advance(
-    groups.make_group_step(step_of_run),
+    groups.make_group_step(run_step),
     constants=(place_on_devices(source, first), *devices.replicate((keys, learning_rates))),
     images=images,
     most_steps=steps_per_dispatch(settings),

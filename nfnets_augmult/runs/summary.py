@@ -7,10 +7,10 @@ from typing import Any
 import jax
 
 from nfnets_augmult import configs
+from nfnets_augmult.models.table import count_parameters
 from nfnets_augmult.runs import images
 from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training import records
-from nfnets_augmult.training.state import num_params
 
 
 def plan_text(runs: Sequence[Run], folder: str) -> str:
@@ -22,7 +22,7 @@ def plan_text(runs: Sequence[Run], folder: str) -> str:
   """
   run = runs[0]
   data, plan, settings = run.data, run.plan, run.settings
-  params = jax.eval_shape(run.network.initial_state).params
+  num_params = count_parameters(jax.eval_shape(run.network.initial_state).params)
   masks = settings.dropout_masks
   rows = {
     'training images': f'{data.train.num_images:,} unique ({data.train.description})',
@@ -30,7 +30,7 @@ def plan_text(runs: Sequence[Run], folder: str) -> str:
     'image size': ' x '.join(map(str, data.image_shape)),
     'classes': f'{len(data.train.class_names):,}',
     **dict(plan.rows()),
-    'model': f'{settings.model_name}, {num_params(params):,} parameters, {settings.compute_dtype}',
+    'model': f'{settings.model_name}, {num_params:,} parameters, {settings.compute_dtype}',
   }
   if masks > 1:
     rows['dropout masks'] = f'{masks} per sample, loss averaged over them'

@@ -49,7 +49,7 @@ def main() -> None:
     todo = grid.take_shard(shapes, args.shard)
     if args.together:
       todo = [group for shape in todo for group in groups.split(shape, workdir)]
-    todo = groups.of_first_host(todo, points)
+    todo = groups.broadcast_from_first_host(todo, points)
     if jax.process_index() == 0:
       grid.describe(sweep, workdir)
     running.keep_compiled_programs(os.path.join(workdir, '.compiled'))

@@ -59,7 +59,7 @@ def split(points: Group, workdir: str) -> list[Group]:
   return groups
 
 
-def of_first_host(groups: Sequence[Group], points: Sequence[grid.Point]) -> list[Group]:
+def broadcast_from_first_host(groups: Sequence[Group], points: Sequence[grid.Point]) -> list[Group]:
   """Returns the groups that the first host has made of `points`; each host sees files by itself."""
   number_and_place = {
     grid.point_name(point): (number, place)
@@ -68,7 +68,7 @@ def of_first_host(groups: Sequence[Group], points: Sequence[grid.Point]) -> list
   }
   nowhere = (-1, -1)
   table = [number_and_place.get(grid.point_name(point), nowhere) for point in points]
-  table = hosts.of_first_host(np.array(table, np.int32).reshape(-1, 2))
+  table = hosts.broadcast_from_first_host(np.array(table, np.int32).reshape(-1, 2))
   agreed: list[Group] = []
   for index in np.lexsort((table[:, 1], table[:, 0])):
     number, place = table[index]

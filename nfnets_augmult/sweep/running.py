@@ -17,6 +17,7 @@ from nfnets_augmult.runs import training, workdirs
 from nfnets_augmult.runs.run import Run
 from nfnets_augmult.sweep import grid, groups
 from nfnets_augmult.training import hosts, records
+from nfnets_augmult.training.progress import format_duration
 from nfnets_augmult.training.run_log import DivergedError
 from nfnets_augmult.training.watch import StopRequested
 
@@ -48,7 +49,7 @@ class Tally:
     counted = ', '.join(f'{count} {status}' for status, count in self.counts.items())
     if not left or not self.costs_and_seconds:
       return counted
-    return f'{counted}; about {_duration(seconds_left(self.costs_and_seconds, left))} left'
+    return f'{counted}; about {format_duration(seconds_left(self.costs_and_seconds, left))} left'
 
 
 def seconds_left(done: Sequence[tuple[float, float]], left: Sequence[float]) -> float:
@@ -122,7 +123,7 @@ def run_sweep(
         is_ours = all([locks.enter_context(records.lock_workdir(f)) for f in folders])
         # Another process may have been at it since.
         is_to_run = is_ours and not all(groups.is_done(workdir, point) for point in group)
-      is_to_run = bool(hosts.of_first_host(is_to_run))
+      is_to_run = bool(hosts.broadcast_from_first_host(is_to_run))
       if is_to_run:
         if hosts.any_host(stop_requested()):
           raise StopRequested
@@ -140,7 +141,9 @@ def run_sweep(
       if 'finished' in statuses:  # others end early
         tally.costs_and_seconds.append((costs[number], seconds))
       left = [cost for cost, to_come in zip(costs, is_open, strict=True) if to_come]
-      say(f'[{number + 1}/{len(todo)}] {outcome} in {_duration(seconds)}\n  {tally.line(left)}')
+      say(
+        f'[{number + 1}/{len(todo)}] {outcome} in {format_duration(seconds)}\n  {tally.line(left)}'
+      )
   num_points = sum(map(len, todo))
   say(f'{num_points} runs: {tally.line()}' if todo else 'there are no runs in this shard')
   return tally
@@ -236,11 +239,6 @@ def keep_compiled_programs(folder: str) -> None:
     jax.config.update('jax_compilation_cache_dir', folder)
     key = 'jax_persistent_cache_min_compile_time_secs'
     jax.config.update(key, _LEAST_SECONDS_TO_KEEP_COMPILED)
-
-
-def _duration(seconds: float) -> str:
-  minutes, seconds = divmod(round(seconds), 60)
-  return f'{minutes // 60}:{minutes % 60:02}:{seconds:02}'
 
 
 def say(text: str) -> None:

@@ -20,8 +20,8 @@ METADATA_MEMBER = '__metadata__'
 
 _SUFFIX = '.npy'
 _PIECE = 2**20  # bytes
-# The list of members is read at once, and parsing takes twenty times its size in memory. The largest
-# NFNet has one of 0.3 MB.
+# The list of members is read at once, and parsing takes twenty times its size in memory. That of
+# the largest NFNet has 0.3 MB.
 _LARGEST_READ = 4 * 2**20
 _MAGIC = b'\x93NUMPY'
 _LONGEST_HEADER = 10_000

@@ -215,8 +215,8 @@ def test_the_first_hosts_groups_hold():
   """Alone, they are what they were, in the same order."""
   points = _together_sweep((0, 1)).points
   made = [[points[5], points[1]], [points[0]], [points[2], points[3]]]
-  assert groups.of_first_host(made, points) == made
-  assert groups.of_first_host([], points) == []
+  assert groups.broadcast_from_first_host(made, points) == made
+  assert groups.broadcast_from_first_host([], points) == []
 
 
 def test_a_failure_is_that_of_all_that_train_together(tmp_path):
