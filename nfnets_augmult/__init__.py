@@ -1,7 +1,6 @@
 """Training of normalizer-free networks with augmentation multiplicity, in JAX and Haiku.
 
-`__all__` names what other training code may import; docs/library.md has a line on each name, and a
-training loop that uses them.
+`__all__` has the public names; docs/library.md describes them and has a training loop with them.
 """
 
 import importlib
@@ -9,17 +8,17 @@ import sys
 
 __version__ = '0.1.0'
 
-# `python -m nfnets_augmult.PROGRAM` imports this before the program, which takes over as its first
-# act, see `ops/console.py`. Until then an interrupt ends the process without a traceback.
+# `python -m nfnets_augmult.PROGRAM` imports this first. Until the program sets up its own handler,
+# see `ops/console.py`, an interrupt ends the process without a traceback.
 if sys.argv[:1] == ['-m']:
   import signal
 
   signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-# Public name: where it is defined. Modules are imported when a name is first used, so that neither
-# the programs nor `import nfnets_augmult` wait for JAX, and only the last two import TensorFlow.
+# Where the public names are defined. Modules are imported when a name is first used, so that
+# `import nfnets_augmult` does not import JAX, and only the last two names import TensorFlow.
 _DEFINED_AS = {
-  # Which image and which copy of it fills each slot of a batch.
+  # Augmentation multiplicity: which image and copy fills each slot of a batch.
   'solve_batch': 'data.multiplicity.solve_batch',
   'Multiplicity': 'data.multiplicity.Multiplicity',
   'Slots': 'data.multiplicity.Slots',
@@ -56,7 +55,7 @@ _DEFINED_AS = {
   'ascent_slots_per_device': 'optim.sam.ascent_slots_per_device',
   'ema_decay_at': 'optim.ema.decay_at',
   'ema_update': 'optim.ema.update',
-  # Operations on images as TensorFlow graph operations.
+  # Image operations in TensorFlow.
   'apply_randaugment': 'data.randaugment_ops.apply_layers',
   'mix_pair': 'data.mixing_ops.mix_pair',
 }

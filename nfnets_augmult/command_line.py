@@ -1,8 +1,8 @@
-"""What the command line programs share: flags, logging, signals, errors for people."""
+"""Flags, logging, signals and error messages of the command line programs."""
 
 from nfnets_augmult.ops import console
 
-# Before anything that takes long to import: people interrupt that, too.
+# Before imports that take seconds, in which users may interrupt.
 if console.is_program():
   console.prepare()
 
@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-# Before TensorFlow or JAX are imported by anybody: their start-up notes are not for users.
+# Before any import of TensorFlow or JAX, to suppress their start-up messages.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
 import ml_collections
@@ -34,25 +34,25 @@ _PACKAGE = str(pathlib.Path(__file__).parent)
 
 
 class _ValueParser(flags.ArgumentParser):
-  """Reads the value of one kind of config key; what it cannot read it calls by a plain name."""
+  """Parses the values of config keys of one type, with a plain error message."""
 
-  def __init__(self, read: Callable[[Any], Any], what: str):
-    self._read = read
-    self._what = what
+  def __init__(self, parse_value: Callable[[Any], Any], type_name: str):
+    self._parse_value = parse_value
+    self._type_name = type_name
 
   def parse(self, argument: Any) -> Any:
-    """Returns the value that `argument` stands for."""
+    """Returns the value of the flag."""
     try:
-      return self._read(argument)
+      return self._parse_value(argument)
     except (ValueError, TypeError, OverflowError):
-      raise ValueError(f'must be {self._what}') from None
+      raise ValueError(f'must be {self._type_name}') from None
 
 
 class _TupleParser(tuple_parser.TupleParser):
-  """As the library's, but with an error for what it cannot read."""
+  """Parses tuples, with a plain error message."""
 
   def parse(self, argument: Any) -> tuple[Any, ...]:
-    """Returns the tuple that `argument` stands for."""
+    """Returns the value of the flag."""
     try:
       return super().parse(argument)
     except Exception:
@@ -60,10 +60,10 @@ class _TupleParser(tuple_parser.TupleParser):
 
 
 class _PathParser(flags.ArgumentParser):
-  """Reads a path as people write it, see `paths.expand`."""
+  """Expands `~` and variables in paths, see `paths.expand`."""
 
   def parse(self, argument: str) -> str:
-    """Returns the path that `argument` stands for."""
+    """Returns the expanded path."""
     return paths.expand(argument)
 
 
@@ -75,7 +75,7 @@ def define_path(
   required: bool = False,
   flag_values: flags.FlagValues = flags.FLAGS,
 ) -> None:
-  """Defines a flag for a file or folder, in which `~` and `$HOME` stand for what they do."""
+  """Defines a flag for a file or folder, in which `~` and `$HOME` are expanded."""
   flags.DEFINE(
     _PathParser(),
     name,
@@ -92,7 +92,7 @@ def define_config_flag(
 ) -> None:
   """Defines the flag `--config=FILE.py` with its `--config.KEY=VALUE` overrides."""
   for kind, parser in (
-    # None stands for what a model itself has; elsewhere the config is refused.
+    # None is the default of a model; for other keys `check_keys` refuses it.
     (float, _ValueParser(lambda text: None if text == 'None' else float(text), 'a number')),
     (int, _ValueParser(flags.IntegerParser().convert, 'a whole number')),
     (bool, _ValueParser(flags.BooleanParser().parse, 'True or False')),
@@ -106,7 +106,7 @@ def define_config_flag(
       'File with get_config(), see experiments/; --config.KEY=VALUE overrides.',
       flag_values,
     )
-  except flags.Error as error:  # it looks into a --flagfile
+  except flags.Error as error:  # of a --flagfile, which it reads
     fail(_one_line(str(error)))
   if required:
     flags.mark_flag_as_required('config', flag_values)
@@ -123,7 +123,7 @@ def define_host_flags() -> None:
 
 
 def join_hosts() -> None:
-  """Connects this process to its companions, if the flags say that there are any."""
+  """Connects this process to those of the other hosts, if there are any."""
   args = flags.FLAGS
   if not args.multi_host:
     if any(value is not None for value in (args.coordinator, args.num_hosts, args.host_index)):
@@ -138,10 +138,10 @@ def join_hosts() -> None:
 
 
 def whole_numbers(flag: str) -> list[int]:
-  """Returns the numbers that a flag lists with commas between them.
+  """Returns the integers of a comma-separated flag.
 
   Raises:
-    ValueError: it lists something else, or nothing.
+    ValueError: it has other values, or none.
   """
   texts = flags.FLAGS[flag].value
   if not texts or not all(text.isdecimal() and len(text) < 20 for text in texts):
@@ -150,19 +150,19 @@ def whole_numbers(flag: str) -> list[int]:
 
 
 def check_devices() -> None:
-  """Fails if JAX finds no device to compute on, as with a JAX_PLATFORMS that is not installed."""
+  """Fails if JAX finds no device, as with a JAX_PLATFORMS that is not installed."""
   import jax
 
   try:
     jax.devices()
-  except Exception as error:  # some of what its plugins raise has neither kind nor text
-    asked = os.environ.get('JAX_PLATFORMS', '')
+  except Exception as error:  # plugins raise all kinds of errors, some without text
+    platforms = os.environ.get('JAX_PLATFORMS', '')
     reason = _one_line(str(error)) or 'they are not there'
-    fail(f'JAX cannot use the devices that it was told to, JAX_PLATFORMS={asked!r}: {reason}')
+    fail(f'JAX cannot use the devices that it was told to, JAX_PLATFORMS={platforms!r}: {reason}')
 
 
 def config_path() -> str:
-  """Returns what `--config` says, before it was read."""
+  """Returns the value of `--config`, `FILE.py` or `FILE.py:ARGUMENT`."""
   return config_flags.get_config_filename(flags.FLAGS['config'])
 
 
@@ -186,7 +186,7 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _call(main: Callable[[], None]) -> None:
-  """Calls `main`; what machines do to a program becomes one message, and bugs keep their trace."""
+  """Calls `main`; system errors become one message, and bugs keep their traceback."""
   try:
     main()
   except Exception as error:
@@ -200,7 +200,7 @@ def _call(main: Callable[[], None]) -> None:
 
 
 def _explain(error: Exception) -> str:
-  """What to say of an error that is no bug of a program, on one line; '' if it may be one."""
+  """Returns a line on an error of memory, files or imports; '' for others, which may be bugs."""
   text = _one_line(str(error))
   if 'RESOURCE_EXHAUSTED' in text or isinstance(error, MemoryError):
     return f'out of memory: a smaller batch or network may fit. {text}'
@@ -211,14 +211,14 @@ def _explain(error: Exception) -> str:
 
 def fail(message: str) -> None:
   """Prints one message and exits with status 1."""
-  with contextlib.suppress(OSError):  # the status says it where nothing can be printed
+  with contextlib.suppress(OSError):
     sys.stdout.flush()
   print(f'error: {message}', file=sys.stderr, flush=True)
   raise SystemExit(1)
 
 
 class StopSignals:
-  """True once the process was asked to stop by SIGTERM or SIGINT; a second SIGINT ends it."""
+  """Returns True when called after SIGTERM or SIGINT; a second SIGINT ends the process."""
 
   def __init__(self):
     self._signal: str | None = None
@@ -229,7 +229,7 @@ class StopSignals:
     if self._signal is not None and number == signal.SIGINT:
       console.end(number)
     self._signal = signal.Signals(number).name
-    # A warning, so that it is seen also where notes go to a file.
+    # A warning, since those of a sweep are shown on the terminal, too.
     logging.warning('%s: saving, then stopping (interrupt again to stop at once)', self._signal)
 
   def __call__(self) -> bool:
@@ -238,20 +238,20 @@ class StopSignals:
 
 
 def parse(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
-  """Reads the flags; what is wrong with them becomes one message."""
+  """Parses the flags; errors end the program with one message."""
   if 'grid' in flag_values:
     argv = [re.sub(r'^--?grid\.', '--grid=', argument) for argument in argv]
   has_config = 'config' in flag_values
   if has_config:
-    # The library looks for overrides in sys.argv by itself.
-    argv = sys.argv = _with_whole_config_path(argv)
+    # ml_collections looks for overrides in sys.argv.
+    argv = sys.argv = _expand_config_path(argv)
   overrides = [argument for argument in argv if argument.lstrip('-').startswith('config.')]
   files = [argument for argument in argv if argument.startswith(('--config=', '-config='))]
   if has_config and len(files) > 1:
     fail(f'--config is given {len(files)} times: {" and ".join(files)}')
   if has_config and overrides and not files:
     fail(f'{overrides[0]} overrides a config file: say --config=FILE.py as well')
-  logging.set_verbosity(logging.ERROR)  # what libraries warn of here ends the program anyhow
+  logging.set_verbosity(logging.ERROR)  # the warnings of libraries here precede errors
   try:
     rest = flag_values(argv)
     if files:
@@ -267,7 +267,7 @@ def parse(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[
 
 
 def _explain_flags(error: Exception, files: list[str]) -> str:
-  """What to say of an error in the flags, or in the config file that they name."""
+  """Returns a line on an error in the flags, or in the config file that they name."""
   text, flag = str(error), files[0] if files else ''
   if missing := re.match(r'flag --(\w+)=None: Flag .* must have a value', text):
     returned = (
@@ -280,30 +280,30 @@ def _explain_flags(error: Exception, files: list[str]) -> str:
   if "no attribute 'get_config'" in text:
     return f'{flag}: there is no get_config() in it'
   file = flag.partition('=')[2].split(':')[0]
-  place, of_file = _place_in(file, error), not isinstance(error, flags.Error)
+  place, is_in_file = _place_in(file, error), not isinstance(error, flags.Error)
   if 'Traceback' in text:
-    of_file = True
-    # Of some errors in the file the library keeps nothing but the text of the traceback.
+    is_in_file = True
+    # ml_collections raises some errors with the text of the traceback only.
     place = (re.findall(rf'File "{re.escape(file)}", (line \d+)', text) or [place])[-1]
     text = text.strip().splitlines()[-1].removeprefix('ValueError: ')
   elif place:
     text = f'{type(error).__name__}: {text}'
-  # Of values that a parser of ours refuses the library says `flag --NAME=VALUE: must be ...`.
+  # absl puts `flag --NAME=VALUE: ` before the messages of parsers.
   text = re.sub(r'^flag (--[^ ]*?=.*?): (must )', r'\1 \2', _one_line(text)).removeprefix('flag ')
-  if not (place or of_file):
+  if not (place or is_in_file):
     return text
   return f'{flag}, {place}: {text}' if place else f'{flag}: {text}'
 
 
 def _one_line(text: str) -> str:
-  """A text of any length as a line that can be read."""
+  """Returns the text on one line of at most 300 characters."""
   line = ' '.join(text.split())
   return line if len(line) <= 300 else f'{line[:300]}...'
 
 
-def _with_whole_config_path(argv: list[str]) -> list[str]:
-  """The arguments with `--config FILE` as one, and its path as `paths.expand` has it."""
-  whole, rest = [], iter(argv)
+def _expand_config_path(argv: list[str]) -> list[str]:
+  """Returns the arguments with `--config FILE` as a single one, and its path expanded."""
+  result, rest = [], iter(argv)
   for argument in rest:
     if argument in ('--config', '-config'):
       argument = f'--config={next(rest, "")}'
@@ -313,12 +313,12 @@ def _with_whole_config_path(argv: list[str]) -> list[str]:
         argument = f'{name}={paths.expand(path)}'
       except ValueError as error:
         fail(f'{argument}: {error}')
-    whole.append(argument)
-  return whole
+    result.append(argument)
+  return result
 
 
 def _place_in(file: str, error: BaseException) -> str:
-  """The line of the config file where an error came from, as text; '' if from elsewhere."""
+  """Returns the line of the config file that raised the error, as text; '' if none did."""
   frames = traceback.extract_tb(error.__traceback__)
   if isinstance(error, SyntaxError) and error.filename and error.lineno:
     return f'line {error.lineno}' if os.path.samefile(error.filename, file) else ''
@@ -327,7 +327,7 @@ def _place_in(file: str, error: BaseException) -> str:
 
 
 def _configure_logging() -> None:
-  """Shows our own notes and everybody's warnings, with the time of day and nothing else."""
+  """Shows the package's messages and the warnings of libraries, with the time of day."""
   logging.set_verbosity(logging.INFO)
   logging.use_absl_handler()
   handler = logging.get_absl_handler()
@@ -336,15 +336,14 @@ def _configure_logging() -> None:
   def is_for_users(record: std_logging.LogRecord) -> bool:
     if record.pathname.startswith(_PACKAGE):
       return True
-    # What orbax has to say reaches us as errors, which we report ourselves.
+    # Errors of orbax are raised, and reported by `Checkpoints`.
     return record.levelno > std_logging.INFO and 'orbax' not in record.pathname
 
   handler.addFilter(is_for_users)
   original = sys.excepthook
 
   def hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    # Threads of the storage library print this, by the hundred, after a write has failed, as on a
-    # full disk; what failed reaches us as an error of its own.
+    # Threads of orbax print this hundreds of times after a failed write, which is raised, too.
     if not (kind is RuntimeError and str(error) == 'Event loop is closed'):
       original(kind, error, trace)
 
@@ -352,10 +351,10 @@ def _configure_logging() -> None:
 
 
 def _unknown_key(argv: list[str], overrides: list[str]) -> str:
-  """What is wrong with the first override whose key the config does not have; '' if none."""
+  """Returns a line on the first override of a key that the config lacks; '' if none."""
   try:
     known = list(configs.flatten(_config_without_overrides(argv))) if overrides else []
-  except Exception:  # the file itself is wrong, which is said elsewhere
+  except Exception:  # the file cannot be loaded, which the caller reports
     return ''
   for override in overrides:
     key = override.lstrip('-').removeprefix('config.').split('=')[0]
@@ -371,7 +370,7 @@ def _unknown_key(argv: list[str], overrides: list[str]) -> str:
 
 
 def _config_without_overrides(argv: list[str]) -> ml_collections.ConfigDict:
-  """The config as its file has it."""
+  """Returns the config of the file."""
   values = flags.FlagValues()
   rest = [argument for argument in argv if not argument.lstrip('-').startswith('config.')]
   config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=rest)

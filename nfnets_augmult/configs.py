@@ -1,7 +1,6 @@
-"""The keys of a config, with their defaults; experiments start here and state what differs.
+"""The config of a run: its keys and defaults, which experiments override.
 
-A config describes one run, and holds what a person chooses. Its keys are read in
-`runs/settings.py`, and nowhere else.
+A config holds the choices of the user. Its keys are read in `runs/settings.py`, and nowhere else.
 """
 
 from collections.abc import Mapping
@@ -15,12 +14,11 @@ from nfnets_augmult.ops import checks
 def default_config() -> ml_collections.ConfigDict:
   """Returns a complete, locked config: an unknown or misspelt key is an error."""
   config = ml_collections.ConfigDict()
-  # Everything random follows from this number, in [0, 2**32).
-  config.seed = 0
+  config.seed = 0  # of all randomness, in [0, 2**32)
 
-  # Augmentation multiplicity. Of batch_size, unique_images_per_batch and augmult state two; the
-  # third, 0, follows. batch_size and augmult: the fixed batch of Section 3.
-  # unique_images_per_batch and augmult: the growing batch of Section 2.
+  # Augmentation multiplicity. Set two of augmult, batch_size and unique_images_per_batch, and leave
+  # the third at 0. batch_size and augmult: the fixed batch of Section 3; unique_images_per_batch
+  # and augmult: the growing batch of Section 2.
   config.augmult = 1  # n, copies of each unique image
   config.batch_size = 0  # B, augmented samples per step, over all devices
   config.unique_images_per_batch = 0  # U
@@ -33,7 +31,7 @@ def default_config() -> ml_collections.ConfigDict:
 
   config.dataset = ml_collections.ConfigDict()
   config.dataset.name = 'digits'  # 'digits', 'folder', 'arrays', or one of TensorFlow Datasets
-  config.dataset.data_dir = ''  # where it lies
+  config.dataset.data_dir = ''  # its folder
   config.dataset.train_split = 'train'  # or a part, as in 'train[:5000]', if held in memory
   config.dataset.test_split = 'test'
   config.dataset.image_size = 0  # pixels; needed where images differ in size
@@ -55,8 +53,8 @@ def default_config() -> ml_collections.ConfigDict:
   config.steps_per_dispatch = 1  # how many the host asks for at once; above 1 with 'device' alone
 
   config.augmentation = ml_collections.ConfigDict()
-  # 'pad': pad, then crop the original size; of images that differ in size, after scaling the
-  # largest centred square. 'inception': a part of random size and shape, scaled.
+  # 'pad': pad, then crop the original size; images that differ in size are first cropped to the
+  # centred square and resized. 'inception': a crop of random area and aspect ratio, resized.
   config.augmentation.crop = 'pad'
   config.augmentation.pad = 4  # pixels on each side before a random crop; 0: no crop
   config.augmentation.pad_mode = 'mirror'  # or 'constant', black
@@ -64,7 +62,7 @@ def default_config() -> ml_collections.ConfigDict:
   config.augmentation.inception = ml_collections.ConfigDict()
   config.augmentation.inception.area = (0.08, 1.0)  # least and largest share of the image
   config.augmentation.inception.aspect = (3 / 4, 4 / 3)  # least and largest width / height
-  # Mixup and CutMix: shares of every batch, and the labels mixed alike. Partners are always
+  # Mixup and CutMix: the share of each batch, with labels mixed accordingly. Partners are always
   # different unique images.
   config.augmentation.mixup = ml_collections.ConfigDict()
   config.augmentation.mixup.share = 0.0
@@ -80,11 +78,11 @@ def default_config() -> ml_collections.ConfigDict:
   config.model = ml_collections.ConfigDict()
   config.model.name = 'wrn_16_4'
   config.model.dropout_rate = ml_collections.config_dict.placeholder(float)  # None: the model's own
-  # Over how many dropout masks the loss of each sample is averaged (Appendix D). It changes neither
-  # batch size nor epochs nor temperature; augmentation and everything below the dropout are shared.
+  # Number of dropout masks over which the loss of each sample is averaged (Appendix D). Batch size,
+  # epochs and temperature stay the same; the masks share the augmentation and all layers below.
   config.dropout_masks = 1
-  # Parameters to start from: a .npz, a released NFNet file, or the work directory of another run. A
-  # classifier for another number of classes starts anew.
+  # Initial parameters: a .npz, a released NFNet file, or the work directory of another run. A
+  # classifier for another number of classes is not loaded.
   config.init_from = ''
   config.compute_dtype = 'float32'  # or 'bfloat16'; parameters are float32
 
@@ -108,31 +106,31 @@ def default_config() -> ml_collections.ConfigDict:
   config.sam.rho = 0.0
   config.sam.ascent_fraction = 1.0  # of the unique images of a batch; Brock et al. use 0.2
   # False: each device climbs the gradient of its own samples, as published. True: all devices climb
-  # that of the whole batch, and the number of devices does not matter.
+  # that of the global batch, and the number of devices does not matter.
   config.sam.synchronize = False
 
   config.evaluation = ml_collections.ConfigDict()
   config.evaluation.every_epochs = 1.0  # and after the last step
   config.evaluation.batch_size = 256  # over all devices; no effect on results
-  # Of images that differ in size: 'crop_then_resize' takes a centred square that leaves out a
-  # margin of crop_padding pixels in all, at the network's resolution; 'resize_then_crop' scales the
-  # whole image to a square that is larger by crop_padding, and takes its centre.
+  # For images that differ in size. 'crop_then_resize': a centred square, smaller by a margin of
+  # crop_padding pixels in total at the network's resolution. 'resize_then_crop': the whole image
+  # resized to a square that is larger by crop_padding, and its central crop.
   config.evaluation.crop = 'crop_then_resize'
   config.evaluation.crop_padding = 32
-  # Un-augmented training images on which the cross entropy is measured: -1 for all, as in the
-  # paper's figures, 0 for none.
+  # Number of un-augmented training images to evaluate: -1 for all, as in the paper's figures, 0 for
+  # none.
   config.evaluation.train_images = -1
 
   config.checkpoint = ml_collections.ConfigDict()
   config.checkpoint.every_steps = 1000  # and before every evaluation
-  config.checkpoint.keep = 2  # latest ones, besides the best
+  config.checkpoint.keep = 2  # the latest, besides the best
 
   config.log_every_steps = 50
   config.lock()
   return config
 
 
-# What is said of a value whose kind is not that of the default.
+# Names of the types of values, for errors.
 KINDS = {
   bool: 'True or False',
   int: 'a whole number',
@@ -143,12 +141,12 @@ KINDS = {
 
 
 def check_keys(config: ml_collections.ConfigDict) -> None:
-  """Checks that a config has the keys of `default_config` with values of their kinds.
+  """Checks that a config has the keys of `default_config`, with values of their types.
 
-  Of `model`, which keys there are depends on the model, which checks them itself.
+  `model` may have other keys, which the model checks itself.
 
   Raises:
-    ValueError: it does not; the message names the key.
+    ValueError: a key is missing or unknown, or its value of another type.
   """
   if not isinstance(config, ml_collections.ConfigDict):
     raise ValueError(
@@ -179,7 +177,7 @@ def check_keys(config: ml_collections.ConfigDict) -> None:
 # Keys of earlier versions, which described several runs in one config.
 RETIRED = ('runs.seeds', 'runs.learning_rates')
 
-# Keys that may differ when a run goes on: they change what is watched, not what is computed.
+# Keys that may change when a run is resumed, as they do not affect its results.
 FREE_KEYS = (
   'dataset.data_dir',
   'dataset.allow_download',
@@ -191,9 +189,9 @@ FREE_KEYS = (
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-  """Says for each key that two flat configs do not share, `FREE_KEYS` aside, how they differ.
+  """Returns a text for each key, except `FREE_KEYS`, in which two flat configs differ.
 
-  Keys that came into being after a config was written have their defaults.
+  Keys newer than a config have their defaults.
   """
   ours, theirs = with_defaults(ours), with_defaults(theirs)
   return [
@@ -204,23 +202,23 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
 
 
 def with_defaults(flat: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns a flat config as it would be written today.
+  """Returns a flat config of an earlier version with the keys of this one.
 
-  Keys that came into being later have their defaults; one that changes what is computed has the
-  value that does not. Keys that are gone are left out.
+  New keys have their defaults, or the value that reproduces the earlier version. Retired keys are
+  left out if not set.
   """
-  before = {'dataset.apply_orientation': False} if flat.get('dataset.image_size') else {}
+  earlier = {'dataset.apply_orientation': False} if flat.get('dataset.image_size') else {}
   kept = {key: value for key, value in flat.items() if value or key not in RETIRED}
-  return {**flatten(default_config()), **before, **kept}
+  return {**flatten(default_config()), **earlier, **kept}
 
 
 def from_flat(flat: Mapping[str, Any]) -> ml_collections.ConfigDict:
-  """Returns the config whose leaves by dotted key are `flat`, as in a run's `config.json`.
+  """Returns the config with the values `flat` by dotted key, as in `config.json`.
 
-  Keys that came into being after the run was started have their defaults.
+  Missing keys are added by `with_defaults`.
 
   Raises:
-    ValueError: `flat` is no such config.
+    ValueError: `flat` is not such a mapping.
   """
   if not isinstance(flat, Mapping):
     raise ValueError(f'a config must have keys with values, and this is a {type(flat).__name__}')
@@ -237,7 +235,7 @@ def from_flat(flat: Mapping[str, Any]) -> ml_collections.ConfigDict:
 
 
 def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """Returns the leaves of a config by dotted key, as JSON values."""
+  """Returns the values of a config by dotted key, as JSON values."""
   flat = {}
   for key, value in config.items():
     if isinstance(value, ml_collections.ConfigDict):

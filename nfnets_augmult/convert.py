@@ -1,10 +1,10 @@
-"""Writes a data set as plain arrays, once, so that training from it needs no TensorFlow.
+"""Converts a data set to plain arrays, so that training on it needs no TensorFlow.
 
     python -m nfnets_augmult.convert --config=experiments/cifar100_wrn16_4.py
         --config.dataset.data_dir=data --output=data/cifar100_arrays
 
-The arrays are the config's train and test split. Encoded images are decoded and scaled as the
-config says: those of the test as for evaluation, those for training to the largest centred square.
+The arrays are the train and test splits of the config. Encoded images are decoded and resized as in
+the config: test images as for evaluation, training images to the largest centred square.
 `--config.dataset.name=arrays --config.dataset.data_dir=data/cifar100_arrays` reads them.
 """
 
@@ -17,7 +17,7 @@ from nfnets_augmult.runs.converting import convert
 
 
 def main() -> None:
-  """Reads the flags, converts, says so."""
+  """Parses the flags and converts."""
   args = flags.FLAGS
   try:
     train, test = convert(args.config, args.output)

@@ -1,4 +1,4 @@
-"""Evaluates a checkpoint of a run, finished or going on, on any split of its data set.
+"""Evaluates a checkpoint of a run, finished or still training, on any split of its data set.
 
 python -m nfnets_augmult.evaluate --workdir=runs/quickstart_digits
     [--split=test] [--checkpoint=latest] [--data_dir=DIR] [--output=FILE.json]
@@ -15,7 +15,7 @@ from nfnets_augmult.training.checkpoints import CheckpointError
 
 
 def main() -> None:
-  """Reads the flags, evaluates, prints."""
+  """Parses the flags, evaluates and prints the results."""
   args = flags.FLAGS
   command_line.check_devices()
   try:

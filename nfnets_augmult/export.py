@@ -1,14 +1,14 @@
-"""Writes the averaged parameters of a run for use elsewhere.
+"""Exports the averaged parameters of a run.
 
     python -m nfnets_augmult.export --workdir=runs/my_nfnet --output=f0.npz
     python -m nfnets_augmult.export --workdir=runs/my_nfnet --output=f0.safetensors
 
 A `.npz` holds plain arrays named `module/parameter`, and `--config.init_from` reads it. A
 `.safetensors` holds an NFNet-F0 to F6 under timm's names, for the `timm.create_model(...)` that is
-printed. Of a run, both also say what its outputs mean: `__metadata__` of a `.npz`, a text of JSON,
-and the header of a `.safetensors` have the names of the classes in order, the model, and the shape
-and normalization of its images. `--params=FILE` instead of `--workdir` converts a parameter file,
-such as a released one.
+printed. Both have metadata of the run: the class names in order, the model, and the shape and
+normalization of its images, as JSON in `__metadata__` of a `.npz` and in the header of a
+`.safetensors`. `--params=FILE` instead of `--workdir` converts a parameter file, such as a released
+one.
 """
 
 from nfnets_augmult import command_line  # first: it quietens libraries before they are imported
@@ -22,19 +22,19 @@ from nfnets_augmult.weights import param_files
 
 
 def main() -> None:
-  """Reads the flags, exports, says so."""
+  """Parses the flags and exports."""
   args = flags.FLAGS
   command_line.check_devices()
   try:
     count = export(args.output, workdir=args.workdir, params=args.params)
-    said = param_files.read_metadata(args.output)
+    metadata = param_files.read_metadata(args.output)
   except (ValueError, CheckpointError, OSError) as error:
     command_line.fail(str(error))
   print(f'wrote {count:,} parameters to {args.output}')
-  if 'timm_model' in said:
+  if 'timm_model' in metadata:
     print(
-      f'read them with timm.create_model({said["timm_model"]!r}, '
-      f'num_classes={said["num_classes"]}, checkpoint_path={args.output!r})'
+      f'read them with timm.create_model({metadata["timm_model"]!r}, '
+      f'num_classes={metadata["num_classes"]}, checkpoint_path={args.output!r})'
     )
 
 

@@ -1,4 +1,4 @@
-"""Shared beginnings of the paper's experiments; each experiment states what differs."""
+"""Base configs of the paper's experiments; each experiment overrides what differs."""
 
 import ml_collections
 
@@ -7,11 +7,11 @@ from nfnets_augmult.configs import default_config
 
 
 def cifar100_recipe() -> ml_collections.ConfigDict:
-  """Returns what all CIFAR-100 runs of the paper share; batch and length are left to state.
+  """Returns the config of the paper's CIFAR-100 runs, without batch size and length.
 
   Source: the paper, Section 2: WRN-16-4 with SkipInit, SGD with momentum 0.9, weight decay 5e-4,
   padding, random crops and left-right flips, and a learning rate that is constant for half of the
-  run and is then halved every twentieth of it.
+  run and then halved every twentieth of it.
   """
   config = default_config()
   config.dataset.name = 'cifar100'
@@ -28,29 +28,29 @@ def cifar100_recipe() -> ml_collections.ConfigDict:
 
 
 def small_digits_recipe() -> ml_collections.ConfigDict:
-  """Returns the CIFAR-100 runs made small: 200 handwritten digits and the narrowest Wide-ResNet.
+  """Returns a small variant of the CIFAR-100 runs: 200 digits and the narrowest Wide-ResNet.
 
-  Few images, so that augmentation matters; the 1,237 others of the training split are the test
-  images, because the test split has too few to tell the runs of a sweep apart. A run of a few
-  hundred steps takes seconds on a CPU.
+  With few images augmentation matters. The 1,237 others of the training split are the test images,
+  because the test split is too small to distinguish the runs of a sweep. A run of a few hundred
+  steps takes seconds on a CPU.
   """
   config = cifar100_recipe()
-  config.input = 'device'  # the same batches, without TensorFlow, which takes seconds to import
+  config.input = 'device'  # the same batches without TensorFlow, which takes seconds to import
   config.dataset.name = 'digits'
   config.dataset.train_split = 'train[:200]'
   config.dataset.test_split = 'train[200:]'
   config.augmentation.pad = 1  # one pixel in eight, as 4 in 32
   config.augmentation.pad_mode = 'constant'  # the background of a digit is black
-  config.augmentation.flip = False  # a mirrored digit is another sign
+  config.augmentation.flip = False  # mirrored digits are no digits
   config.model.name = 'wrn_10_1'
   config.ema_decay = 0.99
-  config.evaluation.every_epochs = 1000.0  # that is, after the last step only
+  config.evaluation.every_epochs = 1000.0  # after the last step only
   config.checkpoint.keep = 1
   return config
 
 
 def imagenet_recipe(model: str) -> ml_collections.ConfigDict:
-  """Returns what all ImageNet runs of the paper share, for the model `model`.
+  """Returns the config of the paper's ImageNet runs with the model `model`.
 
   Source: the paper, Sections 2 and 5; Brock et al. 2021a and 2021b.
   """
@@ -65,8 +65,8 @@ def imagenet_recipe(model: str) -> ml_collections.ConfigDict:
   config.model.name = model
   with config.unlocked():
     config.model.stochastic_depth_rate = 0.0
-    config.model.scan_blocks = False  # one compiled body for equal blocks: compiles sooner
-    config.model.remat = False  # compute blocks anew for the gradient: less memory
+    config.model.scan_blocks = False  # one compiled body for equal blocks: compiles faster
+    config.model.remat = False  # recompute blocks in the backward pass: less memory
   config.compute_dtype = 'bfloat16'
   config.label_smoothing = 0.1
   config.optimizer.schedule = 'cosine'
@@ -78,7 +78,7 @@ def imagenet_recipe(model: str) -> ml_collections.ConfigDict:
 
 
 def nf_resnet_recipe(depth: int = 50) -> ml_collections.ConfigDict:
-  """Returns the NF-ResNet runs of Sections 2 and 3, n = 1 at batch size 256."""
+  """Returns the config of the NF-ResNet runs of Sections 2 and 3, n = 1 at batch size 256."""
   config = imagenet_recipe(f'nf_resnet{depth}')
   config.augmult = 1
   config.batch_size = 256
@@ -86,15 +86,15 @@ def nf_resnet_recipe(depth: int = 50) -> ml_collections.ConfigDict:
   config.model.dropout_rate = 0.25
   config.model.stochastic_depth_rate = 0.1
   config.optimizer.learning_rate = 0.1  # to be tuned by factors of 2
-  # The paper names no warm-up. These networks clip nothing and are near the edge of stability at
-  # the start, see docs/stability.md. A tenth of an epoch at n = 1.
+  # The paper mentions no warm-up. Without clipping these networks start near the edge of stability,
+  # see docs/stability.md. A tenth of an epoch at n = 1.
   config.optimizer.warmup_steps = 500
   config.optimizer.weight_decay = 5e-5
   return config
 
 
 def small_imagenet_recipe() -> ml_collections.ConfigDict:
-  """Returns the ImageNet runs made small: as `small_digits_recipe`, regularized as they are."""
+  """Returns a small variant of the ImageNet runs: the digits, with their regularization."""
   config = small_digits_recipe()
   config.label_smoothing = 0.1
   config.model.dropout_rate = 0.25
@@ -104,7 +104,7 @@ def small_imagenet_recipe() -> ml_collections.ConfigDict:
 
 
 def nfnet_recipe(variant: str) -> ml_collections.ConfigDict:
-  """Returns the NFNet runs of Section 5: n = 16 at batch size 4096, 112,600 updates, no SAM.
+  """Returns the NFNet config of Section 5: n = 16, batch size 4096, 112,600 updates, no SAM.
 
   Args:
     variant: `'f0'` to `'f7'`, or with wider stages `'f0_plus'` to `'f7_plus'`.
@@ -120,8 +120,8 @@ def nfnet_recipe(variant: str) -> ml_collections.ConfigDict:
   config.augmentation.randaugment.magnitude = _randaugment_magnitude(variant)
   config.model.stochastic_depth_rate = 0.25
   config.optimizer.learning_rate = nfnet_learning_rate(augmult=16)
-  # 5 epochs at n = 1 (Brock et al. 2021b), and as many updates at every n: runs are compared at
-  # equal updates, and of a run with n = 16, 5 epochs would be a fifth.
+  # 5 epochs at n = 1 (Brock et al. 2021b), and the same updates at every n, as runs are compared at
+  # equal updates: 5 epochs at n = 16 would be a fifth of the run.
   config.optimizer.warmup_steps = 1564
   config.optimizer.nesterov = True
   config.optimizer.weight_decay = 2e-5

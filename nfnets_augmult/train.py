@@ -1,11 +1,10 @@
-"""Trains a network with augmentation multiplicity, or goes on where an earlier start stopped.
+"""Trains a network with augmentation multiplicity, or resumes training.
 
     python -m nfnets_augmult.train --config=experiments/quickstart_digits.py
         [--workdir=DIR] [--config.KEY=VALUE ...] [--multi_host]
 
-The work directory, by default `runs/NAME` for `experiments/NAME.py`, gets the checkpoints, the
-metrics, the config and the pictures. The same command again resumes the run, or reports that it
-is finished.
+The work directory, by default `runs/NAME` for `experiments/NAME.py`, has the checkpoints, metrics,
+config and pictures. The same command again resumes the run, or reports that it is finished.
 """
 
 import contextlib
@@ -28,13 +27,13 @@ from nfnets_augmult.training.watch import StopRequested
 
 
 def _finder_command() -> str:
-  """The command that measures the stability of the config of this one."""
-  given = [argument for argument in sys.argv[1:] if argument.lstrip('-').startswith('config')]
-  return shlex.join(['python', '-m', 'nfnets_augmult.find_learning_rate', *given])
+  """Returns the command of the learning-rate finder for the same config."""
+  config = [argument for argument in sys.argv[1:] if argument.lstrip('-').startswith('config')]
+  return shlex.join(['python', '-m', 'nfnets_augmult.find_learning_rate', *config])
 
 
 def main() -> None:
-  """Reads the flags, trains, and turns what can go wrong into one message."""
+  """Parses the flags and trains; expected errors end with one message."""
   config = flags.FLAGS.config
   workdir = flags.FLAGS.workdir or command_line.default_workdir(command_line.config_path())
   try:
@@ -59,7 +58,7 @@ def main() -> None:
   except DivergedError as error:
     command_line.fail(
       f'{error}. The run stops, and nothing after that step is saved; {workdir}/curves.png shows '
-      f'how it went. How large the learning rate can be, this measures: {_finder_command()}. '
+      f'how it went. To measure the largest stable learning rate: {_finder_command()}. '
       'Then train with a smaller optimizer.learning_rate in another --workdir; adaptive gradient '
       'clipping (optimizer.clipping=0.1) and a warm-up (optimizer.warmup_steps) make larger ones '
       'possible'

@@ -18,7 +18,7 @@ class _Refused(Exception):
 
 @pytest.fixture(name='refusal')
 def _refusal(tmp_path, monkeypatch):
-  """A function from the text of a config file and further flags to what the program says."""
+  """A function from the text of a config file and flags to the error of the program."""
   monkeypatch.setattr(sys, 'argv', [])  # which the library of the flags reads
   monkeypatch.setenv('CONFIGS', str(tmp_path))
 
@@ -118,8 +118,8 @@ def test_path_flags_are_expanded(monkeypatch):
     values(['train', '--workdir=$NO_SUCH_VARIABLE'])
 
 
-def test_an_interrupt_while_a_program_begins(tmp_path):
-  """Every program starts through the same door; here, while it reads a config that takes long."""
+def test_an_interrupt_while_a_program_starts(tmp_path):
+  """All programs start the same way; here, while one loads a config that takes long."""
   file = tmp_path / 'slow.py'
   file.write_text('import time\nprint("reading", flush=True)\ntime.sleep(60)\n')
   process = subprocess.Popen(

@@ -14,7 +14,7 @@ from nfnets_augmult import configs
 
 PACKAGE = pathlib.Path(__file__).parent.parent / 'nfnets_augmult'
 
-# Room: the rooms it may import from, besides itself.
+# The rooms that a room may import from, besides itself.
 ALLOWED = {
   'ops': set(),
   'data': {'ops'},
@@ -22,7 +22,6 @@ ALLOWED = {
   'optim': {'ops'},
   'weights': {'ops'},
   'training': {'ops', 'data', 'models', 'optim'},
-  # `configs`: what the keys of a config are, and their defaults.
   'runs': {'configs', 'ops', 'data', 'models', 'optim', 'weights', 'training'},
   'report': {'configs', 'ops', 'data', 'training'},
   'find_learning_rate': {'configs', 'ops', 'data', 'training', 'runs'},
@@ -57,14 +56,14 @@ def test_imports_point_one_way(room):
         assert name.split('.')[1] in allowed, f'{file} imports {name}'
 
 
-def test_one_file_knows_how_programs_get_to_devices():
-  """So that another transformation than pmap is a change of one file."""
-  knows = [file for file in PACKAGE.rglob('*.py') if 'jax.pmap' in file.read_text(encoding='utf-8')]
-  assert [str(file.relative_to(PACKAGE)) for file in knows] == ['training/devices.py']
+def test_one_file_uses_pmap():
+  """So that pmap can be replaced in one file."""
+  users = [file for file in PACKAGE.rglob('*.py') if 'jax.pmap' in file.read_text(encoding='utf-8')]
+  assert [str(file.relative_to(PACKAGE)) for file in users] == ['training/devices.py']
 
 
 def _module(name):
-  """The file behind a dotted name of the package, or of something that a module defines."""
+  """Returns the file of a dotted name, of a module or of a name that it defines."""
   path = PACKAGE.parent / name.replace('.', '/')
   for file in (path.with_suffix('.py'), path / '__init__.py', path.parent.with_suffix('.py')):
     if file.exists():
@@ -72,8 +71,8 @@ def _module(name):
   return None
 
 
-def test_no_module_imports_itself_through_others():
-  """Of the whole package, imports inside functions included."""
+def test_there_are_no_import_cycles():
+  """In the whole package, imports inside functions included."""
   imported = {
     file: {_module(name) for name in _imports(file) if name.startswith('nfnets_augmult.')}
     for file in PACKAGE.rglob('*.py')
@@ -81,11 +80,11 @@ def test_no_module_imports_itself_through_others():
   while leaves := [file for file, names in imported.items() if not names & imported.keys()]:
     for file in leaves:
       del imported[file]
-  assert not imported, f'a circle is among {sorted(map(str, imported))}'
+  assert not imported, f'a cycle is among {sorted(map(str, imported))}'
 
 
 def test_one_file_reads_the_keys_of_configs():
-  """What defines and changes them aside, as the README says."""
+  """Besides the files that define and change them, as the README says."""
   groups = {key.split('.')[0] for key in configs.flatten(configs.default_config())}
   readers = set()
   for file in [*PACKAGE.rglob('*.py'), *BENCHMARKS.rglob('*.py')]:

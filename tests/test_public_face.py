@@ -61,7 +61,7 @@ def test_all_but_two_names_do_without_tensorflow():
 
 
 def test_the_batch_arithmetic_does_without_jax():
-  """An input process on a host may use the slots, and what is drawn for them."""
+  """So that input pipelines can use the slots and the random draws without JAX."""
   modules = _printed_by(
     'import sys, nfnets_augmult as face\n'
     'face.Multiplicity(num_images=4, unique_images_per_batch=2, augmult=2, seed=0).slots(0)\n'

@@ -1,1 +1,1 @@
-"""Measuring how large a learning rate can be, before a run is trained."""
+"""The learning-rate finder: measures the largest stable learning rate of a run."""

@@ -1,4 +1,4 @@
-"""Finds out how large the learning rate of a run can be, before it is trained.
+"""Finds the largest stable learning rate of a run before it is trained.
 
     python -m nfnets_augmult.find_learning_rate --config=experiments/quickstart_digits.py
         [--workdir=DIR] [--config.KEY=VALUE ...] [--seeds=3] [--ramp_steps=300] [--check_steps=200]
@@ -7,8 +7,8 @@
 The steps are those of the real run: its data, batches, n, model, clipping and SAM. For every seed
 the learning rate first rises exponentially; short trainings with the schedule of the run follow,
 at learning rates that differ by factors of 2. Prints the largest one that is stable for all seeds,
-a suggestion below it and what the paper says about other n; leaves `learning_rate.json` and
-`learning_rate.png` in the work directory, by default `runs/NAME-find_learning_rate`.
+a suggestion below it and the paper's findings on other n; writes `learning_rate.json` and
+`learning_rate.png` to the work directory, by default `runs/NAME-find_learning_rate`.
 """
 
 import os
@@ -61,11 +61,11 @@ if __name__ == '__main__':
   command_line.define_path(
     'workdir', None, 'Folder of the results; default: runs/NAME-find_learning_rate.'
   )
-  flags.DEFINE_integer('seeds', 3, "How many: the config's and those that follow it.")
+  flags.DEFINE_integer('seeds', 3, "Number of seeds, from the config's on.")
   flags.DEFINE_integer('ramp_steps', 300, 'Steps in which the learning rate rises, for each seed.')
   flags.DEFINE_integer('check_steps', 200, 'Steps of each short training with the real schedule.')
   flags.DEFINE_float('lowest', 1e-4, 'Learning rate at which the ramp starts.')
   flags.DEFINE_float('highest', 10.0, 'Learning rate at which it ends; nothing larger is tried.')
-  flags.DEFINE_float('safety', 2.0, 'At least so many times is the suggestion below the largest.')
+  flags.DEFINE_float('safety', 2.0, 'Least ratio of the largest stable one to the suggestion.')
   command_line.define_config_flag()
   command_line.run(main)

@@ -1,4 +1,4 @@
-"""What the learning-rate finder found, drawn from its `learning_rate.json`."""
+"""The figure of the learning-rate finder, drawn from its `learning_rate.json`."""
 
 import os
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ def draw(found: Mapping[str, Any]) -> Figure:
   """Returns a figure of the loss against learning rate and against temperature.
 
   Args:
-    found: what `findings.Findings.to_json` returns.
+    found: see `findings.Findings.to_json`.
   """
   figure = Figure(figsize=(12, 4.8), layout='constrained')
   left, right = figure.subplots(1, 2, sharey=True)
@@ -67,7 +67,7 @@ def _draw_panel(axes: Axes, found: Mapping[str, Any], *, scale: float) -> None:
 
 
 def _draw_checks(axes: Axes, found: Mapping[str, Any], *, scale: float, top: float) -> None:
-  """A circle for each check that was stable, at its last loss; a cross above for others."""
+  """Draws stable checks as circles at their last loss, unstable ones as crosses at `top`."""
   for is_stable, marker, label in ((True, 'o', 'check: stable'), (False, 'x', 'check: unstable')):
     checks = [check for check in found['checks'] if (not check['problem']) == is_stable]
     if checks:

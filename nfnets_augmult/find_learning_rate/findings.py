@@ -1,4 +1,4 @@
-"""What a search for the largest stable learning rate has found, for people and for tools."""
+"""The findings of a search for the largest stable learning rate, as JSON and as text."""
 
 import dataclasses
 import math
@@ -10,14 +10,14 @@ from nfnets_augmult.find_learning_rate import trials
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-  """What was found about a config.
+  """The findings about a config.
 
   Attributes:
     facts: the plan of the run and the settings of the search, JSON values.
     ramps: one per seed.
     checks: of all seeds, in the order they were made.
-    largest_stable: by seed; None where none of the learning rates checked was stable.
-    safety: factor between the largest stable learning rate and the suggestion, at least.
+    largest_stable: by seed; None if no checked learning rate was stable.
+    safety: least ratio of the largest stable learning rate to the suggestion.
   """
 
   facts: dict[str, Any]
@@ -34,17 +34,17 @@ class Findings:
 
   @property
   def smallest_unstable(self) -> float | None:
-    """The smallest learning rate above it at which some seed was not; None if there is none."""
+    """The smallest larger learning rate at which a seed was unstable; None if there is none."""
     largest = self.stable_for_all or 0.0
     above = (c.learning_rate for c in self.checks if not c.is_stable and c.learning_rate > largest)
     return min(above, default=None)
 
   @property
   def suggestion(self) -> float | None:
-    """A learning rate with room above it, or None if there is nothing to go by.
+    """A learning rate with a margin of stability, or None if none was stable.
 
-    Of those that are at most the largest stable one divided by `safety` and were checked with every
-    seed, the one that had learned most: what is stable need not be fast.
+    Of the learning rates checked with every seed that are at most the largest stable one divided by
+    `safety`, the one with the lowest last loss.
     """
     if self.stable_for_all is None:
       return None
@@ -82,7 +82,7 @@ class Findings:
 
 
 def report(findings: Findings) -> str:
-  """Returns what there is to say to a person, a few lines."""
+  """Returns the findings as a few lines of text."""
   facts, augmult = findings.facts, findings.facts['augmult']
   own, largest = facts['learning_rate'], findings.stable_for_all
   if largest is None:
@@ -130,7 +130,7 @@ def _margin(own: float, largest: float) -> str:
 
 
 def _other_n(findings: Findings) -> list[str]:
-  """What the paper says about a change of n from here."""
+  """Returns the paper's findings on other n, as lines."""
   facts, rate = findings.facts, findings.suggestion
   n = facts['augmult']
   if not facts['is_batch_size_fixed']:

@@ -29,18 +29,16 @@ def find(
   highest: float = 10.0,
   safety: float = 2.0,
 ) -> Findings:
-  """Returns what short trainings of the run that `config` describes say about its learning rate.
-
-  Writes nothing. The seeds are the config's and those that follow it.
+  """Searches for the largest stable learning rate of a run by short trainings; writes nothing.
 
   Args:
-    config: of one run; the peak learning rate in it is the origin of the grid that is checked.
-    seeds: how many, at least 1.
+    config: of one run; the grid of checked learning rates contains its peak learning rate.
+    seeds: number of seeds, at least 1, from the config's on.
     ramp_steps: length of a ramp, at least 30.
     check_steps: length of a check, at least 30, or the whole run if that is shorter. A warm-up of
       more than half of it is shortened to half of it.
-    lowest: where the ramp starts.
-    highest: where it ends; nothing larger is checked.
+    lowest: learning rate at which the ramp starts.
+    highest: learning rate at which it ends; nothing larger is checked.
     safety: at least 1, see `Findings.suggestion`.
 
   Raises:
@@ -63,7 +61,7 @@ def find(
   for seed in range(run.settings.seed, run.settings.seed + seeds):
     ramp = trials.make_ramp(trainer.train, seed, ramp_rates)
     logging.info('seed %d: %s', seed, _describe_ramp(ramp))
-    # A ramp flatters: it gets to large learning rates with a network that is trained already.
+    # The ramp overestimates: it reaches large learning rates with a trained network.
     start = (ramp.breakdown or highest) / trials.FACTOR**2
     checkers[seed] = _checker(trainer, ramp, check_steps)
     largest_stable[seed], made = trials.find_largest_stable(
@@ -78,7 +76,7 @@ def find(
     below = trials.largest_on_grid(
       min(largest_stable.values()) / safety, origin=run.settings.learning_rate
     )
-    all_checks = trials.lower_while_faster(checkers, all_checks, start=below, low=lowest)
+    all_checks = trials.find_fastest(checkers, all_checks, start=below, low=lowest)
   return Findings(
     facts=_facts(run, ramp_steps=ramp_steps, check_steps=check_steps),
     ramps=ramps,
@@ -122,7 +120,7 @@ class Trainer:
     )
 
   def train(self, seed: int, learning_rates: np.ndarray, is_over: Any) -> np.ndarray:
-    """See `learning_rate_trials.Train`."""
+    """See `trials.Train`."""
     run = self.run
     table = np.full(self._max_steps, learning_rates[-1], np.float32)
     table[: len(learning_rates)] = learning_rates
@@ -136,29 +134,29 @@ class Trainer:
 
 
 def _checker(trainer: Trainer, ramp: trials.Ramp, steps: int) -> Callable[[float], trials.Check]:
-  """Returns what checks a peak learning rate with the seed of a ramp."""
+  """Returns a function that checks a peak learning rate with the seed of `ramp`."""
   run, best_loss = trainer.run, ramp.best[1]
 
   def check(peak: float) -> trials.Check:
     nonlocal best_loss
-    made = trials.make_check(
+    result = trials.make_check(
       trainer.train,
       ramp,
       peak,
-      schedule_of(run, peak, steps),
+      peak_schedule(run, peak, steps),
       num_classes=len(run.data.train.class_names),
       best_loss=best_loss,
     )
-    best_loss = min(best_loss, made.last_loss)
-    said = made.problem or f'stable, loss {made.last_loss:.3g} after {made.steps} steps'
-    logging.info('seed %d, learning rate %.4g: %s', ramp.seed, peak, said)
-    return made
+    best_loss = min(best_loss, result.last_loss)
+    text = result.problem or f'stable, loss {result.last_loss:.3g} after {result.steps} steps'
+    logging.info('seed %d, learning rate %.4g: %s', ramp.seed, peak, text)
+    return result
 
   return check
 
 
-def schedule_of(run: Run, peak: float, steps: int) -> np.ndarray:
-  """Returns the run's learning rates for its first steps, float64 `[steps]`, with another peak.
+def peak_schedule(run: Run, peak: float, steps: int) -> np.ndarray:
+  """Returns the learning rates of the first steps with another peak, float64 `[steps]`.
 
   A warm-up of more than half of the steps is shortened to half of them.
   """
@@ -169,7 +167,7 @@ def schedule_of(run: Run, peak: float, steps: int) -> np.ndarray:
 
 
 def _facts(run: Run, *, ramp_steps: int, check_steps: int) -> dict[str, Any]:
-  """What the findings are about."""
+  """Returns the plan of the run and the settings of the search."""
   settings, plan = run.settings, run.plan
   multiplicity = plan.multiplicity
   return {

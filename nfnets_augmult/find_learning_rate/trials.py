@@ -1,8 +1,8 @@
-"""How large a learning rate can be: ramps, short checks, and what follows from their losses.
+"""Trials of the learning-rate finder: ramps and short checks.
 
-A ramp raises the learning rate exponentially and shows roughly where training breaks down. Because
-a ramp arrives there with a network that is trained already, checks follow: short trainings with the
-schedule of the run, at learning rates that differ by factors of 2.
+A ramp raises the learning rate exponentially and shows roughly where training breaks down. As it
+gets there with a trained network, checks follow: short trainings with the schedule of the run, at
+learning rates that differ by factors of 2.
 """
 
 import collections
@@ -17,19 +17,19 @@ import numpy as np
 from nfnets_augmult.training import devices
 from nfnets_augmult.training.feeding import Advance
 
-# Steps over which a loss is averaged before anything is concluded from it.
+# Steps over which losses are averaged.
 WINDOW = 10
-# After a sudden start the loss of a sound run may rise for a moment.
+# Without a warm-up the loss of a stable run may rise at first.
 SETTLING_STEPS = 20
-# Learning rates are checked at the config's own times powers of this, as the paper tunes them.
+# Checked learning rates are the config's times powers of this, as in the paper.
 FACTOR = 2.0
-# A mean over a window counts as risen when it exceeds the first one by so many standard errors.
+# The loss has risen if a window mean exceeds the first one by so many standard errors.
 _STANDARD_ERRORS = 4.0
-# A check must lower the loss by this share of what the best ramp or check did, or it has collapsed.
+# A check must lower the loss by at least this share of the largest decrease of a ramp or check.
 _LEARNED_SHARE = 0.3
 
-# From a seed and the learning rate of each step to the loss of each step, before its update. The
-# function may stop early where `is_over`, called with the losses so far, says so.
+# From (seed, learning rates, is_over) to the loss of each step, before its update. Stops early if
+# `is_over`, called with the losses so far, is true.
 Train = Callable[[int, np.ndarray, Callable[[Sequence[float]], bool]], np.ndarray]
 
 
@@ -39,8 +39,8 @@ class Ramp:
 
   Attributes:
     seed: of the run.
-    learning_rates: float64 `[S]`, of each step that was taken.
-    losses: float64 `[S]`, before each update; the last may not be finite.
+    learning_rates: float64 `[S]`, of each step.
+    losses: float64 `[S]`, before each update; the last may be infinite or NaN.
   """
 
   seed: int
@@ -54,7 +54,7 @@ class Ramp:
 
   @property
   def limit(self) -> float:
-    """What a mean over a window must not exceed: the initial loss and the noise of both means."""
+    """Largest window mean of a stable run: the initial loss plus the noise of both means."""
     spread = float(np.std(self.losses[:WINDOW], ddof=1))
     return self.initial_loss + _STANDARD_ERRORS * spread * math.sqrt(2 / WINDOW)
 
@@ -81,11 +81,11 @@ class Check:
   Attributes:
     seed: of the run.
     learning_rate: the peak.
-    steps: how many were taken.
+    steps: number of steps.
     highest_loss: highest mean over a window after the first `SETTLING_STEPS`; infinite if a loss
       was not finite.
     last_loss: mean over the last window.
-    problem: why it is not stable; '' if it is.
+    problem: why it is unstable; '' if it is stable.
   """
 
   seed: int
@@ -97,7 +97,7 @@ class Check:
 
   @property
   def is_stable(self) -> bool:
-    """Whether nothing went wrong."""
+    """Whether there is no problem."""
     return not self.problem
 
 
@@ -107,7 +107,7 @@ def window_means(losses: Sequence[float]) -> np.ndarray:
 
 
 def make_ramp(train: Train, seed: int, learning_rates: np.ndarray) -> Ramp:
-  """Returns what happens on a ramp; it ends where the loss is far above its first values."""
+  """Trains on a ramp, which ends when the loss is far above its initial value."""
 
   def is_over(losses: Sequence[float]) -> bool:
     if not math.isfinite(losses[-1]):
@@ -127,25 +127,25 @@ def make_check(
   num_classes: int,
   best_loss: float,
 ) -> Check:
-  """Returns how a short training goes; it ends as soon as it is found to be unstable.
+  """Trains for a few steps, which end as soon as the check is unstable.
 
-  It is unstable if a loss is not finite, if after `SETTLING_STEPS` a mean over a window exceeds
+  It is unstable if a loss is not finite, if after `SETTLING_STEPS` a window mean exceeds
   `ramp.limit`, or if it learns next to nothing where other learning rates do: networks without
-  normalization can die quietly, and then predict the same for all images.
+  normalization can collapse to equal predictions for all images with a finite loss.
 
   Args:
-    train: what trains.
-    ramp: of the same seed, with which the losses are compared.
+    train: see `Train`.
+    ramp: of the same seed, for comparison of the losses.
     peak: learning rate.
-    learning_rates: of each step; their largest is `peak` where the schedule gets that far.
+    learning_rates: of each step, up to `peak`.
     num_classes: K; a network that predicts the same for all images has a loss of about ln K.
-    best_loss: lowest mean over a window that other learning rates reached.
+    best_loss: lowest window mean at other learning rates.
   """
   losses = train(ramp.seed, learning_rates, lambda losses: bool(_rise(losses, ramp.limit)))
   problem = _rise(losses, ramp.limit)
   means = window_means(losses) if np.isfinite(losses).all() else np.array([np.inf])
   settled = means[SETTLING_STEPS:] if len(means) > SETTLING_STEPS else means[-1:]
-  if not problem and means[-1] > _dead_above(ramp, num_classes, best_loss):
+  if not problem and means[-1] > _collapse_loss(ramp, num_classes, best_loss):
     problem = f'learned next to nothing in {len(losses)} steps: loss {means[-1]:.3g}'
   return Check(
     seed=ramp.seed,
@@ -157,19 +157,19 @@ def make_check(
   )
 
 
-def _dead_above(ramp: Ramp, num_classes: int, best_loss: float) -> float:
-  """The last loss above which a check counts as dead; infinite if no other learning rate learns."""
+def _collapse_loss(ramp: Ramp, num_classes: int, best_loss: float) -> float:
+  """Returns the last loss above which a check has collapsed; infinite if none learns."""
   noise = ramp.limit - ramp.initial_loss
   if best_loss > ramp.initial_loss - noise:
     return math.inf
   learned = ramp.initial_loss - _LEARNED_SHARE * (ramp.initial_loss - best_loss)
-  # Within a standard error of what blind guessing costs.
+  # Within a standard error of the loss of guessing.
   chance = math.log(num_classes) - noise / _STANDARD_ERRORS
   return min(learned, chance) if best_loss < chance - noise / 2 else learned
 
 
 def _rise(losses: Sequence[float], limit: float) -> str:
-  """Why the losses so far are those of an unstable run; '' if they are not."""
+  """Returns why the losses so far are unstable; '' if they are stable."""
   if not math.isfinite(losses[-1]):
     return f'the loss of step {len(losses)} is {losses[-1]:g}'
   if len(losses) >= SETTLING_STEPS + WINDOW and np.mean(losses[-WINDOW:]) > limit:
@@ -185,14 +185,14 @@ def find_largest_stable(
 ) -> tuple[float | None, list[Check]]:
   """Returns the largest stable learning rate `start * FACTOR**k` and all checks that were made.
 
-  Goes up from `start` while checks are stable, or down until one is. None if none was. Each check
-  is compared with those before it, so start low.
+  Goes up from `start` while checks are stable, or down until one is; None if none is. As checks are
+  compared with those before them, `start` should be low.
 
   Args:
-    check: makes one.
+    check: from a learning rate to its check.
     start: first learning rate to check.
-    low: no smaller ones are checked.
-    high: no larger ones are checked.
+    low: smallest learning rate to check.
+    high: largest learning rate to check.
   """
   checks = [check(start)]
   if checks[0].is_stable:
@@ -205,22 +205,22 @@ def find_largest_stable(
   return max(stable, default=None), checks
 
 
-def lower_while_faster(
+def find_fastest(
   checkers: Mapping[int, Callable[[float], Check]],
   checks: Sequence[Check],
   *,
   start: float,
   low: float,
 ) -> list[Check]:
-  """Returns `checks` and those that it takes to find the learning rate that learns most.
+  """Searches for the learning rate of lowest last loss; returns `checks` and the new ones.
 
-  Goes down from `start` as long as the mean of the last losses over all seeds falls.
+  Goes down from `start` while the mean of the last losses over all seeds falls.
 
   Args:
-    checkers: makes a check, for each seed.
-    checks: made so far; none of them is made again.
+    checkers: from a learning rate to its check, by seed.
+    checks: made so far; they are not repeated.
     start: first learning rate.
-    low: no smaller ones are checked.
+    low: smallest learning rate to check.
   """
   all_checks = list(checks)
   rate, lowest = start, math.inf
@@ -235,7 +235,7 @@ def lower_while_faster(
 
 
 def mean_last_losses(checks: Sequence[Check], *, seeds: int) -> dict[float, float]:
-  """Returns the mean of the last losses by learning rate, of those checked with all `seeds`."""
+  """Returns the mean last loss by learning rate, of those checked with all `seeds`."""
   by_rate: dict[float, list[float]] = {}
   for check in checks:
     by_rate.setdefault(check.learning_rate, []).append(check.last_loss)
@@ -261,13 +261,13 @@ def collect_losses(
   steps: int,
   is_over: Callable[[Sequence[float]], bool],
 ) -> np.ndarray:
-  """Returns the loss of each step from 0 to `steps`, or to the step at which it is over.
+  """Returns the loss of each step from 0 to `steps`, or until `is_over`.
 
   Args:
     advance: see `feeding.Advance`; takes single steps here.
     state: before the first step, NumPy arrays.
-    steps: at most so many.
-    is_over: called with the losses so far, once for each step.
+    steps: largest number of steps.
+    is_over: called with the losses so far, after each step.
   """
   losses: list[float] = []
   in_flight = collections.deque()

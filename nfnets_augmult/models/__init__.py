@@ -16,13 +16,13 @@ from nfnets_augmult.ops.checks import shown
 
 
 class ModelSpec(NamedTuple):
-  """What a model's name stands for.
+  """A model by name: its module, arguments and image sizes.
 
   Attributes:
     module: the Haiku module.
-    arguments: those of its arguments that the name fixes.
+    arguments: arguments of the module that the name fixes.
     train_image_size: side of the training images in pixels, unless a config says otherwise.
-    test_image_size: the same for evaluation.
+    test_image_size: side of the evaluation images, likewise.
   """
 
   module: type[hk.Module]
@@ -31,33 +31,26 @@ class ModelSpec(NamedTuple):
   test_image_size: int
 
 
-def _family() -> dict[str, ModelSpec]:
-  """Returns the models with fixed names."""
-  specs = {
-    f'nfnet_{variant}': ModelSpec(
-      NFNet, {'variant': variant}, shape.train_image_size, shape.test_image_size
-    )
-    for variant, shape in VARIANTS.items()
-  }
-  specs |= {
-    f'nf_resnet{depth}': ModelSpec(NFResNet, {'depth': depth}, 224, 224) for depth in DEPTHS
-  }
-  return specs
+_NORMALIZER_FREE = {
+  f'nfnet_{name}': ModelSpec(
+    NFNet, {'variant': name}, variant.train_image_size, variant.test_image_size
+  )
+  for name, variant in VARIANTS.items()
+} | {f'nf_resnet{depth}': ModelSpec(NFResNet, {'depth': depth}, 224, 224) for depth in DEPTHS}
 
-
-# By name, or by a pattern of names whose named groups become further integer arguments.
+# By name, or by a pattern whose named groups are integer arguments of the module.
 MODELS = {
   r'wrn_(?P<depth>\d+)_(?P<width>\d+)': ModelSpec(WideResNet, {}, 32, 32),
-  **_family(),
+  **_NORMALIZER_FREE,
 }
-MODEL_NAMES = ('wrn_{depth}_{width}, for example wrn_16_4', *_family())
+MODEL_NAMES = ('wrn_{depth}_{width}, for example wrn_16_4', *_NORMALIZER_FREE)
 
 
 def model_spec(name: str) -> ModelSpec:
   """Returns the module, fixed arguments and default image sizes of the model `name`.
 
   Raises:
-    ValueError: no such model; the message lists what there is.
+    ValueError: no such model; the message lists the models.
 
   Example:
     >>> from nfnets_augmult import model_spec
@@ -85,8 +78,7 @@ def make_model(name: str, *, num_classes: int, **options: Any) -> hk.Transformed
     **options: further arguments of the model, for example `dropout_rate`.
 
   Raises:
-    ValueError: no such model, no such option (the message lists what there is), or a value that
-      the model does not take.
+    ValueError: no such model, no such option (the message lists them), or a value out of range.
 
   Example:
     >>> import functools
@@ -112,14 +104,14 @@ def make_model(name: str, *, num_classes: int, **options: Any) -> hk.Transformed
       f'{", ".join(sorted(unknown))}; it has {", ".join(sorted(known))}'
     )
 
-  def make() -> Any:
+  def make_module() -> Any:
     return module(**fixed, num_classes=num_classes, **options)
 
   with renamed({argument: f'name={name!r}: {argument}' for argument in fixed}):
-    # Checks the arguments; a module makes no parameter before its call.
-    hk.transform(make).init(None)
+    # Checks the arguments: modules check them when constructed, and make no parameters then.
+    hk.transform(make_module).init(None)
 
   def network(images: jax.Array, *, is_training: bool) -> jax.Array:
-    return make()(images, is_training=is_training)
+    return make_module()(images, is_training=is_training)
 
   return hk.transform(network)

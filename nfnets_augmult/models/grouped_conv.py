@@ -1,7 +1,6 @@
-"""Two-dimensional convolution, by the algorithm that is fast on the backend at hand.
+"""Two-dimensional convolution by the algorithm that is fastest on the backend.
 
-The one place that knows how a convolution is computed. Every algorithm gives the same numbers and
-gradients up to rounding; they differ only in time.
+All algorithms give the same values and gradients up to rounding; they differ only in time.
 """
 
 import functools
@@ -34,18 +33,17 @@ def _explicit(x: jax.Array, w: jax.Array, stride: int) -> jax.Array:
 def _explicit_forward(
   x: jax.Array, w: jax.Array, stride: int
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-  """Keeps both inputs."""
-  # Not by calling `_explicit`, which forward mode over this function would refuse.
+  # Not by calling `_explicit`, a custom VJP, which forward-mode differentiation would refuse.
   return _native(x, w, stride, 1), (x, w)
 
 
 def _explicit_backward(
   stride: int, saved: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns the gradients; that for `w` as a convolution of plain layout, over transposed arrays.
+  """Returns both gradients; that for `w` is a plain convolution of transposed arrays.
 
-  XLA on CPU rearranges the derived gradient by itself, but not within a loop: there a step of
-  NFNet-F0 with scanned blocks took 9 s, and 3.5 s with this one. Outside a loop this is the slower.
+  XLA on CPU transposes the derived gradient by itself, but not within a loop: there a step of
+  NFNet-F0 with scanned blocks took 9 s, and 3.5 s with this one. Outside a loop this is slower.
   """
   x, w = saved
   _, pullback = jax.vjp(lambda x: _native(x, w, stride, 1), x)
@@ -77,7 +75,7 @@ def _by_group(
   stride: int,
   groups: int,
 ) -> jax.Array:
-  """A matrix product for 1x1 kernels, `convolve` for each group of the others."""
+  """A matrix product for ungrouped 1x1 kernels, else one `convolve` per group."""
   if w.shape[:2] == (1, 1) and groups == 1:
     return jnp.einsum('bhwi,io->bhwo', x[:, ::stride, ::stride], w[0, 0])
   pieces = [
@@ -105,15 +103,12 @@ ALGORITHMS: dict[str, Algorithm] = {
   'split_in_loop': _split_in_loop,
 }
 
-# Measured on CPU only; elsewhere the vendor's grouped convolution is taken, unmeasured.
+# Measured on CPU only; other backends get XLA's grouped convolution, unmeasured.
 _FASTEST = {('cpu', False): 'split', ('cpu', True): 'split_in_loop'}
 
 
 def default_algorithm(backend: str | None = None, *, in_loop: bool = False) -> str:
-  """Returns the name of the algorithm for `backend`, by default the one JAX runs on.
-
-  `in_loop` says that the convolution is part of the body of a `jax.lax.scan` or the like.
-  """
+  """Returns the algorithm for `backend`, by default JAX's; `in_loop` says it is in a `lax.scan`."""
   return _FASTEST.get((backend or jax.default_backend(), in_loop), 'native')
 
 
@@ -130,7 +125,7 @@ def conv2d(
     algorithm: a key of `ALGORITHMS`, or `'auto'` for `default_algorithm()`.
 
   Raises:
-    ValueError: unknown algorithm, or shapes that do not fit; the message shows them.
+    ValueError: unknown algorithm, or shapes that do not match; the message shows them.
   """
   if algorithm == 'auto':
     algorithm = default_algorithm()

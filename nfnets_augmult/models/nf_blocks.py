@@ -29,17 +29,17 @@ def activate(x: jax.Array, activation: str) -> jax.Array:
 def average_pool(x: jax.Array, window: int) -> jax.Array:
   """Returns means of `window` x `window` tiles of `x` `[B, H, W, C]`.
 
-  A size that `window` does not divide has smaller tiles at the bottom and right, whose mean is
-  over the pixels they have.
+  Where `window` does not divide a size, the tiles at the bottom and right are smaller and their
+  means are over fewer pixels.
   """
   batch, height, width, channels = x.shape
   rows, columns = -(-height // window), -(-width // window)
   if (rows * window, columns * window) != (height, width):
     x = jnp.pad(x, ((0, 0), (0, rows * window - height), (0, columns * window - width), (0, 0)))
   sums = jnp.sum(x.reshape(batch, rows, window, columns, window, channels), axis=(2, 4))
-  in_row = np.minimum(window, height - window * np.arange(rows))
-  in_column = np.minimum(window, width - window * np.arange(columns))
-  return sums * jnp.asarray(1 / np.outer(in_row, in_column)[:, :, None], x.dtype)
+  tile_heights = np.minimum(window, height - window * np.arange(rows))
+  tile_widths = np.minimum(window, width - window * np.arange(columns))
+  return sums * jnp.asarray(1 / np.outer(tile_heights, tile_widths)[:, :, None], x.dtype)
 
 
 class Linear(hk.Module):
@@ -53,7 +53,7 @@ class Linear(hk.Module):
     stddev: float | None = None,
     name: str | None = None,
   ) -> None:
-    """Sets the shape; without `stddev` weights are truncated normal of `1 / sqrt(in_features)`."""
+    """Weights are normal of `stddev`, by default truncated normal of `1 / sqrt(in_features)`."""
     super().__init__(name=name)
     self._shape = (in_features, out_features)
     if stddev is None:
@@ -84,14 +84,14 @@ class SqueezeExcite(hk.Module):
     self._excite = Linear(hidden, channels)
 
   def parameters(self) -> dict[str, Any]:
-    """Returns the parameters of both linear maps, by their names in files."""
+    """Returns the parameters of both linear maps, named as in the released files."""
     return {'linear': self._squeeze.parameters(), 'linear_1': self._excite.parameters()}
 
 
 def squeeze_excite(params: dict[str, Any], x: jax.Array) -> jax.Array:
   """Returns gates in (0, 1), `[B, 1, 1, C]`, from the spatial means of `x` `[B, H, W, C]`.
 
-  The nonlinearity is the plain relu, unscaled, whatever the network's is.
+  The nonlinearity is a plain relu, not the network's scaled activation.
   """
   means = jnp.mean(x, axis=(1, 2))
   hidden = jax.nn.relu(linear(params['linear'], means))
@@ -100,7 +100,7 @@ def squeeze_excite(params: dict[str, Any], x: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class BlockShape:
-  """What distinguishes one residual block from another, but for numbers.
+  """The architecture of one residual block.
 
   Blocks of equal shape have parameters of equal shapes and can share one compiled body.
 
@@ -171,8 +171,8 @@ def nf_block(
 ) -> jax.Array:
   """Returns `shortcut + alpha * skip_gain * branch`, in the dtype of `x`.
 
-  The branch is 1x1, 3x3 (twice with `two_convs`) and 1x1, each before its activation, then
-  squeeze-excite gates, doubled because a gate is near one half at the start.
+  The branch is 1x1, 3x3 (twice with `two_convs`) and 1x1 convolutions, each after an activation,
+  then squeeze-excite gates, doubled because a gate is near one half at initialization.
 
   Args:
     params: as `NFBlock(shape).parameters()` gives them.
@@ -204,6 +204,6 @@ def nf_block(
   if shape.squeeze_excite_ratio:
     branch = 2 * squeeze_excite(params['squeeze_excite'], branch) * branch
   if keep is not None:
-    # `where` and not a product: a NaN of a dropped branch must not come through.
+    # `where` and not a product, so that a NaN in a dropped branch does not propagate.
     branch = jnp.where(keep[:, None, None, None], branch, 0)
   return shortcut + alpha * params['skip_gain'].astype(x.dtype) * branch

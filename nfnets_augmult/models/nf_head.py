@@ -1,4 +1,4 @@
-"""What every normalizer-free network ends with: dropout and a linear classifier."""
+"""The classifier of normalizer-free networks, and the checks of their options."""
 
 import haiku as hk
 import jax
@@ -7,7 +7,6 @@ from nfnets_augmult.models.grouped_conv import ALGORITHMS
 from nfnets_augmult.models.nf_blocks import ACTIVATIONS, linear
 from nfnets_augmult.ops.checks import check_bool, check_choice, check_int, check_number
 
-# A hidden layer of a unit in a thousand, or of sixteen times the width.
 _SMALLEST_RATIO, _LARGEST_RATIO = 0.001, 16
 
 
@@ -23,7 +22,7 @@ def check_options(
   scan_blocks: bool,
   remat: bool,
 ) -> None:
-  """Raises ValueError, with its name and value, for an option out of its range."""
+  """Raises ValueError, with name and value, for an option out of range."""
   check_choice('activation', activation, ACTIVATIONS)
   check_int('num_classes', num_classes, least=1)
   check_number('dropout_rate', dropout_rate, least=0, below=1)

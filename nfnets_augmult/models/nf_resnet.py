@@ -1,12 +1,14 @@
 """NF-ResNets, the paper's ImageNet networks of Sections 2 and 3."""
 
+import dataclasses
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
 
 from nfnets_augmult.models.nf_blocks import BlockShape, Linear, NFBlock, activate
 from nfnets_augmult.models.nf_head import check_options, classify
-from nfnets_augmult.models.nf_stages import draw_keep, plan_blocks, run_blocks
+from nfnets_augmult.models.nf_stages import draw_keep, make_block_specs, run_blocks
 from nfnets_augmult.models.ws_conv import WSConv2D, ws_conv2d
 from nfnets_augmult.ops.checks import check_int
 
@@ -31,29 +33,27 @@ def _stage_shapes(
   stages = []
   in_channels = _STEM_CHANNELS
   for depth, bottleneck, stride in zip(depths, _BOTTLENECK_CHANNELS, _STAGE_STRIDES, strict=True):
-    stage = []
-    for index in range(depth):
-      shape = BlockShape(
-        in_channels=in_channels,
-        out_channels=width * bottleneck,
-        bottleneck_channels=bottleneck,
-        stride=stride if index == 0 else 1,
-        groups=1,
-        two_convs=False,
-        pool_shortcut=False,
-        squeeze_excite_ratio=squeeze_excite_ratio,
-      )
-      stage.append(shape)
-      in_channels = width * bottleneck
-    stages.append(stage)
+    first = BlockShape(
+      in_channels=in_channels,
+      out_channels=width * bottleneck,
+      bottleneck_channels=bottleneck,
+      stride=stride,
+      groups=1,
+      two_convs=False,
+      pool_shortcut=False,
+      squeeze_excite_ratio=squeeze_excite_ratio,
+    )
+    in_channels = first.out_channels
+    rest = dataclasses.replace(first, in_channels=in_channels, stride=1)
+    stages.append([first, *[rest] * (depth - 1)])
   return stages
 
 
 class NFResNet(hk.Module):
   """A pre-activation ResNet without normalization: 7x7, max-pool, four stages, classifier.
 
-  Parameters have the names and shapes of the reference implementation. The first block's input
-  passes an activation like any other's, and one more follows the last block.
+  Parameters have the names and shapes of the reference implementation. The input of every block,
+  the first included, passes an activation, and so does the output of the last.
 
   Source: Brock et al. 2021a (arXiv:2101.08692).
   """
@@ -85,16 +85,16 @@ class NFResNet(hk.Module):
       squeeze_excite_ratio: hidden width over width of squeeze-excite, or 0 for none.
       dropout_rate: probability that a feature is dropped before the classifier, in [0, 1); None
         for 0.25.
-      stochastic_depth_rate: probability that the branch of a block after the last would be
-        dropped for a sample, in [0, 1); block i of N has `i / N` of it.
+      stochastic_depth_rate: the branch of block i of N, from 0, is dropped for a sample with
+        probability `i / N` times this, in [0, 1).
       conv_algorithm: see `conv2d`.
       scan_blocks: whether to compile one body for the equal blocks of a stage; see `run_blocks`.
-        Parameters and numbers are the same either way.
-      remat: whether to keep little for the gradient and compute blocks anew; see `run_blocks`.
+        Parameters and results are the same either way.
+      remat: whether to rematerialize blocks in the backward pass; see `run_blocks`.
       name: Haiku module name, the first part of every parameter's name.
 
     Raises:
-      ValueError: an argument is out of its range.
+      ValueError: an argument is out of range.
     """
     super().__init__(name=name)
     if depth not in DEPTHS:
@@ -119,29 +119,29 @@ class NFResNet(hk.Module):
     self._scan_blocks = scan_blocks
     self._remat = remat
     self._initial_conv = WSConv2D(3, _STEM_CHANNELS, 7, name='initial_conv')
-    self._plan = plan_blocks(
+    self._block_specs = make_block_specs(
       _stage_shapes(DEPTHS[depth], width, squeeze_excite_ratio),
       alpha=alpha,
       stochastic_depth_rate=stochastic_depth_rate,
     )
-    self._blocks = [NFBlock(block.shape, name='nf_res_block') for block in self._plan]
+    self._blocks = [NFBlock(block.shape, name='nf_res_block') for block in self._block_specs]
     features = width * _BOTTLENECK_CHANNELS[-1]
     self._classifier = Linear(features, num_classes, stddev=_CLASSIFIER_STDDEV)
 
   def features(self, images: jax.Array, *, is_training: bool) -> jax.Array:
     """Returns the classifier's input `[B, 512 * width]` of `images` `[B, H, W, 3]`."""
     initial_conv = self._initial_conv.parameters()
-    blocks = [block.parameters() for block in self._blocks]
+    block_params = [block.parameters() for block in self._blocks]
     if hk.running_init():
-      # Parameters depend on no activation, so that making them need not compile the network.
-      return jnp.zeros((len(images), self._plan[-1].shape.out_channels), images.dtype)
+      # Parameters depend on shapes alone, so initialization need not compile the network.
+      return jnp.zeros((len(images), self._block_specs[-1].shape.out_channels), images.dtype)
     x = ws_conv2d(initial_conv, images, stride=2, algorithm=self._conv_algorithm)
     x = hk.max_pool(x, window_shape=(1, 3, 3, 1), strides=(1, 2, 2, 1), padding='SAME')
     x = run_blocks(
       x,
-      self._plan,
-      blocks,
-      draw_keep(self._plan, len(images), is_training=is_training),
+      self._block_specs,
+      block_params,
+      draw_keep(self._block_specs, len(images), is_training=is_training),
       activation=self._activation,
       alpha=self._alpha,
       conv_algorithm=self._conv_algorithm,

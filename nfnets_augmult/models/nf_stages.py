@@ -1,4 +1,4 @@
-"""Stages of residual blocks: which blocks there are, their numbers, and how they are run."""
+"""Stages of residual blocks: their specs, stochastic depth, and the forward pass."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -12,54 +12,54 @@ from nfnets_augmult.models.grouped_conv import default_algorithm
 from nfnets_augmult.models.nf_blocks import BlockShape, nf_block
 
 
-class Block(NamedTuple):
-  """One block of the plan: its shape, and the numbers in which equal shapes may differ."""
+class BlockSpec(NamedTuple):
+  """Shape of one block, and the scalars in which blocks of equal shape may differ."""
 
   shape: BlockShape
   beta: float
   drop_rate: float
 
 
-def plan_blocks(
+def make_block_specs(
   stages: Sequence[Sequence[BlockShape]], *, alpha: float, stochastic_depth_rate: float
-) -> list[Block]:
-  """Returns the blocks of all `stages` in order.
+) -> list[BlockSpec]:
+  """Returns the specs of the blocks of all `stages`, in order.
 
-  The expected standard deviation of the residual stream grows by `alpha**2` in variance with each
-  block, from 1 at the start; a stage's first block starts anew, as its shortcut reads an input
-  already scaled to 1, and adds its own branch. The chance that stochastic depth drops a block is
-  `stochastic_depth_rate * index / blocks`, so the first is never dropped.
+  `beta` is one over the expected standard deviation of the block's input. The variance starts at 1
+  and grows by `alpha**2` with each block; the first block of a stage resets it to `1 + alpha**2`,
+  since its shortcut reads the input scaled to unit variance. Stochastic depth drops block i of N
+  with probability `stochastic_depth_rate * i / N`, so the first is never dropped.
 
   Source: Brock et al. 2021a (arXiv:2101.08692), Section 3; Huang et al. 2016 (arXiv:1603.09382).
   """
   total = sum(len(stage) for stage in stages)
-  blocks: list[Block] = []
+  specs: list[BlockSpec] = []
   expected_std = 1.0
   for stage in stages:
     for index, shape in enumerate(stage):
-      drop_rate = stochastic_depth_rate * len(blocks) / total
-      blocks.append(Block(shape, beta=1 / expected_std, drop_rate=drop_rate))
+      drop_rate = stochastic_depth_rate * len(specs) / total
+      specs.append(BlockSpec(shape, beta=1 / expected_std, drop_rate=drop_rate))
       incoming = 1.0 if index == 0 else expected_std
       expected_std = (incoming**2 + alpha**2) ** 0.5
-  return blocks
+  return specs
 
 
-def draw_keep(blocks: Sequence[Block], batch_size: int, *, is_training: bool) -> list[Any]:
-  """Returns for each block a bool mask `[B]` of the samples that keep its branch, or None for all.
+def draw_keep(specs: Sequence[BlockSpec], batch_size: int, *, is_training: bool) -> list[Any]:
+  """Returns per block a bool mask `[B]` of the samples that keep its branch, None for all of them.
 
-  Draws a Haiku key per block that can be dropped, and none otherwise.
+  Draws a Haiku key for each block that can be dropped, and no other.
   """
   return [
-    jax.random.bernoulli(hk.next_rng_key(), 1 - block.drop_rate, (batch_size,))
-    if is_training and block.drop_rate > 0
+    jax.random.bernoulli(hk.next_rng_key(), 1 - spec.drop_rate, (batch_size,))
+    if is_training and spec.drop_rate > 0
     else None
-    for block in blocks
+    for spec in specs
   ]
 
 
 def run_blocks(
   x: jax.Array,
-  blocks: Sequence[Block],
+  specs: Sequence[BlockSpec],
   params: Sequence[dict[str, Any]],
   keep: Sequence[jax.Array | None],
   *,
@@ -69,20 +69,20 @@ def run_blocks(
   scan_blocks: bool,
   remat: bool,
 ) -> jax.Array:
-  """Returns the residual stream after `blocks`, whose parameters and masks are given in order.
+  """Returns the residual stream after all blocks.
 
   Args:
     x: the residual stream `[B, H, W, C]` before the first block.
-    blocks: the plan.
+    specs: of the blocks, in order.
     params: of each block.
-    keep: of each block, as `draw_keep` gives them.
+    keep: mask of each block, see `draw_keep`.
     activation: see `nf_block`.
     alpha: see `nf_block`.
     conv_algorithm: see `conv2d`.
-    scan_blocks: compile one body for all consecutive blocks of one shape, which are all but the
-      first of a stage, and loop over it, so that compile time hardly grows with depth. The price is
-      a copy of the blocks' parameters, stacked, and of their gradients, and on CPU a slower step.
-    remat: keep only the stream between blocks for the gradient, and compute each block anew. XLA
+    scan_blocks: `jax.lax.scan` over consecutive blocks of one shape, which are all but the first of
+      a stage, so that compile time hardly grows with depth. The price is a stacked copy of the
+      parameters and of their gradients, and on CPU a slower step.
+    remat: keep only the stream between blocks for the backward pass and recompute each block. XLA
       on CPU undoes this outside a scan: no memory was saved there without `scan_blocks`.
   """
 
@@ -105,29 +105,29 @@ def run_blocks(
         conv_algorithm=algorithm,
       )
 
-    # A loop's body cannot be merged with its own forward pass, so it needs no barrier against it.
+    # In a scan, XLA cannot merge the recomputation with the forward pass, so CSE is no danger.
     return jax.checkpoint(step, prevent_cse=not is_scanned) if remat else step
 
-  rows = list(zip(blocks, params, keep, strict=True))
-  for shape, group in itertools.groupby(rows, key=lambda row: row[0].shape):
-    members = list(group)
-    is_scanned = scan_blocks and len(members) > 1
+  blocks = zip(specs, params, keep, strict=True)
+  for shape, group in itertools.groupby(blocks, key=lambda block: block[0].shape):
+    equal_blocks = list(group)
+    is_scanned = scan_blocks and len(equal_blocks) > 1
     step = make_step(shape, is_scanned=is_scanned)
     if is_scanned:
-      x = _scan(step, x, members)
+      x = _scan(step, x, equal_blocks)
     else:
-      for block, block_params, block_keep in members:
-        x = step(x, block_params, jnp.float32(block.beta), block_keep)
+      for spec, block_params, block_keep in equal_blocks:
+        x = step(x, block_params, jnp.float32(spec.beta), block_keep)
   return x
 
 
-def _scan(step: Callable[..., jax.Array], x: jax.Array, members: list[Any]) -> jax.Array:
-  """Returns what the loop over `members`, of one shape, returns, as a `jax.lax.scan`."""
-  blocks, params, keep = zip(*members, strict=True)
+def _scan(step: Callable[..., jax.Array], x: jax.Array, blocks: list[Any]) -> jax.Array:
+  """Applies blocks of one shape, (spec, params, keep) each, by `jax.lax.scan`."""
+  specs, params, keep = zip(*blocks, strict=True)
   masks = None
   if any(mask is not None for mask in keep):
-    everyone = jnp.ones(len(x), bool)
-    masks = jnp.stack([everyone if mask is None else mask for mask in keep])
+    keep_all = jnp.ones(len(x), bool)
+    masks = jnp.stack([keep_all if mask is None else mask for mask in keep])
   stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
-  betas = jnp.asarray([block.beta for block in blocks], jnp.float32)
+  betas = jnp.asarray([spec.beta for spec in specs], jnp.float32)
   return jax.lax.scan(lambda x, row: (step(x, *row), None), x, (stacked, betas, masks))[0]

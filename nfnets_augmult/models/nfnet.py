@@ -1,5 +1,6 @@
 """NFNets, the normalizer-free networks of the paper's best ImageNet results (Section 5)."""
 
+import dataclasses
 from typing import NamedTuple
 
 import haiku as hk
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 
 from nfnets_augmult.models.nf_blocks import BlockShape, Linear, NFBlock, activate
 from nfnets_augmult.models.nf_head import check_options, classify
-from nfnets_augmult.models.nf_stages import draw_keep, plan_blocks, run_blocks
+from nfnets_augmult.models.nf_stages import draw_keep, make_block_specs, run_blocks
 from nfnets_augmult.models.ws_conv import WSConv2D, ws_conv2d
 
 _BASE_DEPTHS = (1, 2, 6, 3)
@@ -23,7 +24,7 @@ _CLASSIFIER_STDDEV = 0.01
 
 
 class Variant(NamedTuple):
-  """What distinguishes the members of the family; image sizes are in pixels."""
+  """One of F0 to F7; image sizes are in pixels."""
 
   depths: tuple[int, ...]
   widths: tuple[int, ...]
@@ -32,22 +33,17 @@ class Variant(NamedTuple):
   test_image_size: int
 
 
-def _variants() -> dict[str, Variant]:
-  """Returns F0 to F7, each as it is and wider ('plus')."""
-  train_sizes = (192, 224, 256, 320, 384, 416, 448, 480)
-  test_sizes = (256, 320, 352, 416, 512, 544, 576, 608)
-  dropout_rates = (0.2, 0.3, 0.4, 0.4, 0.5, 0.5, 0.5, 0.5)
-  variants = {}
-  for suffix, widths in (('', _WIDTHS), ('_plus', _PLUS_WIDTHS)):
-    rows = zip(dropout_rates, train_sizes, test_sizes, strict=True)
-    for k, row in enumerate(rows):
-      depths = tuple(depth * (k + 1) for depth in _BASE_DEPTHS)
-      variants[f'f{k}{suffix}'] = Variant(depths, widths, *row)
-  return variants
+_DROPOUT_RATES = (0.2, 0.3, 0.4, 0.4, 0.5, 0.5, 0.5, 0.5)
+_TRAIN_IMAGE_SIZES = (192, 224, 256, 320, 384, 416, 448, 480)
+_TEST_IMAGE_SIZES = (256, 320, 352, 416, 512, 544, 576, 608)
 
-
+# F0 to F7, and the wider F0+ to F7+.
 # Source: Brock et al. 2021b (arXiv:2102.06171), Tables 1 and 2 and the released variants.
-VARIANTS = _variants()
+VARIANTS = {
+  f'f{k}{suffix}': Variant(tuple(depth * (k + 1) for depth in _BASE_DEPTHS), widths, *row)
+  for suffix, widths in (('', _WIDTHS), ('_plus', _PLUS_WIDTHS))
+  for k, row in enumerate(zip(_DROPOUT_RATES, _TRAIN_IMAGE_SIZES, _TEST_IMAGE_SIZES, strict=True))
+}
 
 
 def _stage_shapes(variant: Variant, squeeze_excite_ratio: float) -> list[list[BlockShape]]:
@@ -56,21 +52,19 @@ def _stage_shapes(variant: Variant, squeeze_excite_ratio: float) -> list[list[Bl
   in_channels = variant.widths[0] // 2
   for depth, width, stride in zip(variant.depths, variant.widths, _STAGE_STRIDES, strict=True):
     groups = int(width * _BOTTLENECK_RATIO) // _GROUP_WIDTH
-    stage = []
-    for index in range(depth):
-      shape = BlockShape(
-        in_channels=in_channels,
-        out_channels=width,
-        bottleneck_channels=groups * _GROUP_WIDTH,
-        stride=stride if index == 0 else 1,
-        groups=groups,
-        two_convs=True,
-        pool_shortcut=True,
-        squeeze_excite_ratio=squeeze_excite_ratio,
-      )
-      stage.append(shape)
-      in_channels = width
-    stages.append(stage)
+    first = BlockShape(
+      in_channels=in_channels,
+      out_channels=width,
+      bottleneck_channels=groups * _GROUP_WIDTH,
+      stride=stride,
+      groups=groups,
+      two_convs=True,
+      pool_shortcut=True,
+      squeeze_excite_ratio=squeeze_excite_ratio,
+    )
+    in_channels = width
+    rest = dataclasses.replace(first, in_channels=width, stride=1)
+    stages.append([first, *[rest] * (depth - 1)])
   return stages
 
 
@@ -111,22 +105,22 @@ class NFNet(hk.Module):
       squeeze_excite_ratio: hidden width over width of squeeze-excite, or 0 for none.
       dropout_rate: probability that a feature is dropped before the classifier, in [0, 1); None
         takes the variant's.
-      stochastic_depth_rate: probability that the branch of a block after the last would be
-        dropped for a sample, in [0, 1); block i of N has `i / N` of it.
+      stochastic_depth_rate: the branch of block i of N, from 0, is dropped for a sample with
+        probability `i / N` times this, in [0, 1).
       conv_algorithm: see `conv2d`.
       scan_blocks: whether to compile one body for the equal blocks of a stage; see `run_blocks`.
-        Parameters and numbers are the same either way.
-      remat: whether to keep little for the gradient and compute blocks anew; see `run_blocks`.
+        Parameters and results are the same either way.
+      remat: whether to rematerialize blocks in the backward pass; see `run_blocks`.
       name: Haiku module name, the first part of every parameter's name.
 
     Raises:
-      ValueError: an argument is out of its range.
+      ValueError: an argument is out of range.
     """
     super().__init__(name=name)
     if variant not in VARIANTS:
       raise ValueError(f'no NFNet variant {variant!r}; there is: {", ".join(VARIANTS)}')
-    shape = VARIANTS[variant]
-    self._dropout_rate = shape.dropout_rate if dropout_rate is None else dropout_rate
+    spec = VARIANTS[variant]
+    self._dropout_rate = spec.dropout_rate if dropout_rate is None else dropout_rate
     check_options(
       activation=activation,
       alpha=alpha,
@@ -143,27 +137,27 @@ class NFNet(hk.Module):
     self._conv_algorithm = conv_algorithm
     self._scan_blocks = scan_blocks
     self._remat = remat
-    stem_channels = (3, 16, 32, 64, shape.widths[0] // 2)
+    stem_channels = (3, 16, 32, 64, spec.widths[0] // 2)
     self._stem = [
       WSConv2D(stem_channels[i], stem_channels[i + 1], 3, name=f'stem_conv{i}') for i in range(4)
     ]
-    self._plan = plan_blocks(
-      _stage_shapes(shape, squeeze_excite_ratio),
+    self._block_specs = make_block_specs(
+      _stage_shapes(spec, squeeze_excite_ratio),
       alpha=alpha,
       stochastic_depth_rate=stochastic_depth_rate,
     )
-    self._blocks = [NFBlock(block.shape, name='nf_block') for block in self._plan]
-    final_channels = _FINAL_CONV_RATIO * shape.widths[-1]
-    self._final_conv = WSConv2D(shape.widths[-1], final_channels, 1, name='final_conv')
+    self._blocks = [NFBlock(block.shape, name='nf_block') for block in self._block_specs]
+    final_channels = _FINAL_CONV_RATIO * spec.widths[-1]
+    self._final_conv = WSConv2D(spec.widths[-1], final_channels, 1, name='final_conv')
     self._classifier = Linear(final_channels, num_classes, stddev=_CLASSIFIER_STDDEV)
 
   def features(self, images: jax.Array, *, is_training: bool) -> jax.Array:
     """Returns the classifier's input `[B, 2 * widths[-1]]` of `images` `[B, H, W, 3]`."""
     stem = [conv.parameters() for conv in self._stem]
-    blocks = [block.parameters() for block in self._blocks]
+    block_params = [block.parameters() for block in self._blocks]
     final_conv = self._final_conv.parameters()
     if hk.running_init():
-      # Parameters depend on no activation, so that making them need not compile the network.
+      # Parameters depend on shapes alone, so initialization need not compile the network.
       return jnp.zeros((len(images), final_conv['w'].shape[-1]), images.dtype)
     x = images
     for index, (params, stride) in enumerate(zip(stem, _STEM_STRIDES, strict=True)):
@@ -172,9 +166,9 @@ class NFNet(hk.Module):
       x = ws_conv2d(params, x, stride=stride, algorithm=self._conv_algorithm)
     x = run_blocks(
       x,
-      self._plan,
-      blocks,
-      draw_keep(self._plan, len(images), is_training=is_training),
+      self._block_specs,
+      block_params,
+      draw_keep(self._block_specs, len(images), is_training=is_training),
       activation=self._activation,
       alpha=self._alpha,
       conv_algorithm=self._conv_algorithm,

@@ -1,6 +1,6 @@
-"""The models in numbers: parameters, multiply-adds and image sizes.
+"""Parameters, multiply-adds and image sizes of the models.
 
-`python -m nfnets_augmult.models.table` prints them for all models, or for those named after it.
+`python -m nfnets_augmult.models.table [NAME ...]` prints them for the named models, or for all.
 """
 
 import math
@@ -17,7 +17,7 @@ from nfnets_augmult.ops import console
 
 
 class Row(NamedTuple):
-  """One model: sizes in pixels, the others are counts for one image."""
+  """One model; image sizes are in pixels, multiply-adds for one image."""
 
   name: str
   parameters: int
@@ -59,11 +59,11 @@ def _jaxpr_multiply_adds(jaxpr: Any) -> int:
 def count_multiply_adds(function: Callable[..., Any], *arguments: Any) -> int:
   """Returns the multiply-adds of `function(*arguments)`, without running it.
 
-  Counts convolutions and matrix products as JAX traces them, padding included, and nothing else;
-  a floating-point operation count is about twice this. Works for gradients and for `scan`.
+  Counts convolutions, padding included, and matrix products in the jaxpr, and nothing else; FLOPs
+  are about twice this. Works for gradients and for `scan`.
 
   Args:
-    function: what to count; it is traced, once.
+    function: traced once.
     *arguments: arrays or `jax.ShapeDtypeStruct`s.
   """
   return _jaxpr_multiply_adds(jax.make_jaxpr(function)(*arguments).jaxpr)
@@ -75,13 +75,13 @@ def count_parameters(params: Any) -> int:
 
 
 def abstract_params(model: hk.Transformed, image_size: int) -> Any:
-  """Returns shapes and dtypes of the parameters of `model`, which takes RGB images."""
+  """Returns shapes and dtypes of the parameters of `model` for RGB images."""
   image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
   return jax.eval_shape(lambda x: model.init(jax.random.key(0), x, is_training=False), image)
 
 
 def image_multiply_adds(model: hk.Transformed, image_size: int) -> int:
-  """Returns the multiply-adds of `model` for one RGB image, forward, as `count_multiply_adds`."""
+  """Returns the multiply-adds of the forward pass of `model` for one RGB image."""
   image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
   return count_multiply_adds(
     lambda params, image: model.apply(params, None, image, is_training=False),
@@ -91,7 +91,7 @@ def image_multiply_adds(model: hk.Transformed, image_size: int) -> int:
 
 
 def model_row(name: str, *, num_classes: int = 1000) -> Row:
-  """Returns the numbers of the model `name`, counted on the network itself.
+  """Returns the table row of the model `name`, counted on the network itself.
 
   Raises:
     ValueError: no such model.

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from nfnets_augmult.ops.checks import check_int, check_number
 
-# Far beyond use; every layer is traced one by one.
+# Far beyond practical use; tracing takes time in proportion to the depth.
 _LARGEST_DEPTH, _LARGEST_WIDTH = 1000, 256
 
 # He initialization, for layers that feed a relu.
@@ -67,7 +67,7 @@ class WideResNet(hk.Module):
     dropout_rate: float | None = None,
     name: str | None = None,
   ):
-    """Checks the shape of the network.
+    """Checks the arguments.
 
     Args:
       depth: convolutions along the longest path, `6 k + 4`.
@@ -78,7 +78,7 @@ class WideResNet(hk.Module):
       name: Haiku module name.
 
     Raises:
-      ValueError: an argument is out of its range.
+      ValueError: an argument is out of range.
     """
     super().__init__(name=name)
     if not 10 <= depth <= _LARGEST_DEPTH or (depth - 4) % 6:

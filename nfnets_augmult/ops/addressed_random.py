@@ -1,11 +1,10 @@
-"""Random bits that are looked up by address instead of drawn one after another.
+"""Counter-based random bits: looked up by address, not drawn in sequence.
 
-Everything random in a batch is a pure function of (seed, what it is for, where it is in the run).
+All randomness in a batch is a pure function of (seed, purpose, position in the run).
 The function is Threefry-2x32 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"),
 the generator behind `jax.random`: for one key it maps 64-bit counters to 64-bit words one to one,
-so different counters never give the same word. It is vectorised, needs nothing but unsigned
-arithmetic, and gives the same bits for NumPy and for JAX arrays, on every machine and in every
-version of either.
+so different counters never give the same word. It is vectorised, uses unsigned arithmetic only, and
+gives the same bits for NumPy and for JAX arrays, on every machine and in every version of either.
 """
 
 import zlib
@@ -15,7 +14,7 @@ import numpy as np
 from nfnets_augmult.ops.checks import check_int
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
-_PARITY = 0x1BD11BDA  # of the key schedule, from the publication
+_PARITY = 0x1BD11BDA  # of the key schedule, from the paper
 
 
 def threefry2x32(key: tuple, counter: tuple) -> tuple:
@@ -43,11 +42,11 @@ def threefry2x32(key: tuple, counter: tuple) -> tuple:
 
 
 def key_for(seed: int, purpose: str) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the PRNG key that serves `purpose` in the run with this `seed`.
+  """Returns the PRNG key for `purpose` in the run with this `seed`.
 
   Args:
     seed: the seed of the run, in `[0, 2**32)`.
-    purpose: what the bits are for, for example `'epoch order'`. Any string.
+    purpose: any string, for example `'epoch order'`.
 
   Returns:
     Two uint32 arrays of shape `[1]`; arrays because NumPy warns when uint32 scalars wrap around.
@@ -64,9 +63,8 @@ def random_bits(seeds: np.ndarray, draw: int | np.ndarray) -> np.ndarray:
   """Returns draw number `draw` of every seed.
 
   Args:
-    seeds: uint32 `[..., 2]`, each a key of its own.
-    draw: which of the independent draws of a seed, in `[0, 2**32)`; one, or an array that
-      broadcasts with `[...]`.
+    seeds: uint32 `[..., 2]`, each a PRNG key.
+    draw: number of the draw, in `[0, 2**32)`; a scalar, or an array that broadcasts with `[...]`.
 
   Returns:
     uint32 `[...]`, uniform.
@@ -89,12 +87,12 @@ def random_uniform(seeds: np.ndarray, draw: int | np.ndarray) -> np.ndarray:
 
 
 def seeds_for(seeds: np.ndarray, purpose: str) -> np.ndarray:
-  """Returns uint32 `[..., 2]`, for each seed the one of everything that serves `purpose` under it.
+  """Returns uint32 `[..., 2]`: from each seed, one derived for `purpose`.
 
-  Different purposes get unrelated seeds, so each may number its draws from 0.
+  Seeds of different purposes are unrelated, so each purpose may number its draws from 0.
   """
   zero = seeds[..., 0] * np.uint32(0)
-  # The counters of `random_bits` begin with 0, so these words are none of its words.
+  # The counters of `random_bits` begin with 0, so the words differ from these.
   counter = zero + np.uint32(1), zero + np.uint32(zlib.crc32(purpose.encode()))
   words = threefry2x32((seeds[..., 0], seeds[..., 1]), counter)
   return seeds.__array_namespace__().stack(words, axis=-1)

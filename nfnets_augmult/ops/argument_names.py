@@ -1,4 +1,4 @@
-"""Config keys, or other names, in the place of the arguments that errors name."""
+"""Replaces the names of arguments in error messages, for example by config keys."""
 
 import contextlib
 import re
@@ -10,13 +10,13 @@ _ARGUMENT = re.compile(r"""(?<![\w.\-/\\'"])\w+(?==)""")
 
 @contextlib.contextmanager
 def renamed(names: Mapping[str, str]) -> Iterator[None]:
-  """Inside of it the text of a ValueError says `group.pad=3` where it said `pad=3`.
+  """Renames arguments in the text of a ValueError: `pad=3` becomes `group.pad=3`.
 
-  The error keeps its class and its attributes. One whose text is not its only argument passes as it
-  is. Serves as a decorator, too.
+  A context manager and a decorator. The error keeps its class and its attributes; one whose text is
+  not its only argument is not changed.
 
   Args:
-    names: from the names of arguments to what stands for them.
+    names: from the names of arguments to their replacements.
   """
   try:
     yield
@@ -24,7 +24,7 @@ def renamed(names: Mapping[str, str]) -> Iterator[None]:
     text = _ARGUMENT.sub(lambda found: names.get(found[0], found[0]), str(error))
     if text == str(error) or error.args != (str(error),):
       raise
-    # Not by a call, because constructors of subclasses take what they like.
-    told = type(error).__new__(type(error), text)
-    vars(told).update(vars(error))
-    raise told from error
+    # Without `__init__`, whose arguments subclasses may change.
+    renamed_error = type(error).__new__(type(error), text)
+    vars(renamed_error).update(vars(error))
+    raise renamed_error from error

@@ -1,4 +1,4 @@
-"""Files that are either written whole or not there."""
+"""Atomic writes of files."""
 
 import contextlib
 import os
@@ -9,10 +9,10 @@ from typing import BinaryIO
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], None]) -> None:
-  """Calls `write` with a new file that becomes `path` when all of it is on disk.
+  """Calls `write` with a temporary file, which is renamed to `path` when all of it is on disk.
 
-  A reader sees the old file or the new one, never a part; an error leaves the old file, and no
-  other behind. The folder must exist.
+  A reader sees the old file or the new one, never a part; an error leaves the old file and no
+  temporary one. The folder must exist.
   """
   target = pathlib.Path(path)
   descriptor, temporary = tempfile.mkstemp(prefix=f'.{target.name}.', dir=target.parent)
@@ -21,7 +21,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], N
       write(file)
       file.flush()
       os.fsync(file.fileno())
-    # mkstemp makes files private; these are as public as the user's others.
+    # mkstemp makes files private; give this one the usual permissions.
     umask = os.umask(0)
     os.umask(umask)
     os.chmod(temporary, 0o666 & ~umask)
@@ -30,7 +30,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], N
     with contextlib.suppress(FileNotFoundError):
       os.unlink(temporary)
     raise
-  # The rename itself is on disk only once the folder is.
+  # The rename is on disk only once the folder is.
   folder = os.open(target.parent, os.O_RDONLY)
   try:
     os.fsync(folder)

@@ -1,7 +1,6 @@
-"""Range checks with one wording: `KEY=VALUE must be a whole number from 1 to 4096`.
+"""Checks of arguments, with one wording: `KEY=VALUE must be a whole number from 1 to 4096`.
 
-A key is the name of an argument, or in a program that of a config key or flag. Every message begins
-with it. All raise ValueError.
+A key is the name of an argument, config key or flag. All raise ValueError.
 """
 
 import math
@@ -16,12 +15,12 @@ _LARGEST_NUMBER = float(np.finfo(np.float32).max)
 
 
 def check_int(key: str, value: Any, *, least: int = 0, most: int = LARGEST_COUNT) -> None:
-  """Raises ValueError unless `value` is an integer in `[least, most]`; True and 1.0 are none."""
-  is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-  if is_whole and least <= value <= most:
+  """Raises ValueError unless `value` is an integer in `[least, most]`; True and 1.0 are not."""
+  is_int = isinstance(value, int | np.integer) and not isinstance(value, bool)
+  if is_int and least <= value <= most:
     return
-  is_bound_of_interest = most != LARGEST_COUNT or (is_whole and value > most)
-  bounds = f'from {least} to {most}' if is_bound_of_interest else f'of at least {least}'
+  names_most = most != LARGEST_COUNT or (is_int and value > most)
+  bounds = f'from {least} to {most}' if names_most else f'of at least {least}'
   raise ValueError(f'{key}={shown(value)} must be a whole number {bounds}')
 
 
@@ -36,19 +35,19 @@ def check_number(
 ) -> None:
   """Raises ValueError unless `value` is a finite number within the bounds that are given.
 
-  It is held against them as the float32 that it becomes in a compiled program, where 0.999999999 is
-  1 and 1e-50 is 0. An integer is a number; True is none.
+  It is compared as the float32 that it becomes in a compiled program, where 0.999999999 is 1 and
+  1e-50 is 0. An integer is a number; True is not.
 
   Args:
     key: of the value.
     value: to check.
-    least: smallest value that is allowed; or
-    above: a bound that is not itself allowed.
-    most: largest value that is allowed; or
-    below: a bound that is not itself allowed.
+    least: smallest allowed value; or
+    above: exclusive lower bound.
+    most: largest allowed value; or
+    below: exclusive upper bound.
   """
   is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-  # The comparison comes first: an integer of any length can be compared, but not converted.
+  # Compare before converting: integers of any size can be compared, but not converted.
   if is_number and -_LARGEST_NUMBER <= value <= _LARGEST_NUMBER:
     rounded = np.float32(value)
     if (
@@ -68,7 +67,7 @@ def check_bool(key: str, value: Any) -> None:
 
 
 def check_text(key: str, value: Any) -> None:
-  """Raises ValueError unless `value` is a string that can be a name or a path; it may be empty."""
+  """Raises ValueError unless `value` is a string without NUL characters; it may be empty."""
   if not isinstance(value, str):
     raise ValueError(f'{key}={shown(value)} must be text')
   if '\0' in value:
@@ -99,7 +98,7 @@ def check_pair(key: str, value: Any, *, above: float, most: float) -> None:
 def _interval(
   least: float | None, above: float | None, most: float | None, below: float | None
 ) -> str:
-  """What a number within these bounds is called."""
+  """Describes the numbers within these bounds."""
   lower = least if above is None else above
   upper = most if below is None else below
   if lower is None and upper is None:
@@ -113,7 +112,7 @@ def _interval(
 
 
 def shown(value: Any) -> str:
-  """The value as its key's owner would recognise it, on one line and not too long."""
+  """Returns `repr(value)` on one line, shortened."""
   try:
     text = repr(value)
   except ValueError:  # Python does not print integers of thousands of digits

@@ -1,7 +1,7 @@
-"""A process as its user meets it: interrupts, and output that nobody reads or none can show.
+"""Interrupts, signals and output streams of the command line programs.
 
-Only programs call `prepare`, and before they import anything large: an import takes seconds, in
-which people interrupt. A notebook that imports the same modules keeps what it had.
+Only programs call `prepare`, before imports that take seconds, in which users may interrupt. A
+notebook that imports the same modules is not affected.
 """
 
 import contextlib
@@ -13,7 +13,6 @@ import sys
 import threading
 from collections.abc import Callable
 
-# The time of day and nothing else.
 LOG_FORMATTER = logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S')
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -21,7 +20,7 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _FOLDERS = (_PACKAGE + os.sep, os.path.join(os.path.dirname(_PACKAGE), 'benchmarks', ''))
 _listeners: dict[int, Callable[[int], None]] = {}
 _writer: int | None = None
-# The standard error as it was, also while it is turned away.
+# File descriptor of the original standard error, which stays open while 2 is redirected.
 _terminal = 2
 
 
@@ -31,7 +30,7 @@ def is_program() -> bool:
 
 
 def prepare() -> None:
-  """Makes an interrupt end the process with one line, and its output safe to write to."""
+  """Sets up interrupts, which end the process with one line, and robust output streams."""
   global _terminal
   if sys.stderr is not None:
     _terminal = os.dup(2)
@@ -40,11 +39,11 @@ def prepare() -> None:
 
 
 def on_signal(number: int, listener: Callable[[int], None]) -> None:
-  """Has `listener` called with the number of a signal that arrives, from a thread of its own.
+  """Registers `listener`, to be called with the number of the signal, from a separate thread.
 
-  Python calls the handlers of signals in the main thread only, and only between its own
-  instructions: not while a library compiles or computes, which can take minutes. The byte that
-  Python writes to a pipe meanwhile wakes this thread at once.
+  Python runs signal handlers in the main thread, between bytecode instructions: not while a library
+  compiles or computes, which can take minutes. The byte that Python writes to the wakeup pipe
+  reaches this thread at once.
   """
   global _writer
   if _writer is None:
@@ -53,17 +52,17 @@ def on_signal(number: int, listener: Callable[[int], None]) -> None:
     signal.set_wakeup_fd(_writer, warn_on_full_buffer=False)
     threading.Thread(target=_listen, args=(reader,), daemon=True, name='signals').start()
   _listeners[number] = listener
-  signal.signal(number, lambda *_: None)  # without a handler no byte is written
+  signal.signal(number, lambda *_: None)  # without a Python handler no byte is written
 
 
 def say(line: str) -> None:
-  """Prints to the standard error at once, from any thread and in any state of the process."""
+  """Prints to the standard error at once, from any thread, without Python's buffers or locks."""
   with contextlib.suppress(OSError):
     os.write(_terminal, f'{line}\n'.encode('ascii', 'backslashreplace'))
 
 
 def end_when_nobody_reads() -> None:
-  """Lets a program that only prints end as others do when `| head` has seen enough."""
+  """Lets a broken pipe, as of `| head`, end the process silently."""
   signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
@@ -74,36 +73,36 @@ def _listen(reader: int) -> None:
 
 
 def end(number: int) -> None:
-  """Ends the process: an exception would surface in any library, each with its own traceback."""
+  """Ends the process without an exception, which libraries would print or swallow."""
   say('interrupted')
   os._exit(128 + number)
 
 
 class _Descriptor(io.FileIO):
-  """A file descriptor whose reader may go away: what comes after that is dropped.
+  """A file descriptor that drops output once its pipe is closed.
 
-  Any other failure, such as that of a full disk, is raised once.
+  Other errors, such as of a full disk, are raised once.
   """
 
   def write(self, data: bytes) -> int | None:
-    """Writes, if anybody reads."""
+    """Writes `data`, or drops it after an error."""
     try:
       return super().write(data)
     except BlockingIOError:
       raise
     except OSError as error:
-      # The descriptor itself is turned away, for libraries that write past Python.
-      nowhere = os.open(os.devnull, os.O_WRONLY)
-      os.dup2(nowhere, self.fileno())
-      os.close(nowhere)
+      # Redirects the descriptor itself, since libraries in C++ write to it, too.
+      devnull = os.open(os.devnull, os.O_WRONLY)
+      os.dup2(devnull, self.fileno())
+      os.close(devnull)
       if not isinstance(error, BrokenPipeError):
         raise
       return len(data)
 
 
 def _output(descriptor: int, stream: io.TextIOWrapper | None) -> io.TextIOWrapper:
-  """The stream anew: characters that it cannot show are escaped, and a closed pipe is no error."""
-  if stream is None:  # closed by who started the process
+  """Wraps a stream: unencodable characters are escaped, and a closed pipe is no error."""
+  if stream is None:  # closed by the parent process
     return open(os.devnull, 'w', encoding='utf-8')
   stream.flush()
   raw = _Descriptor(descriptor, 'w', closefd=False)

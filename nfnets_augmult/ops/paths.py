@@ -1,4 +1,4 @@
-"""Paths as people write them."""
+"""Expanding and checking paths."""
 
 import os
 import re
@@ -7,9 +7,9 @@ _VARIABLE = re.compile(r'\$(?:([A-Za-z_]\w*)|\{([^}]*)\})')
 
 
 def expand(path: str) -> str:
-  """Returns `path` with `~`, `~user`, `$NAME` and `${NAME}` replaced by what they stand for.
+  """Returns `path` with `~`, `~user`, `$NAME` and `${NAME}` expanded.
 
-  An address such as `gs://bucket/folder` keeps its `~`. An empty path stays empty.
+  A URL such as `gs://bucket/folder` keeps its `~`. An empty path stays empty.
 
   Raises:
     ValueError: there is no such variable, or no such user.
@@ -34,10 +34,7 @@ def expand(path: str) -> str:
 
 
 def check_writable(key: str, folder: str) -> None:
-  """Raises ValueError unless `folder` is a folder, or can become one, in which files can be made.
-
-  Nothing is written to find out; a disk that is full shows later.
-  """
+  """Raises ValueError unless `folder` is writable or can be created; writes nothing."""
   place = os.path.abspath(folder)
   while not os.path.lexists(place):
     place = os.path.dirname(place)

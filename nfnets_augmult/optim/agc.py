@@ -14,17 +14,17 @@ from nfnets_augmult.ops.param_names import is_classifier
 def unitwise_norm(x: jax.Array) -> jax.Array:
   """Returns the norm of each unit of `x`, float32, of a shape that broadcasts with `x`.
 
-  A unit is what feeds one output: a slice along the last axis of IO and HWIO weights, and along
-  the last two of rank 3 (inputs, heads, outputs). Scalars and vectors are one unit, and so is what
-  is a vector but for axes of size 1, such as the kernel `[1, 1, 1, O]` of a 1x1 convolution with
-  one input; the published networks were trained so.
+  A unit is the weights of one output: a slice along the last axis of IO and HWIO weights, and along
+  the last two of rank 3 (inputs, heads, outputs). Scalars and vectors are one unit, and so are
+  arrays with at most one axis larger than 1, such as the kernel `[1, 1, 1, O]` of a 1x1 convolution
+  of one channel; the published networks were trained so.
   """
-  wide = x.astype(jnp.float32)
+  x = x.astype(jnp.float32)
   has_units = sum(size > 1 for size in x.shape) > 1
   axes = None
   if has_units:
     axes = 0 if x.ndim == 3 else tuple(range(x.ndim - 1))
-  return jnp.sqrt(jnp.sum(wide * wide, axis=axes, keepdims=True))
+  return jnp.sqrt(jnp.sum(x * x, axis=axes, keepdims=True))
 
 
 def clip_unitwise(
@@ -39,7 +39,7 @@ def clip_unitwise(
     grad: gradient, float32 or bfloat16; norms are taken in float32.
     weight: of the shape of `grad`.
     clipping: largest ratio of norms, > 0.
-    eps: least norm that a weight is taken to have, so that zero weights can move.
+    eps: lower bound on the norm of a weight, so that zero weights can move.
 
   Raises:
     ValueError: shapes differ, or `clipping` is not positive; the message shows the values.
@@ -60,7 +60,7 @@ def clip_unitwise(
   grad_norm = unitwise_norm(grad)
   largest = clipping * jnp.maximum(unitwise_norm(weight), eps)
   is_over = grad_norm > largest
-  # Dividing by 1 where nothing is clipped keeps 0 / 0 out of the branch not taken.
+  # Dividing by 1 where nothing is clipped avoids 0 / 0 in the branch not taken.
   scale = largest / jnp.where(is_over, grad_norm, 1.0)
   clipped = (grad.astype(jnp.float32) * scale).astype(grad.dtype)
   return jnp.where(is_over, clipped, grad)
@@ -78,15 +78,13 @@ def adaptive_gradient_clipping(
   eps: float = 1e-3,
   mask: Any | Callable[[Any], Any] | None = None,
 ) -> optax.GradientTransformation:
-  """Returns the optax transformation that applies `clip_unitwise` to every parameter.
-
-  It keeps no state. Its update needs the parameters.
+  """Returns the stateless optax transformation that applies `clip_unitwise` to every parameter.
 
   Args:
     clipping: largest ratio of norms, > 0.
-    eps: least norm that a weight is taken to have.
+    eps: lower bound on the norm of a weight.
     mask: a tree like the parameters, of bools, or a function from parameters to one; where false
-      the gradient passes as it is. `is_clipped` is the published one. None clips everything.
+      the gradient is not clipped. `is_clipped` is the published one. None clips everything.
 
   Raises:
     ValueError: an argument is not positive, or `update` is called without parameters.

@@ -1,4 +1,4 @@
-"""The exponential moving average of the parameters, which makes the predictions."""
+"""The exponential moving average of the parameters."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Sharpness-aware minimization: the gradient at the worst point nearby."""
+"""Sharpness-aware minimization (SAM): the gradient after an ascent step."""
 
 import math
 from collections.abc import Callable
@@ -9,15 +9,15 @@ import jax.numpy as jnp
 
 from nfnets_augmult.ops.checks import check_number
 
-# Parameters and a batch, then anything: to a value (or a pair with auxiliary output) and gradient.
+# From (params, batch, *arguments) to (value, gradient), or ((value, auxiliary output), gradient).
 ValueAndGrad = Callable[..., tuple[Any, Any]]
 
 
 def ascent_direction(grad: Any, *, rho: float) -> Any:
   """Returns `grad` scaled to a global norm of `rho`, and zeros for a zero gradient.
 
-  The norm is over all leaves together, in float32; each leaf keeps its dtype. A gradient that is
-  not finite gives a direction that is not finite either.
+  The norm is over all leaves together, in float32; each leaf keeps its dtype. NaN and infinities
+  propagate.
 
   Args:
     grad: a tree of arrays.
@@ -27,7 +27,7 @@ def ascent_direction(grad: Any, *, rho: float) -> Any:
   """
   squares = [jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(grad)]
   norm = jnp.sqrt(sum(squares))
-  # Zero over one, not zero over zero, at a stationary point.
+  # 0 / 1 and not 0 / 0 at a stationary point.
   scale = rho / jnp.where(norm == 0, 1.0, norm)
   return jax.tree.map(lambda leaf: (leaf.astype(jnp.float32) * scale).astype(leaf.dtype), grad)
 
@@ -35,12 +35,12 @@ def ascent_direction(grad: Any, *, rho: float) -> Any:
 def ascent_slots_per_device(
   *, unique_images_per_batch: int, augmult: int, device_count: int, ascent_fraction: float
 ) -> int:
-  """Returns how many slots of a device's batch the ascent step reads: its first so many.
+  """Returns how many slots of a device's batch, its first, the ascent step reads.
 
   The fraction is of unique images: the first `ceil(ascent_fraction * U)` of the global batch, with
   all their copies. A global batch is image-major, `[U, n]`, and dealt to D devices in turn, so that
-  on each device these images fill a prefix; where they end unevenly, the shorter prefixes get one
-  slot of the next image, since all devices run one program.
+  on each device these images fill a prefix. The prefixes are padded to equal lengths with slots of
+  the next image, since all devices run one program.
 
   Args:
     unique_images_per_batch: U.
@@ -49,8 +49,7 @@ def ascent_slots_per_device(
     ascent_fraction: in (0, 1].
 
   Raises:
-    ValueError: the fraction is out of its range, or the batch does not divide; the message says by
-      what.
+    ValueError: the fraction is out of range, or D does not divide the batch.
 
   Example:
     >>> from nfnets_augmult import ascent_slots_per_device
@@ -66,7 +65,7 @@ def ascent_slots_per_device(
       f'{unique_images_per_batch} images x {augmult} copies do not divide over '
       f'{device_count} devices'
     )
-  # Less a hair, for products such as 0.07 * 100 that come out above the integer they mean.
+  # Minus a tolerance, for products such as 0.07 * 100 that round to above the integer.
   ascent_images = math.ceil(ascent_fraction * unique_images_per_batch - 1e-9)
   return math.ceil(ascent_images * augmult / device_count)
 
@@ -96,24 +95,23 @@ def sharpness_aware(
 ) -> ValueAndGrad:
   """Returns a function like `value_and_grad_fn`, evaluated after an ascent step of radius `rho`.
 
-  The result takes `(params, batch, *arguments)`, climbs from `params` along the gradient of the
-  ascent batch, and returns value, auxiliary output and gradient of the whole batch at the point
-  reached; the caller's update still starts from `params`. Both evaluations get the same further
-  arguments, hence the same random key, and the value is that of the perturbed parameters.
+  The result takes `(params, batch, *arguments)`, steps from `params` along the gradient of the
+  ascent batch, and returns value, auxiliary output and gradient of the whole batch at the perturbed
+  parameters; the caller's update still starts from `params`. Both evaluations get the same further
+  arguments, hence the same PRNG key.
 
-  Which sharpness is penalised depends on what an ascent step sees. By default each device climbs
-  its own gradient, as published: the sharpness of the loss of few samples, averaged over devices,
-  which regularizes more the more devices share a batch. With `axis_name` all devices climb the
-  gradient of their joint batch, at the price of one more reduction, and the number of devices does
-  not matter.
+  By default each device climbs the gradient of its own samples, as published (m-sharpness), which
+  regularizes more the more devices share a batch. With `axis_name` all devices climb the gradient
+  of the global batch, at the price of one more all-reduce, and the number of devices does not
+  matter.
 
   Args:
     value_and_grad_fn: maps `(params, batch, *arguments)` to `(value, grad)`, `grad` of this
       device's samples only.
     rho: radius of the ascent step, >= 0; at 0 the result equals `value_and_grad_fn`'s.
     axis_name: mapped axis of devices over which the ascent gradient is averaged, or None.
-    select_ascent: maps a batch to the part that the ascent step reads, of a fixed shape; see
-      `ascent_slots_per_device`. None for all of it.
+    select_ascent: maps a batch to the part that the ascent step reads, see `first_slots`; None for
+      all of it.
 
   Raises:
     ValueError: `rho` is negative or not finite.

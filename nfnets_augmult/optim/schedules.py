@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from nfnets_augmult.ops.checks import LARGEST_COUNT, check_choice, check_int, check_number
 
-# Beyond it `halving` would overflow int32.
+# Above this `halving` would overflow int32.
 MOST_STEPS = LARGEST_COUNT // 20
 
 # From the zero-based step, an integer array, to the learning rate, a float32 scalar.
@@ -33,13 +33,13 @@ def cosine(learning_rate: float, *, total_steps: int, warmup_steps: int = 0) -> 
 def halving(learning_rate: float, *, total_steps: int, warmup_steps: int = 0) -> Schedule:
   """Returns the schedule of the paper's CIFAR experiments (Section 2).
 
-  Constant for the first half of the run; from there on it is halved at the end of every further
-  twentieth, so the last twentieth runs at `learning_rate / 2**9`. A linear warm-up, which the
-  paper does not use here, multiplies the beginning.
+  Constant for the first half of the run, then halved at the end of every further twentieth, so
+  that the last twentieth runs at `learning_rate / 2**9`. The schedule is multiplied by a linear
+  warm-up, which the paper does not use here.
   """
 
   def schedule(step: jax.Array) -> jax.Array:
-    # Whole numbers: exact at the boundaries, and within int32 up to `MOST_STEPS`.
+    # Integers, for exact boundaries.
     twentieths = jnp.asarray(step, jnp.int32) * 20 // total_steps
     halvings = jnp.clip(twentieths - 10, 0, 9).astype(jnp.float32)
     warmup = jnp.minimum(jnp.asarray(step, jnp.float32) / max(warmup_steps, 1), 1.0)
@@ -49,7 +49,7 @@ def halving(learning_rate: float, *, total_steps: int, warmup_steps: int = 0) ->
 
 
 def constant(learning_rate: float, *, total_steps: int, warmup_steps: int = 0) -> Schedule:
-  """Returns linear warm-up, then `learning_rate` for ever."""
+  """Returns linear warm-up, then a constant `learning_rate`."""
   del total_steps
 
   def schedule(step: jax.Array) -> jax.Array:
@@ -74,8 +74,7 @@ def make_schedule(
     warmup_steps: length of the linear warm-up, less than `total_steps`.
 
   Raises:
-    ValueError: unknown name, a learning rate that is not positive, a run or a warm-up that is too
-      long.
+    ValueError: unknown name, a learning rate that is not positive, or too many steps.
 
   Example:
     >>> from nfnets_augmult import make_schedule

@@ -14,19 +14,19 @@ def sgd(
   clipping: float = 0.0,
   clipping_eps: float = 1e-3,
 ) -> optax.GradientTransformation:
-  """Returns the direction of descent, still without the learning rate.
+  """Returns the transformation from gradients to directions, without the learning rate.
 
-  The order is that of the published NFNets: the gradient is clipped (AGC), `weight_decay` times the
-  weights is added, then comes momentum. Because the learning rate comes last, a change
-  of it acts at once on all of the accumulated momentum.
+  The order is that of the published NFNets: clip the gradient (AGC), add `weight_decay` times the
+  weights, apply momentum. As the learning rate comes last, a change of it acts at once on all of
+  the accumulated momentum.
 
   Args:
     momentum: coefficient of the running sum, in `[0, 1)`; 0.9 in the paper.
-    nesterov: whether to look one step ahead.
+    nesterov: whether to use Nesterov momentum.
     weight_decay: gradient of `weight_decay / 2 * |w|^2`, for the parameters `masks.decayed`.
     clipping: largest ratio of gradient norm to weight norm per unit, see `agc`, for all parameters
       but the classifier's weight; 0 for none.
-    clipping_eps: least weight norm in that ratio.
+    clipping_eps: lower bound on the weight norm in that ratio.
 
   Raises:
     ValueError: a coefficient is out of range.

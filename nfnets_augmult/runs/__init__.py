@@ -1,1 +1,1 @@
-"""A run, from its config to its parts, its training and what is done with it afterwards."""
+"""A run: from its config to its parts, training, evaluation and export."""

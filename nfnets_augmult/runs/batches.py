@@ -1,4 +1,4 @@
-"""The batches of a run, made on the host or on the devices, and how they get to its steps."""
+"""The batches of a run, made on the host or on the devices, and its `Advance` functions."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -47,8 +47,8 @@ def train_batches(
     multiplicity: which image and copy fills each slot.
     start_step: first step.
     stop_step: one past the last step.
-    augmentation: instead of that of the run.
-    hosts: index and number of hosts, instead of this process's.
+    augmentation: overrides that of the run.
+    hosts: overrides index and number of hosts.
   """
   host_index, host_count = hosts or (jax.process_index(), jax.process_count())
   augmentation = augmentation or settings.augmentation
@@ -77,7 +77,7 @@ def train_batches(
 def evaluation_batches(
   settings: Settings, source: Source, num_images: int | None = None
 ) -> Batches:
-  """Returns this host's batches of `source`, un-augmented, of its first images or all."""
+  """Returns this host's un-augmented batches of the first `num_images` of `source`, or all."""
   batch_size_per_device = -(-settings.evaluation_batch_size // jax.device_count())
   options = {
     'batch_size': batch_size_per_device * jax.local_device_count(),
@@ -105,7 +105,7 @@ def _with_keys_in_errors(batches: Batches) -> Batches:
 
 
 def steps_per_dispatch(settings: Settings) -> int:
-  """Returns how many steps one dispatch takes at most: one where more would be slower."""
+  """Returns the largest number of steps per dispatch; 1 where loops are slow."""
   return 1 if feeding.loops_are_slow() else settings.steps_per_dispatch
 
 
@@ -117,10 +117,10 @@ def make_restart(
   *,
   total_steps: int,
 ) -> Callable[..., feeding.Advance]:
-  """Returns a function that makes any number of `Advance`s, which share one compiled program.
+  """Returns a function that makes `Advance`s which share one compiled program.
 
-  It takes the last argument of `train_step`, a key or another tree of arrays, and by keyword the
-  `multiplicity`, which may differ from the one here in its seed, and the `start_step`.
+  Its arguments are the last argument of `train_step`, a key or another tree of arrays, and as
+  keywords the `multiplicity`, which may have another seed than the one here, and the `start_step`.
 
   Args:
     settings: of the run.
@@ -142,7 +142,7 @@ def make_restart(
   one_step = feeding.with_batch_made(train_step, _device_batch_maker(settings, multiplicity))
 
   def restart_device(key: Any, *, multiplicity: Multiplicity, start_step: int) -> feeding.Advance:
-    del start_step  # images are looked up by the step that is asked for
+    del start_step  # `Advance` looks up images by step
     return feeding.make_device_advance(
       one_step,
       constants=(place_on_devices(source, multiplicity), devices.replicate(key)),
@@ -162,12 +162,12 @@ def make_group_advance(
   keys: np.ndarray,
   learning_rates: np.ndarray,
 ) -> feeding.Advance:
-  """Returns the `Advance` of R runs that differ in seed and learning rate alone.
+  """Returns the `Advance` of R runs that differ only in seed and learning rate.
 
   Args:
     settings: of any of the runs.
     source: training images.
-    multiplicities: which image and copy fills each slot, of each run.
+    multiplicities: of each run.
     make_train_step: from a peak learning rate, a traced scalar, to the update of one device.
     keys: PRNG keys of the steps, `[R, 2]`.
     learning_rates: peaks, float32 `[R]`.
@@ -175,7 +175,7 @@ def make_group_advance(
   first = multiplicities[0]
   make_batch = _device_batch_maker(settings, first)
 
-  def step_of_run(
+  def run_step(
     state: TrainState,
     images: Images,
     data: device_input.DeviceData,
@@ -188,11 +188,11 @@ def make_group_advance(
   by_seed = {multiplicity.seed: multiplicity for multiplicity in multiplicities}
 
   def images(step: int) -> Images:
-    of_seed = {seed: multiplicity.images(step) for seed, multiplicity in by_seed.items()}
-    return feeding.stack_images([of_seed[multiplicity.seed] for multiplicity in multiplicities])
+    images_by_seed = {seed: multiplicity.images(step) for seed, multiplicity in by_seed.items()}
+    return feeding.stack_images([images_by_seed[m.seed] for m in multiplicities])
 
   return feeding.make_device_advance(
-    groups.make_group_step(step_of_run),
+    groups.make_group_step(run_step),
     constants=(place_on_devices(source, first), *devices.replicate((keys, learning_rates))),
     images=images,
     most_steps=steps_per_dispatch(settings),
@@ -202,7 +202,7 @@ def make_group_advance(
 def _device_batch_maker(
   settings: Settings, multiplicity: Multiplicity
 ) -> Callable[[device_input.DeviceData, Images], dict[str, jax.Array]]:
-  """What makes a batch on a device, see `device_input.make_batch`."""
+  """Returns `device_input.make_batch` with the arguments of the run."""
   return functools.partial(
     device_input.make_batch,
     copies_per_batch=multiplicity.copies_per_batch,
@@ -211,7 +211,7 @@ def _device_batch_maker(
 
 
 def place_on_devices(source: ArraySource, multiplicity: Multiplicity) -> device_input.DeviceData:
-  """Returns the training images, a copy on each of the local devices, and the slots of each."""
+  """Returns the training images, replicated on the local devices, and the slots of each."""
   slot = device_input.device_slots(
     multiplicity,
     device_count=jax.local_device_count(),

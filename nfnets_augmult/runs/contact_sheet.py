@@ -1,4 +1,4 @@
-"""A picture of what the network is shown: every unique image beside its n copies."""
+"""A contact sheet: unique images beside their n augmented copies."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,47 +14,46 @@ _PER_IMAGE = ('image_index', 'label')
 def collect_copies(
   batches: Iterator[dict[str, np.ndarray]], *, num_images: int, augmult: int
 ) -> dict[str, np.ndarray]:
-  """Returns the copies of the first few unique images that the batches show.
+  """Returns all copies of the first few unique images in the batches.
 
   Args:
-    batches: training batches in order, of as many steps as it takes to show an image n times.
-    num_images: how many unique images R, at most.
+    batches: training batches in order, of as many steps as n copies of an image take.
+    num_images: R, the largest number of unique images.
     augmult: n.
 
   Returns:
-    `image_index` int64 `[R]`, `label` int32 `[R]`, and by copy index `image` uint8
-    `[R, n, H, W, C]`; where images are mixed also `partner_label` int32 `[R, n]` and `mix_weight`
-    float32 `[R, n]`.
+    `image_index` int64 `[R]`, `label` int32 `[R]`, and `image` uint8 `[R, n, H, W, C]`; with mixed
+    images also `partner_label` int32 `[R, n]` and `mix_weight` float32 `[R, n]`.
   """
-  places: dict[int, int] = {}
-  found: dict[str, np.ndarray] = {}
+  rows: dict[int, int] = {}  # by image index
+  copies: dict[str, np.ndarray] = {}
   for batch in batches:
     keys = [key for key in ('image', 'partner_label', 'mix_weight') if key in batch]
-    if not found:
-      found = {key: np.zeros_like(batch[key], shape=(num_images,)) for key in _PER_IMAGE}
+    if not copies:
+      copies = {key: np.zeros_like(batch[key], shape=(num_images,)) for key in _PER_IMAGE}
       for key in keys:
         shape = (num_images, augmult, *batch[key].shape[1:])
-        found[key] = np.zeros_like(batch[key], shape=shape)
+        copies[key] = np.zeros_like(batch[key], shape=shape)
     for slot, index in enumerate(batch['image_index'].tolist()):
-      if index not in places and len(places) < num_images:
-        places[index] = len(places)
+      if index not in rows and len(rows) < num_images:
+        rows[index] = len(rows)
         for key in _PER_IMAGE:
-          found[key][places[index]] = batch[key][slot]
-      if index in places:
+          copies[key][rows[index]] = batch[key][slot]
+      if index in rows:
         for key in keys:
-          found[key][places[index], batch['copy_index'][slot]] = batch[key][slot]
-  return {key: array[: len(places)] for key, array in found.items()}
+          copies[key][rows[index], batch['copy_index'][slot]] = batch[key][slot]
+  return {key: array[: len(rows)] for key, array in copies.items()}
 
 
 def mixture_notes(copies: dict[str, np.ndarray], class_names: Sequence[str]) -> list | None:
-  """Returns what is to be written under each copy: share and class of both images, by row.
+  """Returns the captions of copies: weight and class of both images.
 
   Args:
     copies: see `collect_copies`.
     class_names: of all classes.
 
   Returns:
-    For each image and copy two lines, or one where nothing is mixed; None without mixing.
+    For each image and copy two lines, or one if it is not mixed; None without mixing.
   """
   if 'mix_weight' not in copies:
     return None
@@ -77,13 +76,13 @@ def draw_contact_sheet(
   captions: Sequence[str],
   notes: Sequence[Sequence[Sequence[str]]] | None = None,
 ) -> Image.Image:
-  """Returns a sheet with one row per unique image: caption, original, and its n copies.
+  """Returns a sheet with one row per unique image: caption, original and n copies.
 
   Args:
     originals: uint8 `[R, H, W, C]`, C 1 or 3.
     copies: uint8 `[R, n, H, W, C]`.
     captions: R strings.
-    notes: lines to write under each copy, cut off where they are too long; None for none.
+    notes: lines to write under each copy, truncated to its width; None for none.
   """
   num_rows, augmult, height, width, channels = copies.shape
   scale = max(1, round(_CELL_PIXELS / height))

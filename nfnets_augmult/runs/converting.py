@@ -1,4 +1,4 @@
-"""Writing a data set as plain arrays, decoded and scaled."""
+"""Converting a data set to plain arrays, decoded and scaled."""
 
 import ml_collections
 import numpy as np
@@ -21,7 +21,7 @@ def convert(config: ml_collections.ConfigDict, output: str) -> tuple[ArraySource
   """
   run = Run(config)
   dataset = run.settings.dataset
-  # Training crops by itself, and out of the whole square.
+  # The whole centred square, as random crops are taken during training.
   train = _decoded(run.data.train, EvaluationCrop(padding=0), dataset.train_options)
   test = _decoded(run.data.test, dataset.evaluation_crop, dataset.test_options)
   name = dataset.name.replace('/', '_')
@@ -30,7 +30,7 @@ def convert(config: ml_collections.ConfigDict, output: str) -> tuple[ArraySource
 
 
 def _decoded(source: Source, crop: EvaluationCrop, options: ReadOptions) -> ArraySource:
-  """The images as one array, without what does not decode, if that is allowed."""
+  """Decodes all images into one array, skipping bad ones if the options say so."""
   if isinstance(source, ArraySource):
     return source
   from nfnets_augmult.data import pipeline

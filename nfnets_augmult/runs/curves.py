@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Name in the records, label, and style of what each panel shows.
+# Name in the records, label, and style of the curves of each panel.
 _CROSS_ENTROPY = (
   ('train/loss', 'training, augmented copies (running)', {'color': '0.7', 'lw': 1}),
   ('train_raw/raw/cross_entropy', 'training, raw images', {'color': 'C0', 'marker': 'o'}),
@@ -34,7 +34,7 @@ def draw_curves(
   """Returns a figure of cross entropy, top-1 accuracy and learning rate against epochs.
 
   Args:
-    records: of `metrics.jsonl`, each with `step` and `epoch`; what is missing is not drawn.
+    records: of `metrics.jsonl`, each with `step` and `epoch`; missing metrics are not drawn.
     title: above the panels.
     divergence: the `step` at which the run diverged and the `last_losses` up to it, see
       `training.records.read_divergence`; None if it did not.
@@ -49,7 +49,7 @@ def draw_curves(
           [x for x, _ in points],
           [factor * y for _, y in points],
           label=label,
-          # A line through one point would not be seen.
+          # A line through a single point would be invisible.
           **{'ms': 3.5, 'lw': 1.5, 'marker': '.' if len(points) == 1 else None, **style},
         )
   if divergence is not None:
@@ -75,8 +75,8 @@ def draw_curves(
 def _mark_divergence(
   panels: Sequence[Axes], records: Sequence[Mapping[str, Any]], divergence: Mapping[str, Any]
 ) -> None:
-  """A line at the step, and the last losses one by one in the first panel."""
-  # Of a run without a record, steps are all there is.
+  """Draws a line at the step, and each of the last losses in the first panel."""
+  # Without records the axis is in steps.
   epochs = [record['epoch'] / record['step'] for record in records if record['step']]
   epochs_per_step = epochs[-1] if epochs else 1.0
   step, last = divergence['step'], divergence['last_losses']

@@ -1,4 +1,4 @@
-"""Evaluating a checkpoint of a run, finished or going on."""
+"""Evaluating a checkpoint of a run, finished or still training."""
 
 from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training import devices, evaluation
@@ -13,18 +13,18 @@ def evaluate(
   batch_size: int = 0,
   map_classes_by_name: bool = False,
 ) -> dict[str, dict[str, float]]:
-  """Returns the means over a split for the raw and the averaged parameters of a checkpoint.
+  """Returns the metrics of the raw and the averaged parameters of a checkpoint on a split.
 
-  Reads the work directory and changes nothing in it, so the run may be going on.
+  Only reads the work directory, so the run may still be training.
 
   Args:
     workdir: of the run.
     split: of the run's data set; by default its test split.
     checkpoint: `'latest'`, `'best'`, or the number of a step.
-    data_dir: where the data lie, if no longer where the run found them.
-    batch_size: over all devices, if not the config's; results do not depend on it.
-    map_classes_by_name: whether classes in another order than the run's, or only some of them, are
-      found by their names.
+    data_dir: overrides that of the run, if the data were moved.
+    batch_size: over all devices, overrides the config's; results do not depend on it.
+    map_classes_by_name: whether classes in another order than the run's, or a subset of them, are
+      mapped by their names.
 
   Returns:
     For `raw` and `ema`: `cross_entropy` in nats, `top_1` and `top_5` in `[0, 1]`, `count`; and

@@ -14,16 +14,16 @@ _WRITERS = {'.npz': param_files.write_npz, '.safetensors': timm_export.export_to
 
 
 def export(output: str, *, workdir: str = '', params: str = '') -> int:
-  """Writes a parameter file, whole or not at all, and returns how many numbers it holds.
+  """Writes a parameter file atomically, and returns the number of parameters.
 
   Args:
     output: the file to write, `.npz` or `.safetensors`.
     workdir: of a run, whose newest checkpoint is read; or
-    params: a parameter file to convert.
+    params: path of a parameter file to convert.
 
   Raises:
     ValueError: not exactly one input, an output that cannot be written, or parameters that cannot
-      be read or written so.
+      be read, or written in this format.
     CheckpointError: the run has no checkpoint.
   """
   suffix = _check_output(output)
@@ -33,7 +33,10 @@ def export(output: str, *, workdir: str = '', params: str = '') -> int:
     raise ValueError(f'--workdir={workdir!r} is not a directory')
   if os.path.exists(output) and os.path.exists(params) and os.path.samefile(output, params):
     raise ValueError(f'--output={output!r} is the file of --params itself; give another name')
-  values, metadata = _read_run(workdir) if workdir else _read_file(params)
+  if workdir:
+    values, metadata = _read_run(workdir)
+  else:
+    values, metadata = param_files.read_params(params), param_files.read_metadata(params)
   try:
     _WRITERS[suffix](output, values, metadata)
   except OSError as error:
@@ -44,7 +47,7 @@ def export(output: str, *, workdir: str = '', params: str = '') -> int:
 
 
 def _check_output(output: str) -> str:
-  """Returns the suffix; a file that cannot be written is refused before anything is read."""
+  """Checks that the file can be written, before anything is read; returns its suffix."""
   suffix = os.path.splitext(output)[1]
   if suffix not in _WRITERS:
     raise ValueError(f'--output={output!r} must end in {" or ".join(_WRITERS)}')
@@ -59,21 +62,16 @@ def _check_output(output: str) -> str:
 
 
 def _read_run(workdir: str) -> tuple[_Params, dict[str, Any]]:
-  """Returns the averaged parameters of the newest checkpoint, and what the run says of itself."""
+  """Returns the averaged parameters of the newest checkpoint, and the metadata of the run."""
   config = records.read_object(os.path.join(workdir, 'config.json')) or {}
   data = records.read_data_description(workdir) or {}
   with Checkpoints(workdir, read_only=True) as checkpoints:
     values = checkpoints.read_averaged_params()
     class_names = list(checkpoints.read_class_names()) or data.get('class_names')
-  said = {
+  metadata = {
     'class_names': class_names,
     'model': config.get('model.name'),
     'image_shape': data.get('image_shape'),
     'normalization': data.get('normalization'),
   }
-  return values, {key: value for key, value in said.items() if value}
-
-
-def _read_file(path: str) -> tuple[_Params, dict[str, Any]]:
-  """Returns the parameters in a file, and what it says of itself."""
-  return param_files.read_params(path), param_files.read_metadata(path)
+  return values, {key: value for key, value in metadata.items() if value}

@@ -1,4 +1,4 @@
-"""The images of a run: loading both splits, remembering what they were, telling others apart."""
+"""The images of a run: loading both splits, describing them, and comparing with the record."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from nfnets_augmult.ops.argument_names import renamed
 from nfnets_augmult.runs.settings import DATASET_KEYS, Dataset
 from nfnets_augmult.training.step import Normalization
 
-# Per channel statistics of ImageNet, for data sets that are not held in memory.
+# Statistics of ImageNet per channel, for data sets that are not held in memory.
 _IMAGENET = Normalization(
   mean=(0.485 * 255, 0.456 * 255, 0.406 * 255), std=(0.229 * 255, 0.224 * 255, 0.225 * 255)
 )
@@ -24,7 +24,7 @@ class Data:
   Attributes:
     train: training images.
     test: test images.
-    image_shape: (height, width, channels) that the network gets.
+    image_shape: (height, width, channels) of the network's input.
     normalization: of the channels.
   """
 
@@ -80,13 +80,13 @@ def load_data(dataset: Dataset) -> Data:
   if dataset.train_options.on_bad_image == 'skip':
     from nfnets_augmult.data import decoding
 
-    for source in (train, test):  # leaving out what does not decode must not leave out all
+    for source in (train, test):  # skipping bad images must not skip all
       decoding.check_some_image_decodes(source, dataset.train_options)
   return Data(train, test, (size, size, 3), _IMAGENET)
 
 
 def _load_split_of_key(key: str, dataset: Dataset) -> sources.Source:
-  """The split that a key of `dataset` names, which must hold images."""
+  """Loads the split that a key of `dataset` names, which must hold images."""
   split = getattr(dataset, key)
   try:
     with renamed({'split': f'dataset.{key}'}):
@@ -101,16 +101,16 @@ def _load_split_of_key(key: str, dataset: Dataset) -> sources.Source:
 
 
 def log_notes(source: sources.Source) -> None:
-  """Says what a user should know of the reading of a source, such as what was passed over."""
+  """Logs the notes on reading a source, such as on files that were skipped."""
   for note in getattr(source, 'notes', ()):
     logging.warning('%s: %s', source.description, note)
 
 
 def describe_data(data: Data) -> dict[str, Any]:
-  """Returns what a run remembers of its data, as JSON values.
+  """Returns the description of the data that a run records, as JSON values.
 
-  The names of the classes in the order of their labels, what identifies the images of both splits,
-  and what the network takes for granted of them.
+  It has the class names in the order of labels, shape and normalization of the network's input, and
+  what identifies the images of both splits.
   """
   return {
     'class_names': list(data.train.class_names),
@@ -121,16 +121,16 @@ def describe_data(data: Data) -> dict[str, Any]:
   }
 
 
-def check_same_data(data: Data, then: dict[str, Any]) -> None:
-  """Raises ValueError, with what differs, if `data` is not what `describe_data` once described."""
+def check_same_data(data: Data, recorded: dict[str, Any]) -> None:
+  """Raises ValueError, with the differences, unless `describe_data(data)` is as `recorded`."""
   now = describe_data(data)
   names = now['class_names']
-  differ = sources.describe_class_changes(names, then['class_names'])
+  differ = sources.describe_class_changes(names, recorded['class_names'])
   if differ:
     differ = f'its classes differ: {differ}'
   else:
     changes = [
-      identity.describe_split_changes(now[split], then[split], split=split, class_names=names)
+      identity.describe_split_changes(now[split], recorded[split], split=split, class_names=names)
       for split in ('train', 'test')
     ]
     differ = '; '.join(change for change in changes if change)
@@ -142,38 +142,37 @@ def check_same_data(data: Data, then: dict[str, Any]) -> None:
     )
 
 
-def as_trained(source: sources.Source, then: dict[str, Any]) -> Data:
-  """Returns `source`, as both splits, the way the network of a run takes images.
+def data_as_recorded(source: sources.Source, recorded: dict[str, Any]) -> Data:
+  """Returns `source`, as both splits, with the recorded image shape and normalization of a run.
 
   Args:
-    source: images to look at; they may lie elsewhere than those of the run, and need not come with
-      training images.
-    then: what `describe_data` said of the data of the run.
+    source: images to evaluate.
+    recorded: `describe_data` of the data of the run.
 
   Raises:
     ValueError: the images have another number of channels.
   """
   channels = source.images.shape[-1] if isinstance(source, sources.ArraySource) else 3
-  image_shape = tuple(then['image_shape'])
+  image_shape = tuple(recorded['image_shape'])
   if channels != image_shape[-1]:
     raise ValueError(
       f'{source.description} has images of {channels} channel(s); the network was trained with '
       f'{image_shape[-1]}'
     )
-  normalization = Normalization(*(tuple(then['normalization'][key]) for key in ('mean', 'std')))
+  normalization = Normalization(*(tuple(recorded['normalization'][key]) for key in ('mean', 'std')))
   return Data(source, source, image_shape, normalization)
 
 
 def match_classes(
   source: sources.Source, class_names: Sequence[str], *, map_by_name: bool | None = None
 ) -> sources.Source:
-  """Returns `source` with labels that count in the classes of a run.
+  """Returns `source` with labels in the order of the classes of a run.
 
   Args:
-    source: images to look at.
+    source: images to evaluate.
     class_names: of the run, in the order of its labels.
-    map_by_name: whether classes in another order, or only some of them, are found by their names;
-      None if that cannot be asked for.
+    map_by_name: whether classes in another order, or a subset of them, are mapped by their names;
+      None if the program has no flag for it.
 
   Raises:
     ValueError: the classes differ, and are not or cannot be mapped; the message says how.

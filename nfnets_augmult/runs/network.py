@@ -1,4 +1,4 @@
-"""The network of a run: its functions, its parameters before the first step, its update."""
+"""The network of a run: its functions, initial parameters and update."""
 
 import dataclasses
 import functools
@@ -28,12 +28,12 @@ from nfnets_augmult.weights import param_files, pretrained
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-  """The functions of a run that JAX transforms.
+  """The pure functions of a run.
 
   Attributes:
-    initial_state: to the first state, from a key or, without one, from the seed of the run. Call
-      it as it is: then equal shapes share one small compiled draw, while jitted, every draw of
-      every block is compiled anew, minutes for a deep network. `jax.eval_shape` gives its shapes.
+    initial_state: from a PRNG key, by default that of the seed of the run, to the first state. Not
+      to be jitted: eagerly, equal shapes share one small compiled draw, while jit compiles the
+      draws of every block, which takes minutes for a deep network.
     classifier: see `step.make_classifier`.
     optimizer: see `sgd.sgd`.
     evaluation_step: of one device.
@@ -46,7 +46,7 @@ class Network:
 
 
 class InitialParams(NamedTuple):
-  """Parameters to start from, and whether their classifier is for other classes than the run's."""
+  """Parameters to start from, and whether their classes differ from those of the run."""
 
   params: Any
   has_other_classes: bool
@@ -67,7 +67,7 @@ def _key(seed: int, purpose: str) -> jax.Array:
 
 
 def make_network(settings: Settings, data: Data) -> Network:
-  """Returns model and optimiser for images and classes like those of `data`."""
+  """Returns model and optimiser for the image shape and the classes of `data`."""
   model = settings.make_model(len(data.train.class_names))
   classifier = step_lib.make_classifier(
     model.apply, normalization=data.normalization, compute_dtype=settings.compute_dtype
@@ -88,7 +88,7 @@ def make_network(settings: Settings, data: Data) -> Network:
 
 
 def check_images_fit(network: Network, image_shape: Sequence[int], *, model_name: str) -> None:
-  """Traces the network for one image, computing nothing.
+  """Traces the network for one image, without computing anything.
 
   Raises:
     ValueError: the model does not take images of this size or number of channels.
@@ -113,8 +113,7 @@ def make_train_step(
     settings: of the run.
     network: of the run.
     plan: of the run.
-    schedule: learning rate by step, instead of the run's; it may use arguments of the compiled
-      program.
+    schedule: overrides the run's; it may close over traced arrays.
   """
   return step_lib.make_train_step(
     classifier=network.classifier,
@@ -128,7 +127,7 @@ def make_train_step(
 
 
 def _sharpness(settings: Settings, plan: Plan) -> Callable[..., Any] | None:
-  """What makes a gradient sharpness-aware, or None."""
+  """Returns the SAM transformation of the gradient, or None."""
   if not settings.sam.rho:
     return None
   slots = sam.ascent_slots_per_device(
@@ -148,16 +147,16 @@ def _sharpness(settings: Settings, plan: Plan) -> Callable[..., Any] | None:
 def read_initial_params(
   path: str, network: Network, class_names: Sequence[str]
 ) -> InitialParams | None:
-  """Returns the parameters to start from, or None without a path; checks that they fit.
+  """Returns the parameters to start from, or None without a path; checks names and shapes.
 
   Args:
     path: a parameter file or the work directory of a run; or ''.
     network: of the run.
-    class_names: of the run. Where those of the parameters are known and differ, in their names or
-      their order, the classifier is to start anew: its outputs mean something else.
+    class_names: of the run. If those of the parameters are known and differ, in names or order, the
+      classifier is not loaded.
 
   Raises:
-    ValueError: there are none, they cannot be read, or they are of another network.
+    ValueError: they do not exist, cannot be read, or are of another network.
   """
   if not path:
     return None
@@ -190,7 +189,7 @@ def _merge(params: Any, initial: InitialParams) -> tuple[Any, pretrained.LoadRep
 def first_state(
   network: Network, initial: InitialParams | None = None, key: jax.Array | None = None
 ) -> tuple[state_lib.TrainState, pretrained.LoadReport | None]:
-  """Returns the state before the first step, of NumPy arrays, and what was loaded into it."""
+  """Returns the state before the first step, NumPy arrays, and a report of what was loaded."""
   state = jax.device_get(network.initial_state(key))
   if initial is None:
     return state, None

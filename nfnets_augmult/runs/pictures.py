@@ -1,4 +1,4 @@
-"""The pictures that a run leaves in its work directory."""
+"""The pictures in the work directory of a run."""
 
 import os
 from typing import Any
@@ -14,20 +14,20 @@ _SHEET_COPIES = 16
 
 
 def draw_contact_sheet(run: Run) -> None:
-  """Draws the first images of the run beside their copies, once."""
+  """Draws the first images of the run beside their copies, if not done yet."""
   from nfnets_augmult.runs import contact_sheet
 
   path = os.path.join(run.workdir, 'contact_sheet.png')
   if os.path.exists(path):
     return
   multiplicity = run.plan.multiplicity
-  turns = multiplicity.augmult // multiplicity.copies_per_batch
-  unique = multiplicity.unique_images_per_batch
-  rows = max(row for row in range(1, _SHEET_ROWS + 1) if unique % row == 0)
+  steps = multiplicity.augmult // multiplicity.copies_per_batch
+  unique_images = multiplicity.unique_images_per_batch
+  rows = max(row for row in range(1, _SHEET_ROWS + 1) if unique_images % row == 0)
 
-  def collect(**replaced: Any) -> dict[str, Any]:
-    # The part that the first of so many hosts would make: no other image is decoded.
-    batches = run.train_batches(0, turns, hosts=(0, unique // rows), **replaced)
+  def collect(**options: Any) -> dict[str, Any]:
+    # The share of the first of so many hosts, so that no other image is decoded.
+    batches = run.train_batches(0, steps, hosts=(0, unique_images // rows), **options)
     return contact_sheet.collect_copies(batches, num_images=rows, augmult=multiplicity.augmult)
 
   copies, originals = collect(), collect(augmentation=NOTHING)
@@ -40,11 +40,11 @@ def draw_contact_sheet(run: Run) -> None:
   )
   sheet.save(f'{path}.tmp', format='png')
   os.replace(f'{path}.tmp', path)
-  logging.info('what the network is shown: %s', path)
+  logging.info('augmented images: %s', path)
 
 
 def draw_curves(run: Run) -> None:
-  """Draws what the run has recorded so far."""
+  """Draws the curves of the run so far."""
   from nfnets_augmult.runs import curves
 
   plan, settings = run.plan, run.settings

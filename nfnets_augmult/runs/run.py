@@ -1,4 +1,4 @@
-"""A run: its config, and all the parts that follow from it."""
+"""A run: its config, and its parts."""
 
 import functools
 import os
@@ -25,12 +25,12 @@ from nfnets_augmult.training.state import TrainState
 
 
 class Run:
-  """A run and its parts, each made when it is first asked for.
+  """A run and its parts, each made on first use.
 
   Attributes:
     config: as given.
-    workdir: of the run; '' if nothing is kept of it.
-    settings: what the config asks for, as plain values.
+    workdir: of the run; '' if nothing is written.
+    settings: the config as plain values.
   """
 
   def __init__(
@@ -40,8 +40,8 @@ class Run:
 
     Args:
       config: of one run.
-      workdir: of the run; '' if nothing is to be kept of it.
-      data: the images, if they are at hand.
+      workdir: of the run; '' to write nothing.
+      data: the images, if they are loaded already.
 
     Raises:
       ValueError: the message names the key, what is wrong, and what to do.
@@ -61,16 +61,16 @@ class Run:
     data_dir: str = '',
     evaluation_batch_size: int = 0,
   ) -> 'Run':
-    """Returns the run in a work directory, finished or going on, to look at.
+    """Returns the run in a work directory, finished or still training, to read its results.
 
     Args:
       workdir: of the run.
-      config: instead of that of the run.
-      data_dir: where its data lie, if no longer where the run found them.
-      evaluation_batch_size: instead of that of the config.
+      config: overrides that of the run.
+      data_dir: overrides that of the config, if the data were moved.
+      evaluation_batch_size: overrides that of the config.
 
     Raises:
-      ValueError: there is no run, or what is recorded of it cannot be read.
+      ValueError: there is no run, or its records cannot be read.
     """
     config = config or workdirs.read_config(workdir)
     if config is None:
@@ -98,28 +98,28 @@ class Run:
 
   @functools.cached_property
   def plan(self) -> Plan:
-    """The arithmetic of the run on the devices of this process and its companions."""
+    """The arithmetic of the run on all devices of all hosts."""
     return self.settings.make_plan(
       self.data.train.num_images, host_count=jax.process_count(), device_count=jax.device_count()
     )
 
   @functools.cached_property
   def network(self) -> Network:
-    """Model and optimiser; raises ValueError if they do not take the images."""
-    made = network.make_network(self.settings, self.data)
-    network.check_images_fit(made, self.data.image_shape, model_name=self.settings.model_name)
-    return made
+    """Model and optimiser; raises ValueError if the model does not take the images."""
+    result = network.make_network(self.settings, self.data)
+    network.check_images_fit(result, self.data.image_shape, model_name=self.settings.model_name)
+    return result
 
   @functools.cached_property
   def initial_params(self) -> InitialParams | None:
-    """What `init_from` holds; None where there is none, or where the run resumes."""
+    """The parameters of `init_from`; None without it, or if the run resumes."""
     return network.read_initial_params(
       self.settings.init_from, self.network, self.data.train.class_names
     )
 
   @functools.cached_property
   def recorded_data(self) -> dict[str, Any] | None:
-    """What the work directory remembers of the data, see `images.describe_data`; or None."""
+    """The description of the data in the work directory, see `images.describe_data`; or None."""
     return records.read_data_description(self.workdir) if self.workdir else None
 
   @property
@@ -128,13 +128,13 @@ class Run:
     return network.steps_key(self.settings.seed)
 
   def prepare(self, *, checkpoint_dir: str = '') -> 'Run':
-    """Checks all that can be checked before anything compiles or is written; returns the run.
+    """Checks all that can be checked before compiling or writing anything; returns the run.
 
     Args:
-      checkpoint_dir: work directory that holds the checkpoints, if it is another one.
+      checkpoint_dir: folder of the checkpoints, if not the work directory.
 
     Raises:
-      ValueError: config, data and work directory do not go together; the message names the key.
+      ValueError: config, data and work directory are inconsistent; the message names the key.
       CheckpointError: the folder of the checkpoints cannot be read.
     """
     workdirs.check_workdir(self.config, self.workdir)
@@ -152,14 +152,14 @@ class Run:
         image_shape=data.image_shape,
       )
     self._check_memory()
-    if resumes:  # what a checkpoint goes on from is in the checkpoint
+    if resumes:  # from the checkpoint, so `init_from` need not exist
       self.initial_params = None
     self.make_train_step()
-    _ = self.initial_params
+    _ = self.initial_params  # reads and checks them
     return self
 
   def _check_memory(self) -> None:
-    """Checks that this machine can hold a batch and the parameters at all."""
+    """Checks that the memory of this host can hold a batch and the parameters."""
     memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
     height, width, channels = self.data.image_shape
     test_size = self.settings.dataset.test_options.image_size
@@ -185,11 +185,11 @@ class Run:
         )
 
   def with_images(self, source: sources.Source, *, map_by_name: bool | None = None) -> 'Run':
-    """Returns the run with other images, taken the way its network was trained to take them.
+    """Returns the run with other images, with classes and normalization as in its training.
 
     Args:
-      source: images to look at, in place of both splits, or of the test split where the run does
-        not remember what it was trained on.
+      source: images to evaluate, in place of both splits, or of the test split if the run has no
+        record of its data.
       map_by_name: see `images.match_classes`.
 
     Raises:
@@ -202,7 +202,7 @@ class Run:
       with Checkpoints(self.workdir, read_only=True) as checkpoints:
         class_names = checkpoints.read_class_names() or self.recorded_data['class_names']
       source = images.match_classes(source, class_names, map_by_name=map_by_name)
-      data = images.as_trained(source, self.recorded_data)
+      data = images.data_as_recorded(source, self.recorded_data)
     return Run(self.config, self.workdir, data=data)
 
   def restore(self, checkpoint: str = 'latest') -> TrainState:
@@ -224,7 +224,7 @@ class Run:
     Args:
       start_step: first step.
       stop_step: one past the last step; None for that of the run.
-      **options: `multiplicity` in place of that of the plan, and see `batches.train_batches`.
+      **options: `multiplicity` overrides that of the plan; others see `batches.train_batches`.
     """
     return batches.train_batches(
       self.settings,
@@ -236,17 +236,17 @@ class Run:
     )
 
   def evaluation_batches(self, split: str = 'test', num_images: int | None = None) -> Batches:
-    """Returns this host's batches of `'train'` or `'test'`, un-augmented.
+    """Returns this host's un-augmented batches of a split.
 
     Args:
-      split: which images.
-      num_images: only the first so many; None for all.
+      split: `'train'` or `'test'`.
+      num_images: how many, from the first on; None for all.
     """
     source = {'train': self.data.train, 'test': self.data.test}[split]
     return batches.evaluation_batches(self.settings, source, num_images)
 
   def evaluated_splits(self) -> dict[str, Callable[[], Batches]]:
-    """Returns what is evaluated during the run, by the name under which it is recorded."""
+    """Returns functions that make the evaluation batches, by recorded name of the split."""
     splits = {'test': self.evaluation_batches}
     if num_images := self.settings.evaluated_train_images:
       count = None if num_images < 0 else num_images

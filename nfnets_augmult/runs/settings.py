@@ -1,6 +1,6 @@
-"""What a config asks for, as checked plain values: the one place where config keys are read.
+"""The settings of a run: its config as checked plain values. Only this module reads config keys.
 
-Everything that can be checked without data is checked here, before anything compiles.
+All that can be checked without data is checked here, before anything compiles.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from nfnets_augmult.optim import schedules, sgd
 from nfnets_augmult.training import plan as plan_lib
 from nfnets_augmult.training import step as step_lib
 
-# From the arguments that errors of other code name to the keys that their values come from.
+# From the arguments that errors of library code name to the config keys of their values.
 DATASET_KEYS = {key: f'dataset.{key}' for key in configs.default_config().dataset}
 AUGMENTATION_KEYS = {
   'pad': 'augmentation.pad',
@@ -52,25 +52,25 @@ _EVALUATION_KEYS = {'kind': 'evaluation.crop', 'padding': 'evaluation.crop_paddi
 INPUTS = ('tf.data', 'device')
 
 _LARGEST_SEED = 2**32 - 1
-# Pixels of a side; more than any network is made for.
+# Pixels of a side, far above the resolution of any network.
 _LARGEST_IMAGE = 2**14
-# What a step needs of each image is stacked for as many steps.
+# The image indices of as many steps are stacked on the host.
 _MOST_STEPS_PER_DISPATCH = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-  """Which images a run has, and how they are read.
+  """The data set of a run, and how images are read.
 
   Attributes:
     name: see `loading.load_source`.
-    data_dir: where they lie, with `~` and variables expanded.
-    allow_download: whether TensorFlow Datasets may fetch them.
+    data_dir: folder of the data, with `~` and variables expanded.
+    allow_download: whether TensorFlow Datasets may download it.
     train_split: name of a split or of a part of one.
     test_split: likewise.
     train_options: how training images are read.
     test_options: how images are read for evaluation.
-    evaluation_crop: what of an image the network sees in evaluation.
+    evaluation_crop: the crop in evaluation.
   """
 
   name: str
@@ -94,11 +94,14 @@ class Sam:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """The choices of a config; what the keys mean is said in `configs.py`.
+  """The config as plain values; `configs.py` explains the keys.
 
   Attributes:
-    batch_size: B, unique_images_per_batch: U and augmult: n are solved for.
-    is_batch_size_fixed: whether B was stated, as in Section 3 of the paper, or U, as in Section 2.
+    batch_size: B.
+    unique_images_per_batch: U.
+    augmult: n; B = U x n.
+    is_batch_size_fixed: whether the config states B, as in Section 3 of the paper, or U, as in
+      Section 2.
     is_device_input: whether training batches are made on the devices.
     make_model: from the number of classes to a transformed Haiku module.
     optimizer: without the learning rate.
@@ -143,14 +146,14 @@ class Settings:
 
   @property
   def relative_cost(self) -> float:
-    """The augmented samples of the run, per training image if its length is in epochs.
+    """Augmented samples of the run, per training image if its length is in epochs.
 
-    Runs of one sweep compare by it without a look at the data.
+    Compares runs of one sweep without loading the data.
     """
     return self.total_steps * self.batch_size or self.total_epochs * self.augmult
 
   def multiplicity(self, num_images: int) -> Multiplicity:
-    """Returns which image and copy fills each slot, of so many unique training images."""
+    """Returns the `Multiplicity` for `num_images` unique training images."""
     return Multiplicity(
       num_images=num_images,
       unique_images_per_batch=self.unique_images_per_batch,
@@ -177,7 +180,7 @@ class Settings:
   def make_schedule(
     self, total_steps: int, *, peak: float | None = None, warmup_steps: int | None = None
   ) -> schedules.Schedule:
-    """Returns the learning rate by step, with the config's peak and warm-up or other ones."""
+    """Returns the schedule; `peak` and `warmup_steps` override those of the config."""
     return schedules.make_schedule(
       self.schedule,
       self.learning_rate if peak is None else peak,
@@ -187,10 +190,10 @@ class Settings:
 
 
 def read(config: ml_collections.ConfigDict) -> Settings:
-  """Returns what `config` asks for.
+  """Returns the settings of `config`.
 
   Raises:
-    ValueError: it cannot be; the message names the key, what is wrong, and what to do.
+    ValueError: a value is not valid; the message names the key, what is wrong, and what to do.
   """
   configs.check_keys(config)
   checks.check_int('seed', config.seed, most=_LARGEST_SEED)
@@ -286,7 +289,7 @@ def _read_augmentation(keys: ml_collections.ConfigDict) -> Augmentation:
 
 
 def _check_input(config: ml_collections.ConfigDict, augmentation: Augmentation) -> None:
-  """Checks that batches can be made where the config says."""
+  """Checks where batches are made, and that the augmentation is available there."""
   checks.check_choice('input', config.input, INPUTS)
   checks.check_int(
     'steps_per_dispatch', config.steps_per_dispatch, least=1, most=_MOST_STEPS_PER_DISPATCH
@@ -335,8 +338,8 @@ def _read_optimizer(keys: ml_collections.ConfigDict) -> optax.GradientTransforma
 
 
 def _check_training(config: ml_collections.ConfigDict) -> None:
-  """Checks what the step, the evaluations and the records are told."""
-  # Makes no network yet; it checks its arguments.
+  """Checks the keys of the step, evaluation, checkpoints and records."""
+  # Called for its checks of the arguments; it makes no network.
   step_lib.make_train_step(
     classifier=None,
     optimizer=None,
@@ -362,7 +365,7 @@ def _check_training(config: ml_collections.ConfigDict) -> None:
 
 
 def _read_path(key: str, path: str) -> str:
-  """The path that a key holds, see `paths.expand`; as written it stays in the config."""
+  """Returns the expanded path of a key; the config keeps the original."""
   try:
     return paths.expand(path)
   except ValueError as error:

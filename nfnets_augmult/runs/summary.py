@@ -1,4 +1,4 @@
-"""What people and tools are told of a run: before it, in its records, and of its result."""
+"""Texts and records that describe a run: its plan, its config and its result."""
 
 import os
 from collections.abc import Sequence
@@ -7,22 +7,22 @@ from typing import Any
 import jax
 
 from nfnets_augmult import configs
+from nfnets_augmult.models.table import count_parameters
 from nfnets_augmult.runs import images
 from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training import records
-from nfnets_augmult.training.state import num_params
 
 
 def plan_text(runs: Sequence[Run], folder: str) -> str:
-  """Returns what a user should read before training starts.
+  """Returns the text that is printed before training.
 
   Args:
     runs: one, or those of a group.
-    folder: where their checkpoints go.
+    folder: of their checkpoints.
   """
   run = runs[0]
   data, plan, settings = run.data, run.plan, run.settings
-  params = jax.eval_shape(run.network.initial_state).params
+  num_params = count_parameters(jax.eval_shape(run.network.initial_state).params)
   masks = settings.dropout_masks
   rows = {
     'training images': f'{data.train.num_images:,} unique ({data.train.description})',
@@ -30,7 +30,7 @@ def plan_text(runs: Sequence[Run], folder: str) -> str:
     'image size': ' x '.join(map(str, data.image_shape)),
     'classes': f'{len(data.train.class_names):,}',
     **dict(plan.rows()),
-    'model': f'{settings.model_name}, {num_params(params):,} parameters, {settings.compute_dtype}',
+    'model': f'{settings.model_name}, {num_params:,} parameters, {settings.compute_dtype}',
   }
   if masks > 1:
     rows['dropout masks'] = f'{masks} per sample, loss averaged over them'
@@ -39,21 +39,19 @@ def plan_text(runs: Sequence[Run], folder: str) -> str:
     'work directory': folder,
   }
   if len(runs) > 1:
-    temperatures = {of_run.plan.learning_rate: of_run.plan.temperature for of_run in runs}
-    rates, of_rates = (
-      ', '.join(f'{value:g}' for value in values)
-      for values in (temperatures, temperatures.values())
-    )
+    by_rate = {r.plan.learning_rate: r.plan.temperature for r in runs}
+    rates = ', '.join(f'{rate:g}' for rate in by_rate)
+    temperatures = ', '.join(f'{temperature:g}' for temperature in by_rate.values())
     rows['learning rate'] = f'{rates} (peaks)'
-    rows['temperature'] = f'{of_rates} = learning rate x n'
-    names = ', '.join(os.path.basename(of_run.workdir) for of_run in runs)
+    rows['temperature'] = f'{temperatures} = learning rate x n'
+    names = ', '.join(os.path.basename(r.workdir) for r in runs)
     rows['runs'] = f'{len(runs)} in one program: {names}'
   width = max(map(len, rows))
   return '\n'.join(f'  {name:{width}}  {value}' for name, value in rows.items())
 
 
 def write_description(run: Run) -> None:
-  """Writes what a run is: the config as resolved, what follows from it, and the versions."""
+  """Writes `config.json` and, with plan, versions and data, `run.json`."""
   records.write_json(os.path.join(run.workdir, 'config.json'), configs.flatten(run.config))
   facts = {
     'plan': run.plan.to_json(),
@@ -64,7 +62,7 @@ def write_description(run: Run) -> None:
 
 
 def result_text(result: dict[str, Any], workdir: str, what: str) -> str:
-  """Returns the result of a finished run for people; `what` begins the first line."""
+  """Returns the result of a finished run as text that begins with `what`."""
   lines = [f'{what} after {result["step"]:,} steps, {result["epoch"]:.2f} epochs.']
   for name, label in (('raw', 'last parameters'), ('ema', 'averaged parameters')):
     cross_entropy = result[f'test/{name}/cross_entropy']

@@ -1,7 +1,6 @@
-"""Training a run, or a group of runs of one shape, from wherever it stands to its end."""
+"""Training a run, or a group of runs in one program, from its latest checkpoint to its end."""
 
 import contextlib
-import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -20,17 +19,17 @@ from nfnets_augmult.training.run_log import BEST_BY, DivergedError, RunLog
 from nfnets_augmult.training.state import TrainState
 from nfnets_augmult.training.watch import Watch
 
-# What the runs of a group may differ in.
+# The keys in which the runs of a group may differ.
 GROUP_KEYS = ('seed', 'optimizer.learning_rate')
 
 
 class Trained(NamedTuple):
-  """What training has come to.
+  """The outcome of training.
 
   Attributes:
     state: the last one, a `TrainState`, or a `GroupState` of several runs.
-    results: of each run what `result.json` holds, the last evaluation with its step and epoch; None
-      of a run that diverged, and on all hosts but the first.
+    results: the contents of `result.json` of each run, the last evaluation with its step and epoch;
+      None for a run that diverged, and on all hosts but the first.
   """
 
   state: Any
@@ -60,17 +59,17 @@ def train(
   *,
   stop_requested: Callable[[], bool] = lambda: False,
 ) -> Trained:
-  """Starts runs or goes on with them: one, or several that differ in seed and learning rate alone.
+  """Starts or resumes a run, or several that differ only in seed and learning rate.
 
-  A run of a group that diverges ends by itself, and the others go on.
+  If a run of a group diverges, the others continue.
 
   Args:
     runs: prepared, see `Run.prepare`.
-    folder: where the checkpoints of a group go until its end; of a single run, its work directory.
-    stop_requested: looked at between dispatches; when true, the state is saved and training ends.
+    folder: of the checkpoints of a group until its end; of a single run, its work directory.
+    stop_requested: called between dispatches; if it is true, the state is saved and training ends.
 
   Raises:
-    StopRequested: it was asked to stop.
+    StopRequested: `stop_requested` was true.
     DivergedError: the run, or all runs of the group, diverged; `status.json` says when.
     CheckpointError: a checkpoint could not be written or read.
     BadDataError: an image does not decode, and the policy is to fail.
@@ -118,16 +117,16 @@ def train(
     if is_group and state.diverged_at[index]:
       results.append(None)
       continue
-    if is_group:  # where other programs look for the parameters of a run; all hosts save together
-      with Checkpoints(run.workdir, class_names=class_names) as own:
-        own.save(groups.state_of_run(state, index))
+    if is_group:  # for other programs, which read single runs; all hosts save together
+      with Checkpoints(run.workdir, class_names=class_names) as run_checkpoints:
+        run_checkpoints.save(groups.state_of_run(state, index))
     results.append(_write_result(run, recorder) if recorder else None)
   return Trained(state, results)
 
 
 @contextlib.contextmanager
 def _recorder(run: Run, resume_step: int) -> Any:
-  """A recorder for the time of training; the curves are drawn when it ends, however it ends."""
+  """Yields a recorder; at the end, also after an error, draws the curves."""
   recorder = records.Recorder(run.workdir, resume_step=resume_step)
   try:
     yield recorder
@@ -163,19 +162,19 @@ def _first_group_state(runs: Sequence[Run], checkpoints: Checkpoints) -> groups.
       jax.eval_shape(lambda: groups.stack_states([run.network.initial_state() for run in runs]))
     )
   else:
-    # One compiled function for all seeds.
-    make_state = functools.partial(network.first_state, runs[0].network)
-    keys = [network.parameters_key(run.settings.seed) for run in runs]
-    states = [make_state(run.initial_params, key)[0] for run, key in zip(runs, keys, strict=True)]
+    states = []
+    for run in runs:  # with the network of the first, whose functions are compiled
+      key = network.parameters_key(run.settings.seed)
+      states.append(network.first_state(runs[0].network, run.initial_params, key)[0])
     state = jax.device_get(groups.stack_states(states))
   for run, diverged_at in zip(runs, state.diverged_at, strict=True):
     if not diverged_at and jax.process_index() == 0:
-      records.clear_status(run.workdir)  # of a divergence after this state
+      records.clear_status(run.workdir)  # it may have diverged after this checkpoint
   return state
 
 
 def _make_advance(runs: Sequence[Run], start_step: int) -> Advance:
-  """What trains from `start_step` on, with batches made where the config says."""
+  """Returns the `Advance` from `start_step` on."""
   run = runs[0]
   multiplicity, total_steps = run.plan.multiplicity, run.plan.total_steps
   if len(runs) == 1:
@@ -191,10 +190,10 @@ def _make_advance(runs: Sequence[Run], start_step: int) -> Advance:
   return batches.make_group_advance(
     run.settings,
     run.data.train,
-    [of_run.plan.multiplicity for of_run in runs],
+    [r.plan.multiplicity for r in runs],
     make_train_step,
-    keys=np.stack([of_run.key for of_run in runs]),
-    learning_rates=np.array([of_run.plan.learning_rate for of_run in runs], np.float32),
+    keys=np.stack([r.key for r in runs]),
+    learning_rates=np.array([r.plan.learning_rate for r in runs], np.float32),
   )
 
 

@@ -1,4 +1,4 @@
-"""The work directory of a run: which run it holds, and what that has come to."""
+"""The work directory of a run: the run that it holds, and its result."""
 
 import os
 from typing import Any
@@ -41,10 +41,10 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: str) -> None:
     raise ValueError(f'workdir={workdir!r} must be a path of the file system, mounted if need be')
   if os.path.exists(workdir) and not os.path.isdir(workdir):
     raise ValueError(f'workdir={workdir!r} is a file, not a directory')
-  theirs = records.read_object(os.path.join(workdir, 'config.json'))
-  if theirs is None:
+  recorded = records.read_object(os.path.join(workdir, 'config.json'))
+  if recorded is None:
     return
-  if differ := configs.differences(configs.flatten(config), theirs):
+  if differ := configs.differences(configs.flatten(config), recorded):
     raise ValueError(
       f'workdir={workdir!r} holds a run with another config; it differs in {", ".join(differ)}. '
       'Choose another --workdir, or the config of that run'
@@ -66,11 +66,11 @@ def finished_result(config: ml_collections.ConfigDict, workdir: str) -> dict[str
 
 
 def _is_result(values: dict[str, Any]) -> bool:
-  """Whether `summary.result_text` can show it."""
+  """Whether `values` have all that `summary.result_text` prints."""
   parameters = ('raw', 'ema')
   names = ['step', 'epoch', *(f'test/{p}/{key}' for p in parameters for key in ('top_1', 'top_5'))]
   return (
     all(isinstance(values.get(name), int | float) for name in names)
-    # null is written for what is not finite, as when one logit of a sound network overflows.
+    # null stands for a value that is not finite, as when a logit overflows.
     and all(f'test/{p}/cross_entropy' in values for p in parameters)
   )

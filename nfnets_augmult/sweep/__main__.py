@@ -1,14 +1,13 @@
-"""Runs the points of a sweep one after another, or goes on where an earlier start stopped.
+"""Runs the points of a sweep one after another, or resumes it.
 
     python -m nfnets_augmult.sweep --config=experiments/figures/fig2_growing_batch.py:small
         [--workdir=DIR] [--config.KEY=VALUE ...] [--shard=I/K] [--together] [--list] [--multi_host]
     python -m nfnets_augmult.sweep --config=experiments/quickstart_digits.py
         --grid.seed=0,1,2 --grid.optimizer.learning_rate=0.1,0.2
 
-Each point is an ordinary run in `workdir/POINT`. The same command again skips what is finished or
-has diverged, goes on with what was interrupted, and tries again what failed. A config file of a
-single run becomes a sweep by what `--grid.KEY=VALUE,VALUE` varies, every value of one key with
-every value of the others.
+Each point is an ordinary run in `workdir/POINT`. The same command again skips runs that finished or
+diverged, resumes interrupted ones, and retries failed ones. With `--grid.KEY=VALUE,VALUE` a config
+file of a single run becomes a sweep over all combinations of the values.
 """
 
 import os
@@ -31,15 +30,17 @@ def main() -> None:
   path = command_line.config_path()
   workdir = args.workdir or command_line.default_workdir(path) + ('-grid' if args.grid else '')
   try:
-    plain = grid.load_sweep(path, args.grid)
-    sweep = plain.with_base(args.config)
+    original = grid.load_sweep(path, args.grid)
+    sweep = original.with_base(args.config)
     points = grid.seed_by_seed(sweep.points)
     if args.list:
       if args.together:
         raise ValueError('--list prints commands of single runs: leave --together out')
       console.end_when_nobody_reads()
       shard = grid.take_shard(points, args.shard)
-      for line in grid.commands(sweep, shard, plain=plain.base, config_path=path, workdir=workdir):
+      for line in grid.commands(
+        sweep, shard, original_base=original.base, config_path=path, workdir=workdir
+      ):
         print(line)
       return
     command_line.join_hosts()
@@ -49,10 +50,10 @@ def main() -> None:
     todo = grid.take_shard(shapes, args.shard)
     if args.together:
       todo = [group for shape in todo for group in groups.split(shape, workdir)]
-    todo = groups.of_first_host(todo, points)
+    todo = groups.broadcast_from_first_host(todo, points)
     if jax.process_index() == 0:
       grid.describe(sweep, workdir)
-    running.keep_compiled_programs(os.path.join(workdir, '.compiled'))
+    running.cache_compiled_programs(os.path.join(workdir, '.compiled'))
     running.say(f'{sweep.title}: {sum(map(len, todo))} of {len(points)} runs, in {workdir}')
     stop_signals = command_line.StopSignals()
     tally = running.run_sweep(sweep, todo, workdir, stop_requested=stop_signals)

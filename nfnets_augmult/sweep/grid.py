@@ -1,8 +1,8 @@
-"""A sweep as data: a base config and the points of a grid, each an ordinary run.
+"""Sweeps: a base config and the points of a grid, each an ordinary run.
 
 Files under `experiments/figures/` return a `Sweep` from `get_sweep(argument)`, and its base from
 `get_config(argument)`, so that `--config.KEY=VALUE` works as for a single run; `by_argument` makes
-the two of the paper's experiment and its small variant.
+both functions from the paper's experiment and its small variant.
 """
 
 import dataclasses
@@ -20,19 +20,19 @@ import ml_collections
 from nfnets_augmult import configs
 from nfnets_augmult.training import records
 
-# A value for each dotted key that the point sets.
+# Values by dotted config key.
 Point = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-  """A number that the paper prints.
+  """A test accuracy in the paper.
 
   Attributes:
     top_1: test accuracy in percent.
     keys: values of the config keys for which it was measured.
-    source: where it is printed.
-    standard_error: in percent; None if none is printed.
+    source: figure, table or section.
+    standard_error: in percent; None if not given.
   """
 
   top_1: float
@@ -43,18 +43,18 @@ class Published:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-  """Runs that answer one question.
+  """A set of runs that share a base config.
 
   Attributes:
     title: of the report.
-    base: what all runs share; complete and locked.
-    points: what each run sets on top of it; see `grid`.
-    expected: what the paper found, in a sentence or two.
+    base: config of all runs, complete and locked.
+    points: values that each run sets in it; see `grid`.
+    expected: the paper's finding, in a sentence or two.
     accelerator_hours: an estimate for all runs; the file says how it was made. None for sweeps
-      that are meant for a CPU.
-    metric: the recorded test accuracy that counts.
-    published: the paper's numbers for these runs, or for those whose small variant this is.
-    is_small: whether this is a small variant, whose numbers the paper's are not to be held against.
+      on a CPU.
+    metric: name of the recorded test accuracy.
+    published: the paper's numbers for these runs, or for those of which this is a small variant.
+    is_small: whether this is a small variant, not comparable with the paper's numbers.
   """
 
   title: str
@@ -78,7 +78,7 @@ class Sweep:
       )
 
   def named_points(self) -> dict[str, Point]:
-    """Returns the points by their names, in order."""
+    """Returns the points by name, in order."""
     return {point_name(point): point for point in self.points}
 
   def config(self, point: Point) -> ml_collections.ConfigDict:
@@ -95,14 +95,14 @@ class Sweep:
     return config.lock()
 
   def with_base(self, base: ml_collections.ConfigDict) -> 'Sweep':
-    """Returns the sweep on another base.
+    """Returns the sweep with another base.
 
     Raises:
       ValueError: `base` differs in a key that the points set.
     """
-    ours, theirs = configs.flatten(base), configs.flatten(self.base)
+    new, old = configs.flatten(base), configs.flatten(self.base)
     varied = {key for point in self.points for key in point}
-    if clash := sorted(key for key in varied if ours[key] != theirs[key]):
+    if clash := sorted(key for key in varied if new[key] != old[key]):
       raise ValueError(
         f'the sweep varies {", ".join(clash)} itself; override other keys only, or start the runs '
         'you want from the commands of --list'
@@ -110,7 +110,7 @@ class Sweep:
     return dataclasses.replace(self, base=base)
 
   def description(self) -> dict[str, Any]:
-    """Returns what `sweep.json` holds, as JSON values."""
+    """Returns the contents of `sweep.json`."""
     return {
       'title': self.title,
       'expected': self.expected,
@@ -131,16 +131,16 @@ def by_argument(
 ) -> tuple[Callable[..., Sweep], Callable[..., ml_collections.ConfigDict]]:
   """Returns `get_sweep` and `get_config` of a sweep file.
 
-  Both take the text after the colon of `--config=FILE.py:ARGUMENT`: parts with commas between them,
-  `small` for the small variant, and `seeds=N` for the number of runs of each point. They raise a
-  `ValueError` if a part is neither.
+  Both take the text after the colon of `--config=FILE.py:ARGUMENT`, with commas in between: `small`
+  for the small variant, and `seeds=N` for the number of runs of each point. They raise a
+  `ValueError` for anything else.
 
   Args:
-    paper: makes the paper's experiment, from the seeds of the runs of each point.
-    small: makes its small variant, for a CPU, likewise; ` (small)` after the title and `is_small`
-      are added to what it returns.
-    seeds: how many the paper's experiment has, if the argument does not say.
-    small_seeds: of the small variant, likewise.
+    paper: makes the paper's experiment from the seeds of each point.
+    small: makes its small variant, for a CPU, likewise; ` (small)` is added to the title, and
+      `is_small` is set.
+    seeds: default number of seeds of the paper's experiment.
+    small_seeds: default number of seeds of the small variant.
   """
 
   def get_sweep(argument: str = '') -> Sweep:
@@ -162,24 +162,21 @@ def by_argument(
     return dataclasses.replace(sweep, title=f'{sweep.title} (small)', is_small=True)
 
   def get_config(argument: str = '') -> ml_collections.ConfigDict:
-    """Returns what all runs of the sweep share."""
+    """Returns the base config of the sweep."""
     return get_sweep(argument).base
 
   return get_sweep, get_config
 
 
 def grid(axes: Mapping[str, Iterable[Any]]) -> list[Point]:
-  """Returns a point for each combination of the values of `axes`, by dotted key; last key fastest.
-
-  Points of several grids may be put together with `+`.
-  """
+  """Returns a point for each combination of values of `axes`, by dotted key; last key fastest."""
   return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
 def difference(config: ml_collections.ConfigDict, base: ml_collections.ConfigDict) -> Point:
-  """Returns the point that makes `config` of `base`."""
-  theirs = configs.flatten(base)
-  return {key: value for key, value in configs.flatten(config).items() if value != theirs[key]}
+  """Returns the values of `config` that differ from those of `base`."""
+  flat_base = configs.flatten(base)
+  return {key: value for key, value in configs.flatten(config).items() if value != flat_base[key]}
 
 
 def powers_of_two(start: float, count: int) -> list[float]:
@@ -197,15 +194,14 @@ def point_name(point: Point) -> str:
 
 
 def load_sweep(path: str, axes: Sequence[str] = ()) -> Sweep:
-  """Returns the sweep of `FILE.py` or `FILE.py:ARGUMENT`, or a grid over the run that it describes.
+  """Returns the sweep of `FILE.py` or `FILE.py:ARGUMENT`, or a grid over its single run.
 
   Args:
     path: of a file with `get_sweep`, or with `get_config` alone.
-    axes: what to vary of a single run, as `'KEY=VALUE,VALUE'`.
+    axes: keys to vary of a single run, as `'KEY=VALUE,VALUE'`.
 
   Raises:
-    ValueError: the file describes a single run and there are no axes, or a sweep and there are
-      some, or an axis cannot be read.
+    ValueError: a single run without axes, a sweep with axes, or an axis that cannot be read.
   """
   file, _, argument = path.partition('.py:')
   file = file if file.endswith('.py') else f'{file}.py'
@@ -228,7 +224,7 @@ def load_sweep(path: str, axes: Sequence[str] = ()) -> Sweep:
 
 
 def _read_axis(axis: str, base: Mapping[str, Any]) -> tuple[str, list[Any]]:
-  """The key and the values of an axis."""
+  """Returns the key and the values of an axis."""
   key, _, texts = axis.partition('=')
   flag = f'--grid.{key}={texts}'
   if key not in base:
@@ -252,7 +248,7 @@ def commands(
   sweep: Sweep,
   points: Sequence[Point],
   *,
-  plain: ml_collections.ConfigDict,
+  original_base: ml_collections.ConfigDict,
   config_path: str,
   workdir: str,
 ) -> Iterator[str]:
@@ -261,22 +257,19 @@ def commands(
   Args:
     sweep: with the base as overridden.
     points: of the sweep.
-    plain: the base without overrides.
-    config_path: what `--config` says.
+    original_base: the base without overrides.
+    config_path: the value of `--config`.
     workdir: of the sweep.
   """
   for point in points:
-    differing = difference(sweep.config(point), plain)
-    overrides = [f'--config.{key}={value}' for key, value in differing.items()]
+    values = difference(sweep.config(point), original_base)
+    overrides = [f'--config.{key}={value}' for key, value in values.items()]
     words = ['python', '-m', 'nfnets_augmult.train', f'--config={config_path}', *overrides]
     yield shlex.join([*words, f'--workdir={os.path.join(workdir, point_name(point))}'])
 
 
 def seed_by_seed(points: Sequence[Point]) -> list[Point]:
-  """Returns the points with all of one seed before those of the next.
-
-  So the pictures of a sweep that is going on are whole early, and get their error bars later.
-  """
+  """Sorts the points by seed, so that figures of an unfinished sweep have all curves early."""
   return sorted(points, key=lambda point: point.get('seed', 0))
 
 
@@ -284,7 +277,7 @@ def take_shard(points: Sequence[Any], shard: str) -> list[Any]:
   """Returns every K-th of `points`, or of groups of them, from the I-th on, for the shard `'I/K'`.
 
   Raises:
-    ValueError: `shard` is written otherwise, or I is not from 0 to K - 1.
+    ValueError: `shard` has another form, or I is not from 0 to K - 1.
   """
   index, _, count = shard.partition('/')
   if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
@@ -293,28 +286,28 @@ def take_shard(points: Sequence[Any], shard: str) -> list[Any]:
 
 
 def describe(sweep: Sweep, workdir: str) -> None:
-  """Writes `sweep.json`, which says what is to be done in `workdir`.
+  """Writes `sweep.json`, the description of the sweep in `workdir`.
 
-  A grid may grow from one start to the next, as by more seeds, and lose points that have not been
-  started; nothing else may change.
+  Between starts, points may be added, as by more seeds, and points that were not started removed;
+  nothing else may change.
 
   Raises:
     ValueError: `workdir` holds another sweep, or a single run.
   """
   path = os.path.join(workdir, 'sweep.json')
-  ours, theirs = sweep.description(), records.read_object(path)
-  if theirs is None:
+  new, old = sweep.description(), records.read_object(path)
+  if old is None:
     if os.path.exists(os.path.join(workdir, 'config.json')):
       raise ValueError(f'workdir={workdir!r} holds a single run; choose another --workdir')
     os.makedirs(workdir, exist_ok=True)
   else:
-    if not all(isinstance(theirs.get(key), dict) for key in ('base', 'points')):
+    if not all(isinstance(old.get(key), dict) for key in ('base', 'points')):
       raise records.DamagedError(f'{path} is damaged: it has no base and points; remove it')
-    differ = configs.differences(ours['base'], theirs['base'])
+    differ = configs.differences(new['base'], old['base'])
     gone = [
       name
-      for name in theirs['points']
-      if name not in ours['points']
+      for name in old['points']
+      if name not in new['points']
       and records.read_status(os.path.join(workdir, name))[0] != 'missing'
     ]
     if gone:
@@ -324,8 +317,8 @@ def describe(sweep: Sweep, workdir: str) -> None:
         f'workdir={workdir!r} holds another sweep; it differs in {", ".join(differ)}. Choose '
         'another --workdir, or the config of that sweep'
       )
-  if ours != theirs:
-    records.write_json(path, ours)
+  if new != old:
+    records.write_json(path, new)
 
 
 def _value_text(value: Any) -> str:

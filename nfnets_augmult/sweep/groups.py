@@ -1,7 +1,7 @@
-"""Which points of a sweep train in one program: groups that differ in seed and learning rate alone.
+"""Groups of points that train in one program: they differ only in seed and learning rate.
 
-Every point ends in its own folder with the records of a single run; `together/NAME` has what is
-common to a group, its checkpoints until the end.
+Every point has its own folder with the records of a single run; `together/NAME` has the checkpoints
+of a group until its end.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ _TOGETHER, _RECORD = 'together', 'group.json'
 
 
 def by_shape(points: Sequence[grid.Point]) -> list[Group]:
-  """Returns the points in groups that differ in seed and learning rate alone, in order."""
+  """Groups the points that differ only in seed and learning rate, in order."""
   groups: dict[str, Group] = {}
   for point in points:
     groups.setdefault(shape_name(point), []).append(point)
@@ -29,24 +29,24 @@ def by_shape(points: Sequence[grid.Point]) -> list[Group]:
 
 
 def shape_name(point: grid.Point) -> str:
-  """Returns what the names of runs that can train in one program share; '' if nothing."""
+  """Returns the name of a point without seed and learning rate; may be ''."""
   return grid.point_name({key: value for key, value in point.items() if key not in GROUP_KEYS})
 
 
 def is_done(workdir: str, point: grid.Point) -> bool:
-  """Whether there is nothing left to run: a run that diverged would diverge again."""
+  """Whether the run finished or diverged, which it would do again."""
   folder = os.path.join(workdir, grid.point_name(point))
   return records.read_status(folder)[0] in ('finished', 'diverged')
 
 
 def split(points: Group, workdir: str) -> list[Group]:
-  """Splits the points of one shape into groups, considering what has been run already.
+  """Splits the points of one shape into groups, depending on what has been run already.
 
-  Points that were started together go on together, because their checkpoints are common; what is
-  done is a group of its own, and all others form one group.
+  Points that were started as a group stay one, as they share checkpoints; each point that is done
+  is a group by itself, and all others form one group.
 
   Raises:
-    ValueError: an earlier version of this package was training some of them together.
+    ValueError: some were started as a group by an earlier version of this package.
   """
   left = {grid.point_name(point): point for point in points}
   groups = []
@@ -54,33 +54,32 @@ def split(points: Group, workdir: str) -> list[Group]:
     if set(names) <= set(left) and not all(is_done(workdir, left[name]) for name in names):
       groups.append([left.pop(name) for name in names])
   groups += [[point] for point in left.values() if is_done(workdir, point)]
-  if to_do := [point for point in left.values() if not is_done(workdir, point)]:
-    groups.append(to_do)
+  if todo := [point for point in left.values() if not is_done(workdir, point)]:
+    groups.append(todo)
   return groups
 
 
-def of_first_host(groups: Sequence[Group], points: Sequence[grid.Point]) -> list[Group]:
-  """Returns the groups that the first host has made of `points`; each host sees files by itself."""
-  number_and_place = {
+def broadcast_from_first_host(groups: Sequence[Group], points: Sequence[grid.Point]) -> list[Group]:
+  """Returns the first host's groups of `points`, since hosts may see different files."""
+  positions = {
     grid.point_name(point): (number, place)
     for number, group in enumerate(groups)
     for place, point in enumerate(group)
   }
-  nowhere = (-1, -1)
-  table = [number_and_place.get(grid.point_name(point), nowhere) for point in points]
-  table = hosts.of_first_host(np.array(table, np.int32).reshape(-1, 2))
-  agreed: list[Group] = []
+  table = [positions.get(grid.point_name(point), (-1, -1)) for point in points]
+  table = hosts.broadcast_from_first_host(np.array(table, np.int32).reshape(-1, 2))
+  result: list[Group] = []
   for index in np.lexsort((table[:, 1], table[:, 0])):
     number, place = table[index]
     if number >= 0:
       if place == 0:
-        agreed.append([])
-      agreed[-1].append(points[index])
-  return agreed
+        result.append([])
+      result[-1].append(points[index])
+  return result
 
 
-def folder_of(group: Group, workdir: str) -> str:
-  """Returns where the checkpoints of a group go until its end: for one point, its own folder."""
+def checkpoint_folder(group: Group, workdir: str) -> str:
+  """Returns the folder of the checkpoints of a group until its end: for one point, its own."""
   names = [grid.point_name(point) for point in group]
   if len(names) == 1:
     return os.path.join(workdir, names[0])
@@ -90,14 +89,14 @@ def folder_of(group: Group, workdir: str) -> str:
 
 
 def write_record(group: Group, folder: str) -> None:
-  """Writes which points a group has, in the order of their common state, into its folder."""
+  """Writes the names of the points of a group, in the order of the axis R, into its folder."""
   os.makedirs(folder, exist_ok=True)
   names = [grid.point_name(point) for point in group]
   records.write_json(os.path.join(folder, _RECORD), {'points': names})
 
 
 def _started(workdir: str) -> Iterator[list[str]]:
-  """The names of the points of each group that was started, in the order of their state."""
+  """Yields the names of the points of each group that was started, in the order of the axis R."""
   together = os.path.join(workdir, _TOGETHER)
   for name in sorted(os.listdir(together)) if os.path.isdir(together) else ():
     folder = os.path.join(together, name)

@@ -1,7 +1,8 @@
-"""Running the groups of a sweep one after another, whatever becomes of each."""
+"""Runs the groups of a sweep one after another; a failure does not stop the others."""
 
 import contextlib
 import dataclasses
+import itertools
 import logging as std_logging
 import os
 import time
@@ -17,23 +18,24 @@ from nfnets_augmult.runs import training, workdirs
 from nfnets_augmult.runs.run import Run
 from nfnets_augmult.sweep import grid, groups
 from nfnets_augmult.training import hosts, records
+from nfnets_augmult.training.progress import format_duration
 from nfnets_augmult.training.run_log import DivergedError
 from nfnets_augmult.training.watch import StopRequested
 
-# Below this a compilation is not worth a file.
-_LEAST_SECONDS_TO_KEEP_COMPILED = 0.1
-# What runs have compiled stays in memory, about 20 MB for a small one, and is cleared after so
-# many: the hundred tiny programs that they share are half of the time of a short run.
+# Programs that compile faster are not cached on disk.
+_MIN_CACHED_COMPILE_SECONDS = 0.1
+# Compiled programs stay in memory, about 20 MB for a small run, until they are cleared. Not after
+# every run, since recompiling a hundred tiny shared programs would take half of a short run.
 _RUNS_BETWEEN_CLEARING = 10
 
 
 @dataclasses.dataclass
 class Tally:
-  """What became of the points so far, and how long those took that ran here.
+  """The outcomes of the points so far, and the durations of those that ran here.
 
   Attributes:
     counts: points by status; `'elsewhere'` for those that another process is running.
-    costs_and_seconds: for each run of this process, its relative cost and its wall time.
+    costs_and_seconds: relative cost and wall time of each run of this process.
   """
 
   counts: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -44,17 +46,17 @@ class Tally:
     self.counts[status] = self.counts.get(status, 0) + 1
 
   def line(self, left: Sequence[float] = ()) -> str:
-    """Returns the state of the sweep; `left` has the relative costs of the points to come."""
+    """Returns the state of the sweep; `left` has the relative costs of the remaining groups."""
     counted = ', '.join(f'{count} {status}' for status, count in self.counts.items())
     if not left or not self.costs_and_seconds:
       return counted
-    return f'{counted}; about {_duration(seconds_left(self.costs_and_seconds, left))} left'
+    return f'{counted}; about {format_duration(seconds_left(self.costs_and_seconds, left))} left'
 
 
 def seconds_left(done: Sequence[tuple[float, float]], left: Sequence[float]) -> float:
-  """Estimates how long `left` takes, from pairs (cost, seconds) of what is `done`.
+  """Estimates the seconds that the costs `left` take, from pairs (cost, seconds) of those `done`.
 
-  A straight line, constant for compilation and start; through zero if that does not make sense.
+  A linear fit, whose constant is start and compilation; proportional if the fit is not positive.
   """
   cost, seconds = np.array(done).T
   if len(set(cost)) > 1:
@@ -67,16 +69,16 @@ def seconds_left(done: Sequence[tuple[float, float]], left: Sequence[float]) -> 
 def check(
   sweep: grid.Sweep, points: Sequence[grid.Point], workdir: str, *, together: bool = False
 ) -> None:
-  """Checks the configs of `points`, and that the folders in `workdir` are theirs; writes nothing.
+  """Checks the configs of `points`, and that their folders hold no other runs; writes nothing.
 
   Args:
     sweep: with the base as overridden.
     points: to run.
     workdir: of the sweep.
-    together: whether points of one shape are to train in one program.
+    together: whether points of one shape train in one program.
 
   Raises:
-    ValueError: something does not fit; the message names the point.
+    ValueError: a point is not valid; the message names it.
   """
   runs = {}
   for point in points:
@@ -85,7 +87,7 @@ def check(
       runs[name] = run = Run(sweep.config(point))
       workdirs.check_workdir(run.config, os.path.join(workdir, name))
     except records.DamagedError:
-      pass  # that run fails by itself and says so; the others go on
+      pass  # reported when the point is run, so that the others are run, too
     except ValueError as error:
       raise ValueError(f'{name}: {error}') from error
   for group in groups.by_shape(points) if together else ():
@@ -102,16 +104,16 @@ def run_sweep(
   """Runs the points of the sweep that have neither finished nor diverged.
 
   Args:
-    sweep: what `check` has passed and `grid.describe` has written to `workdir`.
+    sweep: checked by `check` and written to `workdir` by `grid.describe`.
     todo: the groups to run here, one after another.
     workdir: of the sweep.
-    stop_requested: looked at between steps; when it is true the run is saved and the sweep ends.
+    stop_requested: called between steps; if it is true, the run is saved and the sweep ends.
 
   Raises:
-    StopRequested: it was asked to stop.
+    StopRequested: `stop_requested` was true.
   """
   costs = [sum(Run(sweep.config(p)).settings.relative_cost for p in group) for group in todo]
-  is_open = [not all(groups.is_done(workdir, point) for point in group) for group in todo]
+  is_left = [not all(groups.is_done(workdir, point) for point in group) for group in todo]
   tally = Tally()
   num_run = 0
   for number, group in enumerate(todo):
@@ -120,14 +122,14 @@ def run_sweep(
       is_ours, is_to_run = True, False
       if jax.process_index() == 0:
         is_ours = all([locks.enter_context(records.lock_workdir(f)) for f in folders])
-        # Another process may have been at it since.
+        # Another process may have run it in the meantime.
         is_to_run = is_ours and not all(groups.is_done(workdir, point) for point in group)
-      is_to_run = bool(hosts.of_first_host(is_to_run))
+      is_to_run = bool(hosts.broadcast_from_first_host(is_to_run))
       if is_to_run:
         if hosts.any_host(stop_requested()):
           raise StopRequested
         start = time.monotonic()
-        is_open[number] = False
+        is_left[number] = False
         outcome = run_group(sweep, group, workdir, stop_requested=stop_requested)
         seconds = time.monotonic() - start
       statuses = [records.read_status(f)[0] if is_ours else 'elsewhere' for f in folders]
@@ -137,10 +139,12 @@ def run_sweep(
       num_run += 1
       if num_run % _RUNS_BETWEEN_CLEARING == 0:
         jax.clear_caches()
-      if 'finished' in statuses:  # others end early
+      if 'finished' in statuses:  # others end early, and their times mean nothing
         tally.costs_and_seconds.append((costs[number], seconds))
-      left = [cost for cost, to_come in zip(costs, is_open, strict=True) if to_come]
-      say(f'[{number + 1}/{len(todo)}] {outcome} in {_duration(seconds)}\n  {tally.line(left)}')
+      left = list(itertools.compress(costs, is_left))
+      say(
+        f'[{number + 1}/{len(todo)}] {outcome} in {format_duration(seconds)}\n  {tally.line(left)}'
+      )
   num_points = sum(map(len, todo))
   say(f'{num_points} runs: {tally.line()}' if todo else 'there are no runs in this shard')
   return tally
@@ -153,30 +157,31 @@ def run_group(
   *,
   stop_requested: Callable[[], bool] = lambda: False,
 ) -> str:
-  """Runs the points of a group to their ends and says what became of them.
+  """Runs the points of a group to their ends and returns a line on the outcome.
 
-  A failure is recorded, with its message and the traceback in a `log.txt`, and is no error here.
+  A failure is recorded in `status.json`, with the traceback in `log.txt`, and not raised.
 
   Raises:
-    StopRequested: it was asked to stop; everything is saved.
+    StopRequested: `stop_requested` was true; the state is saved.
   """
-  folder = groups.folder_of(group, workdir)
+  folder = groups.checkpoint_folder(group, workdir)
   is_single = len(group) == 1
   shape = groups.shape_name(group[0]) or sweep.title
   name = grid.point_name(group[0]) if is_single else f'{len(group)} runs of {shape}'
   folders = [os.path.join(workdir, grid.point_name(point)) for point in group]
   os.makedirs(folder, exist_ok=True)
-  log = os.path.join(folder, 'log.txt' if jax.process_index() == 0 else _log_of_other_host())
+  host = jax.process_index()
+  log = os.path.join(folder, f'log_host{host}.txt' if host else 'log.txt')
   try:
     if is_single:
       records.clear_status(folder)
-    elif jax.process_index() == 0:
+    elif host == 0:
       groups.write_record(group, folder)
     with _output_to(log):
       runs: list[Run] = []
-      for point, of_point in zip(group, folders, strict=True):
+      for point, run_folder in zip(group, folders, strict=True):
         data = runs[0].data if runs else None
-        run = Run(sweep.config(point), of_point, data=data)
+        run = Run(sweep.config(point), run_folder, data=data)
         runs.append(run.prepare(checkpoint_dir=folder))
       results = training.train(runs, folder, stop_requested=stop_requested).results
   except StopRequested:
@@ -187,7 +192,7 @@ def run_group(
     unfinished = [f for p, f in zip(group, folders, strict=True) if not groups.is_done(workdir, p)]
     return f'{name}: failed ({_note_failure(error, log, unfinished)})'
   finished = [100 * result[sweep.metric] for result in results if result]
-  if jax.process_index() > 0:
+  if host > 0:
     return f'{name}: finished'
   if is_single:
     return f'{name}: finished ({sweep.metric} {finished[0]:.2f} %)'
@@ -196,12 +201,8 @@ def run_group(
   return f'{name}: {len(finished)} finished ({ends})' + f', {diverged} diverged' * bool(diverged)
 
 
-def _log_of_other_host() -> str:
-  return f'log_host{jax.process_index()}.txt'
-
-
 def _note_failure(error: Exception, log_path: str, folders: Sequence[str]) -> str:
-  """Whatever it is, the other points are to run; the log has the traceback."""
+  """Records an error, with the traceback in the log; returns its first line."""
   with open(log_path, 'a', encoding='utf-8') as log:
     traceback.print_exc(file=log)
   message = f'{type(error).__name__}: {error}'
@@ -212,35 +213,30 @@ def _note_failure(error: Exception, log_path: str, folders: Sequence[str]) -> st
 
 @contextlib.contextmanager
 def _output_to(path: str) -> Iterator[None]:
-  """Sends what a run prints and logs to the end of a file; a bar stays on the terminal."""
-  shown = logging.get_absl_handler()
+  """Appends what a run prints and logs to a file; the progress bar stays on the terminal."""
+  terminal = logging.get_absl_handler()
   with open(path, 'a', encoding='utf-8') as log:
     handler = std_logging.StreamHandler(log)
     handler.setFormatter(console.LOG_FORMATTER)
-    for is_for_users in shown.filters:
-      handler.addFilter(is_for_users)
-    logger, level = logging.get_absl_logger(), shown.level
+    for log_filter in terminal.filters:
+      handler.addFilter(log_filter)
+    logger, level = logging.get_absl_logger(), terminal.level
     logger.addHandler(handler)
-    shown.setLevel(std_logging.WARNING)
+    terminal.setLevel(std_logging.WARNING)
     try:
       with contextlib.redirect_stdout(log):
         yield
     finally:
       logger.removeHandler(handler)
-      shown.setLevel(level)
+      terminal.setLevel(level)
 
 
-def keep_compiled_programs(folder: str) -> None:
-  """Lets runs of one shape share their compiled programs, also over restarts."""
+def cache_compiled_programs(folder: str) -> None:
+  """Enables the compilation cache of JAX, for runs of one shape and for restarts."""
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     jax.config.update('jax_compilation_cache_dir', folder)
     key = 'jax_persistent_cache_min_compile_time_secs'
-    jax.config.update(key, _LEAST_SECONDS_TO_KEEP_COMPILED)
-
-
-def _duration(seconds: float) -> str:
-  minutes, seconds = divmod(round(seconds), 60)
-  return f'{minutes // 60}:{minutes % 60:02}:{seconds:02}'
+    jax.config.update(key, _MIN_CACHED_COMPILE_SECONDS)
 
 
 def say(text: str) -> None:

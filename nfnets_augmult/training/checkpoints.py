@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written in the background, whole or not at all (orbax)."""
+"""Checkpoints of a run, written asynchronously and atomically by Orbax."""
 
 import contextlib
 import errno
@@ -26,7 +26,7 @@ _SYSTEM_ERRORS = tuple(
 
 
 def has_checkpoint(workdir: str) -> bool:
-  """Returns whether there is a state in `workdir` to go on from.
+  """Returns whether `workdir` has a checkpoint to resume from.
 
   Raises:
     CheckpointError: the folder of the checkpoints cannot be read.
@@ -38,10 +38,10 @@ def has_checkpoint(workdir: str) -> bool:
 
 
 def _plain_path_to(workdir: epath.Path) -> tempfile.TemporaryDirectory | None:
-  """A folder with a link `workdir` to a work directory whose path would be read as a pattern.
+  """Returns a temporary folder with a link `workdir`, if the path has glob characters; else None.
 
-  Orbax searches for its files with patterns that begin with the path as it is: of a path with
-  brackets nothing is found again, and with a star files of neighbours may be. None of other paths.
+  Orbax puts the path into glob patterns without escaping it: with brackets in it no file is found,
+  with a star files of other folders may be.
   """
   if not set(_PATTERN_CHARACTERS) & set(os.fspath(workdir)):
     return None
@@ -57,15 +57,14 @@ def _plain_path_to(workdir: epath.Path) -> tempfile.TemporaryDirectory | None:
 
 
 class CheckpointError(RuntimeError):
-  """A checkpoint could not be written or read; the message says what is left."""
+  """A checkpoint could not be written or read; the message lists the remaining ones."""
 
 
 class Checkpoints:
   """The last few states of a run in `WORKDIR/checkpoints`, and the best one in `WORKDIR/best`.
 
-  A checkpoint is written to a temporary folder and renamed when it is complete, so whatever kills
-  the run, what lies under a step's number is whole. Use as a context manager: leaving it waits
-  for the last write.
+  A checkpoint is written to a temporary folder and renamed when it is complete, so the folders of
+  steps are complete even if the run is killed. A context manager, which waits for the last write.
   """
 
   def __init__(
@@ -81,8 +80,8 @@ class Checkpoints:
     Args:
       workdir: of the run.
       keep: how many of the latest checkpoints stay, at least 1.
-      read_only: leave the folders as they are, for a look at a run that may be going on.
-      class_names: what the outputs of the network mean; kept with every checkpoint.
+      read_only: change nothing, to read the checkpoints of a run that may be training.
+      class_names: of the outputs of the network; stored with every checkpoint.
 
     Raises:
       ValueError: `keep` is no whole number of at least 1.
@@ -95,7 +94,7 @@ class Checkpoints:
     self._alias = _plain_path_to(self._workdir)
     with self._explain('open'):
       if not read_only:
-        os.makedirs(self._workdir, exist_ok=True)  # a link cannot make what it leads to
+        os.makedirs(self._workdir, exist_ok=True)  # Orbax does not create the target of a link
       self._latest, self._best = (
         ocp.CheckpointManager(
           epath.Path(self._alias.name) / 'workdir' / name if self._alias else self._workdir / name,
@@ -105,7 +104,7 @@ class Checkpoints:
             create=not read_only,
             cleanup_tmp_directories=not read_only,
             enable_async_checkpointing=not read_only,
-            # In the background, a folder that cannot be made leaves threads that wait for it.
+            # Created asynchronously, a folder that fails leaves threads waiting for it.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             best_fn=best_fn,
           ),
@@ -120,7 +119,7 @@ class Checkpoints:
     return self
 
   def __exit__(self, error_type: type | None, *unused: object) -> None:
-    # After an error the last write still gets its chance, but the error is what is reported.
+    # After an error the last write is still waited for, but only that error is raised.
     with contextlib.suppress(Exception) if error_type else contextlib.nullcontext():
       self.wait()
     self._latest.close()
@@ -147,8 +146,8 @@ class Checkpoints:
   def save(self, state: TrainState) -> None:
     """Starts to write a state of NumPy arrays; does nothing if its step is there already.
 
-    The first checkpoint of a run is waited for, and read again: what cannot be read is worth
-    nothing, and is better known now than when it is needed.
+    The first checkpoint of a run is waited for and read back, so that a broken disk or file system
+    is noticed before the checkpoint is needed.
 
     Raises:
       CheckpointError: this or the previous write failed, or the first one cannot be read.
@@ -184,8 +183,8 @@ class Checkpoints:
       )
 
   def save_if_best(self, state: TrainState, metric: float) -> bool:
-    """Writes the state to `best` if `metric` exceeds that of the best so far; says if it does."""
-    self.wait()  # `best` never holds a step that `checkpoints` has not reached
+    """Writes the state to `best` if `metric` is the highest so far, and returns whether it is."""
+    self.wait()  # so that `best` is never ahead of `checkpoints`
     if not metric > self.best_metric():
       return False
     with self._explain('write'):
@@ -199,10 +198,10 @@ class Checkpoints:
     return True
 
   def wait(self) -> None:
-    """Waits until everything is written.
+    """Waits for all writes.
 
     Raises:
-      CheckpointError: it could not be written.
+      CheckpointError: a write failed.
     """
     with self._explain('write'):
       self._latest.wait_until_finished()
@@ -236,7 +235,7 @@ class Checkpoints:
       self._check_fits(manager, step, template)
       raise
     state = type(template)(**restored)
-    # An array of another shape is restored as it is, whatever the template says.
+    # Orbax does not compare shapes with the template.
     if [leaf.shape for leaf in jax.tree.leaves(state)] != [
       leaf.shape for leaf in jax.tree.leaves(template)
     ]:
@@ -247,9 +246,9 @@ class Checkpoints:
   def _check_fits(self, manager: ocp.CheckpointManager, step: int, template: Any) -> None:
     """Raises CheckpointError if the parameters are not those of `template`, saying how."""
     difference = ''
-    with contextlib.suppress(Exception):  # whatever it is, another message is on its way
-      found = manager.restore(step, args=ocp.args.StandardRestore())
-      params = found.get('runs', found)['params']
+    with contextlib.suppress(Exception):  # the caller raises another error
+      restored = manager.restore(step, args=ocp.args.StandardRestore())
+      params = restored.get('runs', restored)['params']
       difference = fit.difference(getattr(template, 'runs', template).params, params)
     if difference:
       raise CheckpointError(
@@ -257,15 +256,15 @@ class Checkpoints:
       )
 
   def read_class_names(self) -> tuple[str, ...]:
-    """Returns the names that were kept with the newest checkpoint; () if there are none."""
+    """Returns the class names stored with the newest checkpoint; () if there are none."""
     if self.latest_step is None:
       return ()
     with self._explain('read'):
-      kept = self._latest.metadata(self.latest_step).custom_metadata or {}
-    return tuple(kept.get(_CLASS_NAMES, ()))
+      metadata = self._latest.metadata(self.latest_step).custom_metadata or {}
+    return tuple(metadata.get(_CLASS_NAMES, ()))
 
   def read_averaged_params(self) -> Any:
-    """Returns the averaged parameters of the newest checkpoint, whatever model they are of.
+    """Returns the averaged parameters of the newest checkpoint, of any model.
 
     Raises:
       CheckpointError: there is no checkpoint, or it cannot be read.
@@ -285,13 +284,13 @@ class Checkpoints:
     try:
       yield
     except Exception as error:
-      kept = []
+      steps = []
       with contextlib.suppress(Exception):
-        kept = sorted(ocp.utils.checkpoint_steps(self._workdir / 'checkpoints'))
-      left = f'still has those of steps {", ".join(map(str, kept))}' if kept else 'has none yet'
+        steps = sorted(ocp.utils.checkpoint_steps(self._workdir / 'checkpoints'))
+      left = f'still has those of steps {", ".join(map(str, steps))}' if steps else 'has none yet'
       reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
-      # Storage libraries wrap what the operating system said in pages of their own.
-      reason = next((said for said in _SYSTEM_ERRORS if said in str(error)), reason)
+      # Storage libraries wrap the error of the operating system in long messages.
+      reason = next((text for text in _SYSTEM_ERRORS if text in str(error)), reason)
       advice = {
         'read': 'Was it written by another version or for another model? If it is damaged, remove '
         f'the newest folder in {self._workdir / "checkpoints"}; the one before is taken then',

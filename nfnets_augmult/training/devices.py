@@ -1,6 +1,6 @@
-"""The local devices: functions that run on each, and moving trees and batches to and from them.
+"""Data parallelism: functions on all devices, and transfers of trees and batches.
 
-The one place that knows how a program becomes one for several devices, today `jax.pmap`.
+The only module that uses `jax.pmap`.
 """
 
 import collections
@@ -14,29 +14,29 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nfnets_augmult.data import multiplicity
 
-# Of the axis over which collective operations of all devices of all hosts go.
+# The mapped axis of all devices of all hosts.
 AXIS_NAME = 'devices'
 
-# What the device needs of a batch, where it has it; the identities of the slots stay on the host.
+# The keys of a batch that are transferred; the identities of the slots stay on the host.
 _DEVICE_KEYS = ('image', 'label', 'mask', 'partner_label', 'mix_weight')
 
 
 def on_each_device(function: Callable[..., Any], *, donate_state: bool = False) -> Any:
-  """Returns `function`, of one device, compiled for all devices.
+  """Returns `function`, the program of one device, compiled for all devices.
 
   Args:
-    function: from trees to a tree; its collective operations name `AXIS_NAME`.
-    donate_state: whether the memory of the first argument may be used for the result.
+    function: from trees to a tree; its collectives are over `AXIS_NAME`.
+    donate_state: whether to donate the first argument.
 
   Returns:
-    A function of trees whose leaves have a leading axis of local devices, and so has what it
-    returns; `lower` of it as of a jitted function.
+    A function from and to trees whose leaves have a leading axis of local devices; it has `lower`,
+    as jitted functions have.
   """
   return jax.pmap(function, axis_name=AXIS_NAME, donate_argnums=0 if donate_state else ())
 
 
 def _sharding() -> NamedSharding:
-  """One piece of the leading axis for each local device."""
+  """Shards the leading axis over the local devices."""
   return NamedSharding(Mesh(np.array(jax.local_devices()), ('devices',)), PartitionSpec('devices'))
 
 
@@ -52,24 +52,24 @@ def replicate(tree: Any) -> Any:
 
 
 def place(array: np.ndarray) -> jax.Array:
-  """Returns `array`, whose leading axis is that of the local devices, a piece on each of them."""
+  """Shards `array` over the local devices, along its leading axis of that size."""
   return jax.device_put(array, _sharding())
 
 
 def first_replica(tree: Any) -> Any:
   """Returns the copy of the first local device as NumPy arrays; waits until it is computed.
 
-  Reads one shard: indexing a sharded array with `[0]` would compile and run a gather.
+  Reads one shard, since indexing a sharded array with `[0]` would compile and run a gather.
   """
   shards = jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, tree)
   return jax.tree.map(lambda leaf: np.asarray(leaf[0]), jax.device_get(shards))
 
 
 def place_batch(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-  """Deals the slots of a host batch to the local devices; starts the transfer and returns at once.
+  """Deals the slots of a host batch to the local devices, transferring asynchronously.
 
   Args:
-    batch: arrays `[B, ...]`; what says where they come from is not moved.
+    batch: arrays `[B, ...]`; image and copy indices are not transferred.
 
   Returns:
     Arrays `[D, B / D, ...]`; the copies of one image are spread evenly over the D devices.
@@ -83,7 +83,7 @@ def place_batch(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
 
 
 def prefetch(batches: Iterator[Mapping[str, np.ndarray]], *, ahead: int = 2) -> Iterator[Any]:
-  """Yields placed batches while the next `ahead` are on their way to the devices."""
+  """Yields placed batches while the next `ahead` are transferred."""
   placed = map(place_batch, batches)
   queue = collections.deque(itertools.islice(placed, ahead))
   while queue:
@@ -92,9 +92,9 @@ def prefetch(batches: Iterator[Mapping[str, np.ndarray]], *, ahead: int = 2) -> 
 
 
 def max_steps_in_flight() -> int:
-  """Returns how many dispatched steps may wait for their results to be looked at.
+  """Returns how many dispatched steps may be in flight before a result is waited for.
 
-  Two keep an accelerator busy. Simulated CPU devices share one pool of threads, and a second step
-  in flight can take the threads that the first one's collective operation waits for.
+  Two keep an accelerator busy. Simulated CPU devices share a thread pool, in which a second step
+  can take the threads that a collective of the first one waits for.
   """
   return 0 if jax.default_backend() == 'cpu' and jax.local_device_count() > 1 else 2

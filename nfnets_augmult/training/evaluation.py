@@ -1,4 +1,4 @@
-"""Evaluation of parameters on a whole split, every example exactly once."""
+"""Evaluation of parameters on a split, every example exactly once."""
 
 import collections
 from collections.abc import Callable, Iterator, Mapping
@@ -16,22 +16,22 @@ def evaluate(
   *,
   check_stop: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[str, float]]:
-  """Returns the means over all examples of `batches`, for each of several parameters.
+  """Returns the mean metrics over all examples of `batches`, for each set of parameters.
 
-  The data are read once, whatever the number of parameters.
+  The data are read once for all sets.
 
   Args:
     evaluation_step: on all devices, see `step.make_evaluation_step`.
     params_by_name: for example `{'raw': params, 'ema': ema_params}`, replicated.
     batches: see `pipeline.evaluation_batches`; padding has mask 0 and does not count.
-    check_stop: called between batches; may raise to give up.
+    check_stop: called between batches; may raise to stop the evaluation.
 
   Returns:
     For each name: `cross_entropy` in nats, `top_1` and `top_5` in `[0, 1]`, and `count`; float64
     scalars, or arrays of the shape that `evaluation_step` returns.
 
   Raises:
-    ValueError: not a single example.
+    ValueError: there are no examples.
   """
   sums = {name: collections.defaultdict(float) for name in params_by_name}
   pending = []

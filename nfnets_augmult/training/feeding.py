@@ -1,6 +1,6 @@
-"""How steps get their batches: from the host, or made on the devices, several in one dispatch.
+"""Feeding steps with batches from the host, or with batches made on the devices.
 
-Either way the loop gets an `Advance`, a function that takes the run from one step to a later one.
+Either way the loop gets an `Advance`, a function that trains from one step to a later one.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,24 +15,24 @@ from nfnets_augmult.training import devices
 from nfnets_augmult.training.state import TrainState
 from nfnets_augmult.training.step import Metrics
 
-# From a replicated state, its step and the step to stop before to the state there and the metrics
-# of the steps in between, `[D]` of one step or `[D, K]`, of which the first `stop - step` count.
-# Donates the state, and returns before anything is computed.
+# From (replicated state, step, stop) to the state after the steps `step` to `stop - 1` and their
+# metrics, `[D]` of one step or `[D, K]`, of which the first `stop - step` are valid. Donates the
+# state and is asynchronous.
 Advance = Callable[[TrainState, int, int], tuple[TrainState, Metrics]]
 
-# From state, batch and key to the next state and metrics, on one device; see `make_train_step`.
+# From (state, batch, key) to the next state and metrics, on one device; see `make_train_step`.
 TrainStep = Callable[[TrainState, dict[str, jax.Array], jax.Array], tuple[TrainState, Metrics]]
 
 
 def make_host_advance(
   train_step: TrainStep, *, key: jax.Array, batches: Iterator[dict[str, np.ndarray]]
 ) -> Advance:
-  """Returns an `Advance` by one step at a time, each with the next of this host's `batches`.
+  """Returns an `Advance` of one step at a time, with this host's `batches`.
 
   Args:
     train_step: of one device; compiled for all of them here.
     key: PRNG key of the steps.
-    batches: from the first step that is asked for.
+    batches: from the first step on.
   """
   update = devices.on_each_device(train_step, donate_state=True)
   key = devices.replicate(key)
@@ -52,14 +52,14 @@ def make_device_advance(
   images: Callable[[int], Images],
   most_steps: int,
 ) -> Advance:
-  """Returns an `Advance` by up to `most_steps` steps, whose batches are made on the devices.
+  """Returns an `Advance` of up to `most_steps` steps, whose batches are made on the devices.
 
   Args:
-    one_step: from state, images and `constants` to state and metrics, on one device.
-    constants: trees with a leading axis of devices, placed on them.
+    one_step: from (state, images, *constants) to state and metrics, on one device.
+    constants: trees on the devices, with a leading axis of them.
     images: from a step to the unique images of its batch.
-    most_steps: K; the program is compiled once, for any number of steps up to it. Of one step it
-      has no loop, and its rounding may differ.
+    most_steps: K; the program is compiled once, for any number of steps up to K. With K = 1 it has
+      no loop, and its rounding may differ.
   """
   if most_steps == 1:
     update_once = devices.on_each_device(one_step, donate_state=True)
@@ -73,7 +73,7 @@ def make_device_advance(
   update = devices.on_each_device(multi_step(one_step), donate_state=True)
 
   def advance(state: Any, step: int, stop: int) -> tuple[Any, Metrics]:
-    # Always K entries, so that there is one program: those past the end are never looked at.
+    # Always K entries, so that there is one program; entries past the end are not used.
     stacked = stack_images([images(min(s, stop - 1)) for s in range(step, step + most_steps)])
     arguments = devices.replicate((to_int32(stacked), np.int32(stop - step)))
     return update(state, *arguments, *constants)
@@ -84,7 +84,7 @@ def make_device_advance(
 def with_batch_made(
   train_step: TrainStep, make_batch: Callable[[Any, Images], dict[str, jax.Array]]
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-  """Returns `train_step` of state, images, data and key; `make_batch(data, images)` the batch."""
+  """Returns a step of (state, images, data, key), with the batch `make_batch(data, images)`."""
 
   def one_step(
     state: TrainState, images: Images, data: Any, key: jax.Array
@@ -95,15 +95,15 @@ def with_batch_made(
 
 
 def multi_step(one_step: Callable[..., tuple[Any, Metrics]]) -> Callable[..., tuple[Any, Metrics]]:
-  """Returns a function that takes several steps, one after the other, in one program.
+  """Returns a function that takes several steps in one program.
 
-  Its arguments are the state; the inputs, trees whose leaves have a leading axis K of steps; an
-  int32 scalar, how many of them to take; and what else `one_step` takes, the same for every step.
-  It returns the last state and metrics with a leading axis K, 0 where no step was taken. As the
-  number is not compiled in, any sequence of dispatches runs the same instructions for a step.
+  It maps (state, inputs, count, *rest) to the last state and metrics with a leading axis K, 0 for
+  steps not taken. Leaves of `inputs` have a leading axis K of steps, `count` is an int32 scalar up
+  to K, and `rest` is the same for every step. As `count` is traced, every step runs the same
+  instructions however steps are split into dispatches.
 
   Args:
-    one_step: from state, inputs and the rest to state and metrics.
+    one_step: from (state, inputs, *rest) to state and metrics.
   """
 
   def steps(state: Any, inputs: Any, count: jax.Array, *rest: Any) -> tuple[Any, Metrics]:
@@ -122,19 +122,19 @@ def multi_step(one_step: Callable[..., tuple[Any, Metrics]]) -> Callable[..., tu
 
 
 def stack_images(images: Sequence[Images]) -> Images:
-  """Returns the images of several steps, or of several runs, with a leading axis."""
+  """Stacks the images of several steps or runs."""
   return jax.tree.map(lambda *arrays: np.stack(arrays), *images)
 
 
 def to_int32(images: Images) -> Images:
-  """Returns `images` in the dtypes of devices, which count in 32 bits."""
+  """Casts the image indices to int32, for the devices."""
   return images._replace(image_index=images.image_index.astype(np.int32))
 
 
 def loops_are_slow() -> bool:
-  """Whether this backend should not have several steps in one program.
+  """Whether this backend should not run several steps in one program.
 
-  XLA runs the convolutions of a loop many times slower than those outside on CPUs (15 times slower,
-  measured with jaxlib 0.10 on a Wide-ResNet), whatever the number of rounds.
+  On CPU, XLA runs convolutions within a loop many times slower than outside: 15 times, measured
+  with jaxlib 0.10 on a Wide-ResNet, for any number of iterations.
   """
   return jax.default_backend() == 'cpu'

@@ -1,4 +1,4 @@
-"""What differs between the parameters of a checkpoint and those of a network, for people."""
+"""Describes how the parameters of a checkpoint differ from those of a network."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,10 +11,10 @@ _MOST_NAMED = 3
 def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
   """Returns how the parameters of a checkpoint differ in name or shape; '' if they do not.
 
-  Where only the classifier differs, and only in its number of classes, it says so.
+  If only the number of classes differs, it says so.
 
   Args:
-    ours: of the network: dict of dicts of what has a shape.
+    ours: of the network, a dict of dicts of objects with a shape.
     theirs: of the checkpoint, likewise.
   """
   wanted, found = _shapes(ours), _shapes(theirs)
@@ -22,11 +22,11 @@ def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
   misshapen = sorted(name for name in wanted.keys() & found.keys() if wanted[name] != found[name])
   if not (missing or unexpected or misshapen):
     return ''
-  is_of_classes = all(
+  only_classes_differ = all(
     is_classifier(module) and wanted[module, name][:-1] == found[module, name][:-1]
     for module, name in misshapen
   )
-  if is_of_classes and not (missing or unexpected):
+  if only_classes_differ and not (missing or unexpected):
     name = misshapen[0]
     return f'it has {found[name][-1]:,} classes, and the data have {wanted[name][-1]:,}'
   parts = []
@@ -42,7 +42,7 @@ def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
 
 
 def _shapes(params: Mapping[str, Any]) -> dict[tuple[str, str], tuple[int, ...]]:
-  """The shapes by module and name."""
+  """Returns the shapes by (module, name)."""
   return {
     (module, name): tuple(array.shape)
     for module, arrays in params.items()

@@ -1,7 +1,7 @@
-"""A group: runs that differ in seed and learning rate alone, trained in one program.
+"""Groups of runs that differ only in seed and learning rate, trained in one program.
 
-The state, the metrics and all that differs between the runs have a leading axis R of runs, over
-which the step of one run is vmapped. Loop and watch are those of a single run.
+State, metrics and all that differs between the runs have a leading axis R of runs, over which the
+step of one run is vmapped. Loop and watch are those of a single run.
 """
 
 import functools
@@ -21,9 +21,9 @@ class GroupState(NamedTuple):
 
   Attributes:
     step: int32 scalar.
-    runs: of every run, with a leading axis R; that of a diverged run is from before it diverged.
-    diverged_at: int32 `[R]`, the step whose loss, gradient or new parameters were not finite, 0
-      while there is none.
+    runs: of all runs, with a leading axis R; a diverged run keeps its last finite state.
+    diverged_at: int32 `[R]`, the step whose loss, gradient or new parameters were not finite; 0 if
+      none.
   """
 
   step: jax.Array
@@ -43,30 +43,28 @@ def state_of_run(state: GroupState, index: int) -> TrainState:
 
 
 def make_group_step(
-  step_of_run: Callable[..., tuple[TrainState, Metrics]],
+  run_step: Callable[..., tuple[TrainState, Metrics]],
 ) -> Callable[..., tuple[GroupState, Metrics]]:
   """Returns the update of all runs on one device; metrics have a leading axis R.
 
-  The function takes the state, the images of the step with a leading axis R, the data, which the
-  runs share, and any number of arrays with a leading axis R. A run whose loss, gradient or new
-  parameters are not finite keeps the state from before that step; no other run sees anything of it.
-  The metrics also have the `parameter_norm` after the update.
+  The function takes (state, images, data, *per_run): all but the shared data have a leading axis R.
+  A run whose loss, gradient or new parameters are not finite keeps the state from before that step;
+  other runs are not affected. The metrics also have the `parameter_norm` after the update.
 
   Args:
-    step_of_run: from the state of a run, its images, the data, and its arrays to state and
-      metrics.
+    run_step: the same for one run, from (state, images, data, *per_run) to state and metrics.
   """
 
   def step(state: GroupState, images: Any, data: Any, *per_run: Any) -> tuple[GroupState, Metrics]:
     in_axes = (0, 0, None, *[0] * len(per_run))
-    new, metrics = jax.vmap(step_of_run, in_axes=in_axes)(state.runs, images, data, *per_run)
+    new, metrics = jax.vmap(run_step, in_axes=in_axes)(state.runs, images, data, *per_run)
     metrics = dict(metrics, parameter_norm=jax.vmap(optax.global_norm)(new.params))
     is_finite = functools.reduce(
       jnp.logical_and,
       [jnp.isfinite(metrics[key]) for key in ('loss', 'gradient_norm', 'parameter_norm')],
     )
-    first = (state.diverged_at == 0) & ~is_finite
-    diverged_at = jnp.where(first, state.step + 1, state.diverged_at)
+    diverges_now = (state.diverged_at == 0) & ~is_finite
+    diverged_at = jnp.where(diverges_now, state.step + 1, state.diverged_at)
     is_active = diverged_at == 0
 
     def choose(new: jax.Array, old: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What the processes of several hosts agree on; of a single one, what it says itself."""
+"""Agreement between the processes of several hosts; trivial with a single one."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def any_host(flag: bool) -> bool:
-  """Whether `flag` is true on any host; a collective operation where there are several."""
+  """Whether `flag` is true on any host; a collective operation."""
   if jax.process_count() == 1:
     return flag
   from jax.experimental import multihost_utils
@@ -15,8 +15,8 @@ def any_host(flag: bool) -> bool:
   return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
 
 
-def of_first_host(value: Any) -> np.ndarray:
-  """Returns the number or array that the first host has; collective, equal shapes on all hosts."""
+def broadcast_from_first_host(value: Any) -> np.ndarray:
+  """Returns the number or array of the first host; collective, with equal shapes on all hosts."""
   if jax.process_count() == 1:
     return np.asarray(value)
   from jax.experimental import multihost_utils

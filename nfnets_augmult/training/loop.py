@@ -1,4 +1,4 @@
-"""The training loop: step, watch, evaluate, save; stop and go on at any step."""
+"""The training loop: step, evaluate, save; it can stop and resume at any step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,17 +19,16 @@ def fit(
 ) -> Any:
   """Trains to the last step of the plan and returns the last state.
 
-  What it does at a step depends on the step alone, so a run that was stopped or killed and
-  started again from a checkpoint computes the same as one that never was.
+  What happens at a step depends on the step alone, so a run resumed from a checkpoint computes the
+  same as an uninterrupted one.
 
   Args:
     first_state: makes the state to start from, a `TrainState` or `GroupState` of NumPy arrays. A
-      function, so that nobody holds on to them while the devices train: they can be most of the
-      memory of the host.
+      function, so that no reference keeps them in host memory during training.
     plan: of the run, or of each run of a group.
     make_advance: from a step to the function that trains from there on, see `feeding.Advance`.
-    steps_per_dispatch: the most steps that it takes at once; fewer where something is due.
-    watch: what looks at the run, evaluates it and saves it.
+    steps_per_dispatch: the largest number of steps in one dispatch.
+    watch: consumes metrics, evaluates and saves.
 
   Raises:
     StopRequested: the run was asked to stop, and its state is saved.

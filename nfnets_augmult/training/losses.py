@@ -1,4 +1,4 @@
-"""Losses of single samples, and their mean over all copies of all images (equation 2)."""
+"""Losses per sample, and their mean over all copies of all images (equation 2)."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +15,7 @@ def cross_entropy(
 
   Args:
     logits: `[B, K]`, any float type; the arithmetic is in float32.
-    labels: int `[B]` in `[0, K)`, or float `[B, K]`, a distribution over the classes each.
+    labels: int `[B]` in `[0, K)`, or float `[B, K]`, distributions over the classes.
     label_smoothing: share of the target spread evenly over all K classes, in `[0, 1)`
       (Szegedy et al. 2016).
   """
@@ -26,11 +26,11 @@ def cross_entropy(
 
 
 def mixed_labels(batch: Mapping[str, jax.Array], num_classes: int) -> jax.Array:
-  """Returns the labels of a batch as `cross_entropy` takes them, soft where images are mixed.
+  """Returns the labels of a batch for `cross_entropy`, soft if images are mixed.
 
   Args:
-    batch: `label` int `[B]`; where Mixup or CutMix are on also `partner_label` int `[B]` and
-      `mix_weight` float32 `[B]`, the share of the own label.
+    batch: `label` int `[B]`; with Mixup or CutMix also `partner_label` int `[B]` and `mix_weight`
+      float32 `[B]`, the weight of `label`.
     num_classes: K.
   """
   if 'mix_weight' not in batch:
@@ -41,19 +41,19 @@ def mixed_labels(batch: Mapping[str, jax.Array], num_classes: int) -> jax.Array:
 
 
 def main_label(batch: Mapping[str, jax.Array]) -> jax.Array:
-  """Returns the label that has the larger share in each sample, int `[B]`."""
+  """Returns the label of larger weight of each sample, int `[B]`."""
   if 'mix_weight' not in batch:
     return batch['label']
   return jnp.where(batch['mix_weight'] >= 0.5, batch['label'], batch['partner_label'])
 
 
 def mean_over_masks(function: Callable[[jax.Array], Any], key: jax.Array, *, num_masks: int) -> Any:
-  """Returns the mean of `function` over `num_masks` keys, for one mask `function(key)` itself.
+  """Returns the mean of `function` over `num_masks` keys; `function(key)` for one mask.
 
-  A gradient taken through it is the mean of the gradients under `num_masks` dropout masks. What in
-  `function` does not depend on its key is computed once: with dropout before the classifier alone,
-  that is the whole network below it, forwards and backwards. A network that is random deeper down,
-  as with stochastic depth, is evaluated once per key from there on.
+  Its gradient is the mean of the gradients under `num_masks` dropout masks. What does not depend on
+  the key is computed once: with dropout only before the classifier, that is the rest of the
+  network, forward and backward. With stochastic depth, the network is evaluated once per key from
+  the first random block on.
 
   Args:
     function: from a key to a tree of float arrays.
@@ -70,11 +70,11 @@ def mean_over_masks(function: Callable[[jax.Array], Any], key: jax.Array, *, num
 
 
 def masked_mean(values: jax.Array, mask: jax.Array, *, axis_name: str) -> jax.Array:
-  """Returns a number whose mean over devices is the mean of all `values` with mask 1.
+  """Returns a scalar whose mean over devices is the mean of all `values` with mask 1.
 
-  With equation 2 the loss is the mean over the n copies of an image and then over the images of
-  the batch; all images have n copies, so that is the mean over the whole global batch. Copies of
-  images that could not be decoded have mask 0 and are left out, also out of the count.
+  The loss of equation 2 is the mean over the n copies of each image and then over the images; as
+  all images have n copies, it is the mean over the global batch. Images that could not be decoded
+  have mask 0 and do not count.
 
   Args:
     values: float32 `[B]` of this device.
@@ -87,10 +87,10 @@ def masked_mean(values: jax.Array, mask: jax.Array, *, axis_name: str) -> jax.Ar
 
 
 def in_top_k(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
-  """Returns bool `[B]`: fewer than `k` classes score above the label's; ties count as wrong.
+  """Returns bool `[B]`: whether fewer than `k` other classes score at least as high as the label.
 
-  A model whose logits are all equal, or not numbers, is therefore never right by accident.
+  Ties and NaN count as wrong, so a model whose logits are all equal is never right.
   """
   own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-  others_at_least = jnp.sum(~(logits < own), axis=-1) - 1  # without the label itself
-  return others_at_least < min(k, logits.shape[-1])
+  num_others = jnp.sum(~(logits < own), axis=-1) - 1  # without the label itself
+  return num_others < min(k, logits.shape[-1])

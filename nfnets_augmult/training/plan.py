@@ -1,6 +1,6 @@
-"""The arithmetic of a run: growing and fixed batch, epochs, steps, temperature, when things happen.
+"""The arithmetic of a run: batch sizes, epochs, steps, temperature, and the cadence of events.
 
-People confuse these numbers in every code base, so they are derived once, here, and printed.
+These numbers are easily confused, so they are derived once, here, and printed.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ class Cadence:
   Attributes:
     log: a record of the training loss and accuracy, averaged since the last.
     save: a checkpoint.
-    evaluate: an evaluation; there is also one after the last step.
+    evaluate: an evaluation, besides the one after the last step.
   """
 
   log: int = 50
@@ -29,7 +29,7 @@ class Cadence:
       check_int(name, steps, least=1)
 
   def next_stop(self, step: int) -> int:
-    """Returns the first step after `step` at which something happens."""
+    """Returns the first step after `step` at which to log, save or evaluate."""
     return min((step // every + 1) * every for every in (self.log, self.save, self.evaluate))
 
 
@@ -41,8 +41,8 @@ class Plan:
     multiplicity: N, U, n, B and the placement.
     total_steps: parameter updates of the run.
     learning_rate: the peak of the schedule.
-    host_count: machines.
-    device_count: devices over all machines.
+    host_count: number of hosts.
+    device_count: devices over all hosts.
     cadence: how often to log, save and evaluate.
   """
 
@@ -55,12 +55,12 @@ class Plan:
 
   @property
   def batch_size_per_host(self) -> int:
-    """Augmented samples that one machine makes per step."""
+    """Augmented samples per step on one host."""
     return self.multiplicity.batch_size // self.host_count
 
   @property
   def batch_size_per_device(self) -> int:
-    """Augmented samples on one device per step."""
+    """Augmented samples per step on one device."""
     return self.multiplicity.batch_size // self.device_count
 
   @property
@@ -70,7 +70,7 @@ class Plan:
 
   @property
   def temperature(self) -> float:
-    """Learning rate times n (paper, Section 4): it governs test accuracy at fixed batch size."""
+    """Peak learning rate times n; governs test accuracy at fixed batch size (paper, Section 4)."""
     return self.learning_rate * self.multiplicity.augmult
 
   def epoch(self, step: int) -> float:
@@ -78,7 +78,7 @@ class Plan:
     return step / self.multiplicity.steps_per_epoch
 
   def is_evaluation_due(self, step: int) -> bool:
-    """Whether to evaluate at `step`: regularly, but not shortly before the last step, and there."""
+    """Whether to evaluate at `step`: regularly and after the last step, but not shortly before."""
     left, every = self.total_steps - step, self.cadence.evaluate
     return left == 0 or (step > 0 and step % every == 0 and 2 * left >= every)
 
@@ -104,7 +104,7 @@ class Plan:
     }
 
   def rows(self) -> list[tuple[str, str]]:
-    """Returns what a user should read before the run, as (name, value with its unit)."""
+    """Returns the numbers to print before the run, as (name, value with its unit)."""
     m = self.multiplicity
     scheme = {
       'within': 'all n copies of an image in the same batch',
@@ -161,14 +161,14 @@ def make_plan(
     learning_rate: the peak of the schedule.
     total_epochs: length of the run; or
     total_steps: length of the run.
-    host_count: machines.
-    device_count: devices over all machines.
+    host_count: number of hosts.
+    device_count: devices over all hosts.
     log_every_steps: how often a record of the training loss is written.
     save_every_steps: how often a checkpoint is written.
     evaluate_every_epochs: how often the run is evaluated, besides after the last step.
 
   Raises:
-    ValueError: no length or two of them, or a batch that hosts or devices do not divide.
+    ValueError: not exactly one length, or hosts or devices do not divide the batch.
   """
   check_length(total_epochs=total_epochs, total_steps=total_steps)
   size = multiplicity.batch_size
@@ -183,7 +183,6 @@ def make_plan(
   stated = f'total_steps={total_steps}' if total_steps else f'total_epochs={total_epochs}'
   if not 1 <= steps <= MOST_STEPS:
     raise ValueError(f'{stated} makes {steps:,} steps; there must be from 1 to {MOST_STEPS:,}')
-  # After the last step there is an evaluation anyhow.
   evaluate = max(1, round(min(evaluate_every_epochs * multiplicity.steps_per_epoch, steps)))
   plan = Plan(
     multiplicity,
@@ -193,7 +192,7 @@ def make_plan(
     device_count,
     Cadence(log_every_steps, save_every_steps, evaluate),
   )
-  # The last batch may begin the epoch after the last.
+  # The last batch may begin another epoch.
   if plan.total_epochs > MAX_EPOCHS - 1:
     raise ValueError(
       f'{stated} makes {plan.total_epochs:,.0f} epochs; a run has at most {MAX_EPOCHS - 1:,}'

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere."""
+"""The display of progress: a bar on a terminal, log lines elsewhere."""
 
 import os
 import sys
@@ -23,11 +23,11 @@ class Progress:
     """Starts the clock.
 
     Args:
-      start_step: steps done before this start.
+      start_step: the step to start from.
       total_steps: of the run.
       batch_size: augmented images per step, over all hosts.
       enabled: False for all processes but one.
-      name: of the run, to begin each line with; '' if there is but one.
+      name: of the run, a prefix of each line; '' for a single run.
     """
     self.name = name
     self._total_steps = total_steps
@@ -38,7 +38,7 @@ class Progress:
     if enabled and sys.stderr.isatty():
       import tqdm
 
-      # Some terminals say that they have no rows or columns; tqdm would then draw nothing.
+      # Some terminals report zero rows or columns, for which tqdm would draw nothing.
       is_sized = all(os.get_terminal_size(sys.stderr.fileno()))
       self._bar = tqdm.tqdm(
         total=total_steps,
@@ -51,7 +51,7 @@ class Progress:
       )
 
   def reset_clock(self, step: int) -> None:
-    """Measures speed anew from `step`: after compilation, and around an evaluation."""
+    """Measures speed from `step` on, as after compilation or an evaluation."""
     self._clock_step = step
     self._clock_time = time.monotonic()
 
@@ -70,7 +70,7 @@ class Progress:
         refresh=False,
       )
 
-  def line(self, step: int, metrics: Mapping[str, float]) -> None:
+  def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
     """Logs a line about training, unless there is a bar."""
     if self._enabled and self._bar is None:
       speed = self.images_per_second(step)
@@ -83,11 +83,11 @@ class Progress:
         metrics['train/loss'],
         metrics['train/accuracy'],
         speed,
-        _duration(left),
+        format_duration(left),
       )
 
   def say(self, text: str) -> None:
-    """Prints a line without tearing the bar."""
+    """Prints a line, above the bar if there is one."""
     if self._enabled and self._bar is not None:
       self._bar.write(f'{self._prefix()}{text}', file=sys.stderr)
     elif self._enabled:
@@ -102,7 +102,7 @@ class Progress:
       self._bar.close()
 
 
-def _duration(seconds: float) -> str:
-  minutes, seconds = divmod(int(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  return f'{hours}:{minutes:02}:{seconds:02}'
+def format_duration(seconds: float) -> str:
+  """Returns hours, minutes and seconds, as `'1:02:03'`."""
+  minutes, seconds = divmod(round(seconds), 60)
+  return f'{minutes // 60}:{minutes % 60:02}:{seconds:02}'

@@ -1,4 +1,4 @@
-"""What a run leaves in its work directory for people and tools: metrics, config, versions."""
+"""The records of a run in its work directory: metrics, config, status, versions."""
 
 import contextlib
 import fcntl
@@ -31,7 +31,7 @@ _PACKAGES = (
 
 
 class DamagedError(ValueError):
-  """A record is not what was once written there."""
+  """A record cannot be read, or does not have the expected form."""
 
 
 def write_json(path: str, value: Any) -> None:
@@ -41,7 +41,7 @@ def write_json(path: str, value: Any) -> None:
 
 
 def read_json(path: str) -> Any:
-  """Reads a JSON file; None if there is none.
+  """Reads a JSON file; None if it does not exist.
 
   Raises:
     DamagedError: it is not JSON.
@@ -56,27 +56,25 @@ def read_json(path: str) -> Any:
 
 
 def read_object(path: str) -> dict[str, Any] | None:
-  """Reads a JSON file of names with values; None if there is none, or if it says null.
+  """Reads a JSON object; None if the file does not exist or holds null.
 
   Raises:
     DamagedError: it is something else.
   """
-  found = read_json(path)
-  if found is not None and not isinstance(found, dict):
+  value = read_json(path)
+  if value is not None and not isinstance(value, dict):
     raise DamagedError(
-      f'{path} is damaged: it must hold names with values, and holds a {type(found).__name__}; '
+      f'{path} is damaged: it must hold names with values, and holds a {type(value).__name__}; '
       'remove it, or the folder'
     )
-  return found
+  return value
 
 
 def read_data_description(workdir: str) -> dict[str, Any] | None:
-  """Returns what the run in `workdir` remembers of its data; None if it was not recorded.
-
-  See `images.describe_data`.
+  """Returns the recorded description of the data, see `images.describe_data`; None if none.
 
   Raises:
-    DamagedError: the record is not what was once written there.
+    DamagedError: the record is damaged.
   """
   path = os.path.join(workdir, 'run.json')
   data = (read_object(path) or {}).get('data')
@@ -88,73 +86,73 @@ def read_data_description(workdir: str) -> dict[str, Any] | None:
 def write_status(
   workdir: str, status: str, message: str, facts: Mapping[str, Any] | None = None
 ) -> None:
-  """Leaves `status.json` in a work directory: why the run there ended before its last step.
+  """Writes `status.json`: why the run in `workdir` ended before its last step.
 
   Args:
-    workdir: of the run; made if need be.
-    status: `'diverged'`, which is a result and happens again, or `'failed'`.
+    workdir: of the run; created if it does not exist.
+    status: `'diverged'`, which is deterministic and is not retried, or `'failed'`.
     message: for people.
-    facts: for programs, see `loop.DivergedError`.
+    facts: for programs, see `run_log.DivergedError`.
   """
   os.makedirs(workdir, exist_ok=True)
-  ended = {'status': status, 'message': message, **(facts or {})}
-  write_json(os.path.join(workdir, 'status.json'), ended)
+  record = {'status': status, 'message': message, **(facts or {})}
+  write_json(os.path.join(workdir, 'status.json'), record)
 
 
 def read_status(workdir: str) -> tuple[str, str]:
-  """Returns the status of the run in `workdir` and the message that goes with it.
+  """Returns the status of the run in `workdir` and its message.
 
-  `'finished'`, `'diverged'`, `'failed'`, `'unfinished'` (going on, stopped or killed) or
-  `'missing'` (never started).
+  The status is `'finished'`, `'diverged'`, `'failed'`, `'unfinished'` (running, stopped or killed)
+  or `'missing'` (never started).
   """
   if os.path.exists(os.path.join(workdir, 'result.json')):
     return 'finished', ''
   path = os.path.join(workdir, 'status.json')
   try:
-    ended = read_object(path)
-    if ended is not None:
-      return str(ended['status']), str(ended['message'])
+    record = read_object(path)
+    if record is not None:
+      return str(record['status']), str(record['message'])
   except (DamagedError, KeyError):
-    return 'failed', f'{path} is damaged'  # to be tried again
+    return 'failed', f'{path} is damaged'  # so that it is retried
   started = os.path.exists(os.path.join(workdir, 'config.json'))
   return 'unfinished' if started else 'missing', ''
 
 
 def read_divergence(workdir: str) -> dict[str, Any] | None:
-  """Returns the facts of the divergence that ended the run in `workdir`, or None.
+  """Returns `step`, `learning_rate` and `last_losses` of a diverged run, or None.
 
-  Those are `step`, `learning_rate` and `last_losses`, see `loop.DivergedError`.
+  See `run_log.DivergedError`.
   """
   with contextlib.suppress(DamagedError, AttributeError):
-    ended = read_json(os.path.join(workdir, 'status.json')) or {}
-    if ended.get('status') == 'diverged' and 'last_losses' in ended:
-      return ended
+    record = read_json(os.path.join(workdir, 'status.json')) or {}
+    if record.get('status') == 'diverged' and 'last_losses' in record:
+      return record
   return None
 
 
 def clear_status(workdir: str) -> None:
-  """Removes `status.json`: the run goes on, or has gone on to its end."""
+  """Removes `status.json`, as when a run is resumed or finished."""
   with contextlib.suppress(FileNotFoundError):
     os.unlink(os.path.join(workdir, 'status.json'))
 
 
 @contextlib.contextmanager
 def lock_workdir(workdir: str) -> Iterator[bool]:
-  """Locks a work directory for this process meanwhile, and yields whether it could.
+  """Locks a work directory for this process, and yields whether it got the lock.
 
-  The kernel releases the lock when the process ends, however that happens. On a file system
-  without locks every process gets one.
+  The kernel releases the lock when the process ends, even if it is killed. On a file system without
+  locks every process gets it.
   """
   os.makedirs(workdir, exist_ok=True)
   with open(os.path.join(workdir, '.lock'), 'w', encoding='utf-8') as lock:
-    is_ours = True
+    is_locked = True
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-      is_ours = False
+      is_locked = False
     except OSError:
       pass
-    yield is_ours
+    yield is_locked
 
 
 def versions() -> dict[str, str]:
@@ -169,14 +167,14 @@ def versions() -> dict[str, str]:
 
 
 class MetricsFile:
-  """`metrics.jsonl`: one JSON object a line, each with its `step`, in order of the steps.
+  """`metrics.jsonl`: one JSON object per line, each with its `step`, in order of the steps.
 
-  A line that a kill cut short is dropped when the file is next opened, and so is whatever lies
-  after the checkpoint from which the run goes on: nothing is recorded twice.
+  Opening it drops an incomplete last line, and all records after the checkpoint from which the run
+  resumes, so that nothing is recorded twice.
   """
 
   def __init__(self, path: str, *, resume_step: int = 0):
-    """Opens the file for more, after dropping all records of steps after `resume_step`."""
+    """Opens the file to append, after dropping records of steps after `resume_step`."""
     kept = [record for record in read_metrics(path) if record['step'] <= resume_step]
     if os.path.exists(path):
       text = ''.join(json.dumps(record) + '\n' for record in kept)
@@ -198,11 +196,11 @@ class MetricsFile:
 
 
 def read_metrics(path: str) -> list[dict[str, Any]]:
-  """Returns the whole records of a `metrics.jsonl`, also of a run that is going on."""
+  """Returns the complete records of a `metrics.jsonl`, also of a run that is training."""
   if not os.path.exists(path):
     return []
   with open(path, encoding='utf-8') as file:
-    lines = file.read().split('\n')[:-1]  # what follows the last newline is not whole
+    lines = file.read().split('\n')[:-1]  # text after the last newline is incomplete
   try:
     found = [json.loads(line) for line in lines if line]
     for record in found:
@@ -217,8 +215,8 @@ class TensorBoard:
   """Scalars for TensorBoard, through the writer of the `tensorboard` package."""
 
   def __init__(self, directory: str, *, resume_step: int = 0):
-    """Opens a new event file that hides earlier ones' values after `resume_step`."""
-    # TensorBoard's own switch to do without TensorFlow, which it would import where it finds it.
+    """Opens a new event file, which hides values after `resume_step` in earlier files."""
+    # TensorBoard's own switch to not import TensorFlow.
     sys.modules.setdefault('tensorboard.compat.notf', types.ModuleType('notf'))
     from tensorboard.compat.proto import event_pb2, summary_pb2
     from tensorboard.summary.writer import event_file_writer
@@ -234,11 +232,11 @@ class TensorBoard:
     scalars = [self._summary.Value(tag=k, simple_value=v) for k, v in values.items()]
     self._add(step, summary=self._summary(value=scalars))
 
-  def _add(self, step: int, **what: Any) -> None:
-    self._writer.add_event(self._event(step=step, wall_time=time.time(), **what))
+  def _add(self, step: int, **fields: Any) -> None:
+    self._writer.add_event(self._event(step=step, wall_time=time.time(), **fields))
 
   def close(self) -> None:
-    """Writes what is left and closes the file."""
+    """Flushes and closes the file."""
     self._writer.close()
 
 
@@ -246,7 +244,7 @@ class Recorder:
   """Writes metrics to `metrics.jsonl` and to TensorBoard."""
 
   def __init__(self, workdir: str, *, resume_step: int = 0):
-    """Opens both for a run that goes on after `resume_step`."""
+    """Opens both for a run that resumes after `resume_step`."""
     self._file = MetricsFile(os.path.join(workdir, 'metrics.jsonl'), resume_step=resume_step)
     self._tensorboard = TensorBoard(os.path.join(workdir, 'tensorboard'), resume_step=resume_step)
 

@@ -1,43 +1,45 @@
-"""Noticing that the loss of a run has jumped without becoming infinite."""
+"""Detects jumps of the training loss that stay finite."""
 
 import collections
 from typing import NamedTuple
 
 import numpy as np
 
-_NOW = 5  # steps over which the present loss is averaged
-_BEFORE = 100  # steps before them whose median is the level
-_LEAST = 50  # steps that a level takes
-_TIMES = 3.0  # what counts as several times the level
-# Late in a run the loss is close to 0, and a single hard batch is many times its level.
+_RECENT_STEPS = 5  # steps over which the current loss is averaged
+_LEVEL_STEPS = 100  # steps before them whose median is the level
+_MIN_LEVEL_STEPS = 50
+_RISE_FACTOR = 3.0  # a jump is to at least this many times the level
+# Share of the initial loss that a jump must exceed: late in a run the loss is close to 0, and a
+# single hard batch has many times its level.
 _SHARE_OF_START = 0.3
 
 
 class Rise(NamedTuple):
-  """A jump of the loss: its mean over the last few steps, and the level that it had before."""
+  """A jump of the loss: its mean over the last few steps, and its level before."""
 
   loss: float
   level: float
 
 
 class RiseDetector:
-  """Finds the first jump of a loss to several times its level; later ones are not reported."""
+  """Detects the first jump of a loss to several times its level; later ones are not reported."""
 
   def __init__(self):
-    self._losses = collections.deque(maxlen=_BEFORE + _NOW)
+    self._losses = collections.deque(maxlen=_LEVEL_STEPS + _RECENT_STEPS)
     self._start: list[float] = []
     self._is_done = False
 
   def add(self, loss: float) -> Rise | None:
-    """Takes the loss of the next step, and returns the rise that it completes, if any."""
+    """Adds the loss of the next step, and returns the jump if it is detected now."""
     self._losses.append(loss)
-    if len(self._start) < 2 * _NOW:
+    if len(self._start) < 2 * _RECENT_STEPS:
       self._start.append(loss)
-    if self._is_done or len(self._losses) < _LEAST + _NOW:
+    if self._is_done or len(self._losses) < _MIN_LEVEL_STEPS + _RECENT_STEPS:
       return None
-    recent = np.array(self._losses)
-    now, level = float(recent[-_NOW:].mean()), float(np.median(recent[:-_NOW]))
-    if now <= _TIMES * level or now <= _SHARE_OF_START * np.mean(self._start):
+    losses = np.array(self._losses)
+    recent = float(losses[-_RECENT_STEPS:].mean())
+    level = float(np.median(losses[:-_RECENT_STEPS]))
+    if recent <= _RISE_FACTOR * level or recent <= _SHARE_OF_START * np.mean(self._start):
       return None
     self._is_done = True
-    return Rise(now, level)
+    return Rise(recent, level)

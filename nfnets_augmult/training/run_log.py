@@ -1,4 +1,4 @@
-"""What is recorded of one run: metrics since the last record, evaluations, how it diverged."""
+"""The log of one run: metrics since the last record, evaluations, divergence."""
 
 import collections
 import math
@@ -13,7 +13,7 @@ from nfnets_augmult.training.rises import Rise, RiseDetector
 
 # The metric by which the best checkpoint is chosen.
 BEST_BY = 'test/ema/top_1'
-# How many of the last losses a diverged run leaves behind.
+# How many of the last losses are recorded of a diverged run.
 _LAST_LOSSES = 10
 
 
@@ -21,8 +21,8 @@ class DivergedError(RuntimeError):
   """The loss, the gradient or the parameters are no longer finite numbers.
 
   Attributes:
-    facts: `step`, the `learning_rate` there and the `last_losses` up to it, JSON values; empty
-      where several runs are meant.
+    facts: `step`, the `learning_rate` there and the `last_losses` up to it, JSON values; empty for
+      several runs.
   """
 
   def __init__(self, message: str, facts: Mapping[str, Any] | None = None):
@@ -38,8 +38,8 @@ class RunLog:
 
     Args:
       plan: of the run.
-      recorder: where metrics go; None on all hosts but the first.
-      name: of the run, where several train together.
+      recorder: None on all hosts but the first.
+      name: of the run; '' for a single one.
     """
     self.name = name
     self._plan = plan
@@ -53,10 +53,10 @@ class RunLog:
     return self._recorder is not None and self._recorder.has(step, BEST_BY)
 
   def add(self, step: int, metrics: Mapping[str, float]) -> tuple[str, Rise | None]:
-    """Takes the metrics of one step.
+    """Adds the metrics of one step.
 
     Returns:
-      What is not finite, in words, or ''; and the jump of the loss that this step completes.
+      A message that names what is not finite, or ''; and the jump of the loss, if one is detected.
     """
     self._last.append(metrics)
     for name in ('loss', 'gradient_norm', 'parameter_norm'):
@@ -84,8 +84,8 @@ class RunLog:
     )
     return means
 
-  def diverged(self, step: int, problem: str, *, images_per_second: float) -> DivergedError:
-    """Returns the error that says so; records what there is up to `step`."""
+  def divergence_error(self, step: int, problem: str, *, images_per_second: float) -> DivergedError:
+    """Records the metrics up to `step`, and returns the error to raise."""
     if self._since_record:
       self.record_metrics(step, images_per_second=images_per_second)
     losses = [metrics['loss'] for metrics in self._last]
@@ -103,7 +103,7 @@ class RunLog:
     return DivergedError(message, facts)
 
   def record_evaluation(self, step: int, results: dict[str, dict[str, dict[str, float]]]) -> None:
-    """Records means by split, name of the parameters and name of the mean."""
+    """Records means by split, parameters (`raw` or `ema`) and metric."""
     self._record(
       step,
       {

@@ -1,4 +1,4 @@
-"""Everything that changes during a run."""
+"""The training state."""
 
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ import optax
 
 
 class TrainState(NamedTuple):
-  """The state of a run after `step` updates; all of it is in every checkpoint.
+  """The state of a run after `step` updates, as saved in every checkpoint.
 
   Attributes:
     step: int32 scalar.
@@ -25,10 +25,5 @@ class TrainState(NamedTuple):
 
 def initial_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
   """Returns the state before the first update; the average starts at `params`."""
-  copies = jax.tree.map(jnp.array, params)  # not shared, since the state is donated
-  return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), copies)
-
-
-def num_params(params: Any) -> int:
-  """Returns how many numbers `params` hold."""
-  return sum(leaf.size for leaf in jax.tree.leaves(params))
+  ema_params = jax.tree.map(jnp.array, params)  # a copy, since the state is donated
+  return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), ema_params)

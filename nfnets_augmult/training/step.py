@@ -1,4 +1,4 @@
-"""One update and one evaluation, as ordinary functions of one device; see `devices`."""
+"""The training and evaluation steps, as ordinary functions of one device; see `devices`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,16 +16,16 @@ from nfnets_augmult.training.devices import AXIS_NAME
 from nfnets_augmult.training.state import TrainState
 
 COMPUTE_DTYPES = ('float32', 'bfloat16')
-# All masks of a batch are in memory at once; the paper goes to 16.
+# All masks of a batch are in memory at once; the paper uses up to 16.
 _MOST_DROPOUT_MASKS = 4096
 
 Metrics = dict[str, jax.Array]
-# From params, key, uint8 images [B, H, W, C] and is_training to logits [B, K], float32.
+# From (params, key, images, *, is_training) to logits: uint8 [B, H, W, C] to float32 [B, K].
 Classifier = Callable[..., jax.Array]
 
 
 class Normalization(NamedTuple):
-  """Mean and standard deviation of the channels of uint8 images, on the scale 0..255."""
+  """Mean and standard deviation per channel of uint8 images, in [0, 255]."""
 
   mean: tuple[float, ...]
   std: tuple[float, ...]
@@ -34,9 +34,9 @@ class Normalization(NamedTuple):
 def make_classifier(
   apply_fn: Callable[..., jax.Array], *, normalization: Normalization, compute_dtype: str
 ) -> Classifier:
-  """Returns `apply_fn` with normalization in front and mixed precision around it.
+  """Returns `apply_fn` with normalization of its inputs and in mixed precision.
 
-  Images stay uint8 until they are on the device: a quarter of the bytes to move.
+  Images are transferred as uint8, a quarter of the bytes.
 
   Args:
     apply_fn: `(params, key, images, *, is_training)` to logits.
@@ -63,8 +63,8 @@ def make_update(
 ) -> Callable[[TrainState, Any], TrainState]:
   """Returns the part of an update that follows the gradient: optimiser, descent and average.
 
-  The function takes the state and the gradient of the global batch, and returns the next state.
-  The arguments are those of `make_train_step`.
+  The function maps the state and the gradient of the global batch to the next state. The arguments
+  are those of `make_train_step`.
 
   Raises:
     ValueError: `ema_decay` is out of range.
@@ -78,23 +78,23 @@ def make_update(
     return jax.tree.map(lambda p, d: p - learning_rate * d, params, direction), opt_state
 
   def update(state: TrainState, gradient: Any) -> TrainState:
-    descend_apart = _apart_on_cpu(descend, state.step)
-    params, opt_state = descend_apart(state.params, state.opt_state, gradient, schedule(state.step))
+    unfused = _without_cpu_fusion(descend, state.step)
+    params, opt_state = unfused(state.params, state.opt_state, gradient, schedule(state.step))
     ema_params = ema.update(state.ema_params, params, decay=ema.decay_at(state.step, ema_decay))
     return TrainState(state.step + 1, params, opt_state, ema_params)
 
   return update
 
 
-def _apart_on_cpu(
+def _without_cpu_fusion(
   descend: Callable[..., tuple[Any, Any]], step: jax.Array
 ) -> Callable[..., tuple[Any, Any]]:
-  """Returns `descend`, on CPU kept from being merged with the average that follows it.
+  """Returns `descend`, on CPU without fusion with the moving average that follows it.
 
-  Merged, XLA on CPU computes the new parameters a second time for the average, and so must first
-  copy the old parameters and momenta that it could overwrite: the update took 1.5 times as long.
-  XLA drops `jax.lax.optimization_barrier` before it merges, but keeps a condition, here one that
-  always holds. Elsewhere this is unmeasured, and `descend` is called as it is.
+  Fused, XLA on CPU computes the new parameters twice and must copy the old parameters and momenta
+  instead of overwriting them: the update took 1.5 times as long. XLA removes
+  `jax.lax.optimization_barrier` before fusion, but keeps a conditional, here one that is always
+  true. Not measured on other backends, which call `descend` as it is.
   """
   if jax.default_backend() != 'cpu':
     return descend
@@ -120,10 +120,10 @@ def make_train_step(
 
   The function takes the state, a batch with `image` uint8 `[B, H, W, C]`, `label` int32 `[B]` and
   `mask` float32 `[B]` (mixed images: also `partner_label` and `mix_weight`, see
-  `losses.mixed_labels`), and the key of the run; it returns the next state, equal on all devices,
-  and float32 scalars: the `loss` and the `accuracy` over all copies of the global batch, both
-  before the update, the `gradient_norm` and the `learning_rate`. For a mixed image that label
-  counts as right which has the larger share.
+  `losses.mixed_labels`), and the PRNG key of the run; it returns the next state, equal on all
+  devices, and float32 scalars: the `loss` and the `accuracy` over all copies of the global batch,
+  both before the update, the `gradient_norm` and the `learning_rate`. The accuracy of a mixed image
+  is by its label of larger weight.
 
   Args:
     classifier: see `make_classifier`.
@@ -131,10 +131,10 @@ def make_train_step(
     schedule: learning rate.
     ema_decay: of the average of the parameters, in `[0, 1)`.
     label_smoothing: see `losses.cross_entropy`.
-    dropout_masks: over how many independent draws of the network's own randomness, dropout, the
-      loss of each sample is averaged; 1 is ordinary dropout. See `losses.mean_over_masks`.
-    sharpness: from the plain gradient to a sharpness-aware one, see `sam.sharpness_aware`; loss and
-      accuracy are then those at the perturbed parameters. None for the plain gradient.
+    dropout_masks: number of dropout masks over which the loss of each sample is averaged; 1 is
+      ordinary dropout. See `losses.mean_over_masks`.
+    sharpness: makes the gradient sharpness-aware, see `sam.sharpness_aware`; loss and accuracy are
+      then those at the perturbed parameters. None for the plain gradient.
     axis_name: of the devices.
 
   Raises:
@@ -147,14 +147,14 @@ def make_train_step(
   def loss_fn(
     params: Any, batch: dict[str, jax.Array], key: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
-    def under_one_mask(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def losses_and_hits(key: jax.Array) -> tuple[jax.Array, jax.Array]:
       logits = classifier(params, key, batch['image'], is_training=True)
       labels = losses.mixed_labels(batch, logits.shape[-1])
-      per_copy = losses.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-      return per_copy, losses.in_top_k(logits, losses.main_label(batch), 1).astype(jnp.float32)
+      loss_per_copy = losses.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+      return loss_per_copy, losses.in_top_k(logits, losses.main_label(batch), 1).astype(jnp.float32)
 
-    per_copy, correct = losses.mean_over_masks(under_one_mask, key, num_masks=dropout_masks)
-    return losses.masked_mean(per_copy, batch['mask'], axis_name=axis_name), correct
+    loss_per_copy, hits = losses.mean_over_masks(losses_and_hits, key, num_masks=dropout_masks)
+    return losses.masked_mean(loss_per_copy, batch['mask'], axis_name=axis_name), hits
 
   value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
   if sharpness is not None:
@@ -165,8 +165,8 @@ def make_train_step(
   ) -> tuple[TrainState, Metrics]:
     key_per_step = jax.random.fold_in(key, state.step)
     key_per_device = jax.random.fold_in(key_per_step, jax.lax.axis_index(axis_name))
-    (loss, correct), gradient = value_and_grad(state.params, batch, key_per_device)
-    accuracy = losses.masked_mean(correct, batch['mask'], axis_name=axis_name)
+    (loss, hits), gradient = value_and_grad(state.params, batch, key_per_device)
+    accuracy = losses.masked_mean(hits, batch['mask'], axis_name=axis_name)
     gradient, loss, accuracy = jax.lax.pmean((gradient, loss, accuracy), axis_name)
     metrics = {
       'loss': loss,
@@ -184,8 +184,8 @@ def make_evaluation_step(
 ) -> Callable[[Any, dict[str, jax.Array]], Metrics]:
   """Returns the evaluation of one batch on one device, see `devices.on_each_device`.
 
-  The function takes params and a batch as above and returns sums over the samples of all devices
-  whose mask is 1: `count`, `cross_entropy`, `top_1` and `top_5`.
+  The function takes params and a batch, see `make_train_step`, and returns sums over the samples of
+  all devices with mask 1: `count`, `cross_entropy`, `top_1` and `top_5`.
   """
 
   def evaluation_step(params: Any, batch: dict[str, jax.Array]) -> Metrics:

@@ -1,4 +1,4 @@
-"""What watches training: metrics, progress, evaluations and checkpoints, of one run or a group."""
+"""Watches training: metrics, progress, evaluations and checkpoints of one run or a group."""
 
 import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from nfnets_augmult.training.run_log import BEST_BY, DivergedError, RunLog
 
 
 class StopRequested(Exception):
-  """Somebody asked the run to stop; everything is saved. Not an error."""
+  """The run was asked to stop, and its state is saved. Not an error."""
 
 
 class Watch:
@@ -39,15 +39,15 @@ class Watch:
     """Stores its parts; starts nothing.
 
     Args:
-      logs: of the runs, in the order of the axis R of a group; a single one has no such axis.
+      logs: of the runs, in the order of the axis R of a group; a single run has no such axis.
       plan: of the run, or of each run of a group.
       evaluation_step: see `step.make_evaluation_step`, of one run; mapped over the runs of a group
         and compiled for all devices here.
-      evaluation_batches: for each split, by the name under which it is recorded, its batches.
-      checkpoints: where states go.
-      stop_requested: looked at between dispatches, and between the batches of an evaluation.
-      show_progress: whether this process shows people how it goes.
-      on_divergence: called when a run diverges, with its index and how.
+      evaluation_batches: makes the batches of each split, by the name under which it is recorded.
+      checkpoints: of the run or the group.
+      stop_requested: called between dispatches, and between the batches of an evaluation.
+      show_progress: whether this process displays progress.
+      on_divergence: called with the index of a run that diverges, and the error.
     """
     self._logs = logs
     self._is_group = len(logs) > 1
@@ -68,7 +68,7 @@ class Watch:
     return [(index, log) for index, log in enumerate(self._logs) if index not in self._diverged]
 
   def start(self, state: Any) -> None:
-    """Begins at a state of the host; raises DivergedError if no run of a group is left in it."""
+    """Starts at a state of NumPy arrays; raises DivergedError if all its runs have diverged."""
     self._first_step = step = int(state.step)
     if self._is_group:
       for index in np.flatnonzero(state.diverged_at):
@@ -79,23 +79,23 @@ class Watch:
       total_steps=self._plan.total_steps,
       batch_size=self._plan.multiplicity.batch_size,
       enabled=self._show_progress,
-      name=self._shown.name,
+      name=self._shown_log.name,
     )
 
   def is_evaluated(self, step: int) -> bool:
-    """Whether a start that was killed has evaluated this step; the same on all hosts."""
+    """Whether the step was evaluated before the run was resumed; the same on all hosts."""
     return hosts.any_host(all(log.is_evaluated(step) for _, log in self.active_runs()))
 
   def is_stopping(self, step: int) -> bool:
-    """Whether any host was asked to stop; hosts ask each other as rarely as they log."""
+    """Whether any host was asked to stop; several hosts communicate at log steps only."""
     if jax.process_count() == 1:
       return self._stop_requested()
     return step % self._plan.cadence.log == 0 and hosts.any_host(self._stop_requested())
 
   def consume_metrics(self, step: int, stop: int, metrics: dict[str, jax.Array]) -> None:
-    """Takes the metrics of steps that were just dispatched, and looks at those that are done."""
+    """Queues the metrics of dispatched steps, and processes those beyond the steps in flight."""
     self._in_flight.append((step, stop, metrics))
-    if step == self._first_step:  # has waited for compilation
+    if step == self._first_step:  # its time includes compilation
       self._consume_all()
       self._progress.reset_clock(stop)
     while len(self._in_flight) > devices.max_steps_in_flight():
@@ -108,49 +108,49 @@ class Watch:
   def _consume_oldest(self) -> None:
     step, stop, metrics = self._in_flight.popleft()
     by_step = {
-      key: values.reshape(-1, len(self._logs))  # [K, R], also of a single step or run
+      key: values.reshape(-1, len(self._logs))  # [K, R]
       for key, values in devices.first_replica(metrics).items()
     }
     for index in range(stop - step):
       self._consume_step(step + 1 + index, {key: values[index] for key, values in by_step.items()})
 
   def _consume_step(self, step: int, metrics: dict[str, np.ndarray]) -> None:
-    """Takes the metrics of one step, each `[R]`; raises DivergedError if no run is left."""
-    of_run = {
+    """Processes the metrics of one step, each `[R]`; raises DivergedError if no run is left."""
+    by_run = {
       index: {key: float(values[index]) for key, values in metrics.items()}
       for index, _ in self.active_runs()
     }
     for index, log in self.active_runs():
-      problem, rise = log.add(step, of_run[index])
+      problem, rise = log.add(step, by_run[index])
       if problem:
         self._end(index, step, problem)
-      elif rise and log is self._shown:
+      elif rise and log is self._shown_log:
         self._progress.say(
           f'warning: the loss has jumped to {rise.loss:.3g} around step {step}, from a level of '
-          f'{rise.level:.3g}, at learning rate {of_run[index]["learning_rate"]:.3g}; this may be '
+          f'{rise.level:.3g}, at learning rate {by_run[index]["learning_rate"]:.3g}; this may be '
           'the edge of stability, which python -m nfnets_augmult.find_learning_rate measures'
         )
     self._check_runs_left()
-    self._progress.name = self._shown.name
-    self._progress.advance(step, of_run[self.active_runs()[0][0]])
+    self._progress.name = self._shown_log.name
+    self._progress.advance(step, by_run[self.active_runs()[0][0]])
     if step % self._plan.cadence.log == 0 or step == self._plan.total_steps:
       speed = self._progress.images_per_second(step)
       for _, log in self.active_runs():
         means = log.record_metrics(step, images_per_second=speed)
-        if log is self._shown:
-          self._progress.line(step, means)
+        if log is self._shown_log:
+          self._progress.log_step(step, means)
       self._progress.reset_clock(step)
 
   @property
-  def _shown(self) -> RunLog:
-    """The run whose progress people see: the first that has not diverged."""
+  def _shown_log(self) -> RunLog:
+    """The log of the run whose progress is displayed: the first that has not diverged."""
     return self.active_runs()[0][1]
 
   def _end(self, index: int, step: int, problem: str) -> None:
-    """Notes that a run has diverged."""
+    """Marks a run as diverged; raises DivergedError for a single one."""
     log = self._logs[index]
     speed = self._progress.images_per_second(step)
-    error = log.diverged(step, problem, images_per_second=speed)
+    error = log.divergence_error(step, problem, images_per_second=speed)
     self._diverged[index] = f'{log.name}: {error}'
     self._on_divergence(index, error)
     if not self._is_group:
@@ -161,43 +161,43 @@ class Watch:
       raise DivergedError(f'all runs diverged: {"; ".join(self._diverged.values())}')
 
   def save(self, state: Any) -> None:
-    """Saves a state, after a look at it and at all metrics up to it: a bad one is never saved.
+    """Saves a state, after checking that it and all metrics up to it are finite.
 
     Raises:
       DivergedError: no run is left, or a parameter is not finite.
       CheckpointError: this or the previous write failed.
     """
     self._consume_all()
-    on_host = devices.first_replica(state)
-    if not self._is_group:  # the step of a group keeps such parameters out of the state
-      self._check_finite(on_host)
-    self._checkpoints.save(on_host)
+    state = devices.first_replica(state)
+    if not self._is_group:  # the step of a group never accepts parameters that are not finite
+      self._check_finite(state)
+    self._checkpoints.save(state)
 
   def _check_finite(self, state: Any) -> None:
-    """Looks at the parameters, which a last update may spoil; of any other the next loss tells."""
+    """Checks the parameters, which no later loss checks if this is the last step."""
     params = jax.tree.leaves((state.params, state.ema_params))
     if not all(np.isfinite(leaf).all() for leaf in params):
       step = int(state.step)
       self._end(0, step, f'the parameters after step {step} are not finite')
 
   def evaluate(self, step: int, state: Any) -> None:
-    """Evaluates the state on all splits and records what comes out; keeps the best single run."""
+    """Evaluates and records a state on all splits; saves the best one of a single run."""
     results = self._evaluate_splits(state.runs if self._is_group else state)
     if not self._is_group:
       split, name, key = BEST_BY.split('/')
       self._checkpoints.save_if_best(devices.first_replica(state), results[split][name][key])
     for index, log in self.active_runs():
-      of_run = {
+      run_results = {
         split: {
           name: {key: float(np.ravel(values)[index]) for key, values in means.items()}
           for name, means in by_name.items()
         }
         for split, by_name in results.items()
       }
-      if log is self._shown:
-        self._say_evaluation(step, of_run)
+      if log is self._shown_log:
+        self._say_evaluation(step, run_results)
       if not log.is_evaluated(step):
-        log.record_evaluation(step, of_run)
+        log.record_evaluation(step, run_results)
     self._progress.reset_clock(step)
 
   def _say_evaluation(self, step: int, results: dict[str, dict[str, dict[str, float]]]) -> None:
@@ -210,7 +210,7 @@ class Watch:
         )
 
   def _evaluate_splits(self, state: Any) -> dict[str, dict[str, dict[str, Any]]]:
-    """Returns the means of each split, for the last parameters, `raw`, and the averaged, `ema`."""
+    """Returns the means of each split for the last parameters, `raw`, and the averaged, `ema`."""
 
     def check_stop() -> None:
       if jax.process_count() == 1 and self._stop_requested():
@@ -226,7 +226,7 @@ class Watch:
     }
 
   def wait(self) -> None:
-    """Waits until what was saved is written."""
+    """Waits for the writing of checkpoints."""
     self._checkpoints.wait()
 
   def close(self) -> None:

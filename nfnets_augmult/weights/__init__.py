@@ -1,1 +1,1 @@
-"""Parameters in files: the released ones, our own, and timm's."""
+"""Parameter files: the released ones, `.npz` of this package, and timm's."""

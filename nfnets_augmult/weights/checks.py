@@ -1,4 +1,4 @@
-"""What parameters are: a dict of dicts of finite real arrays, under names that can be written."""
+"""Checks of parameters: a dict of dicts of finite real arrays, under names that can be written."""
 
 import math
 import re
@@ -9,29 +9,29 @@ import numpy as np
 
 Params = dict[str, dict[str, np.ndarray]]
 
-# How NumPy spells the types of real numbers, in files too.
+# NumPy's type codes of real numbers.
 PLAIN_TYPE = re.compile(r'[<>|=]?(?:b1|[iu][1248]|f[248])')
 
-# No name of a network is nearly as long; a file could hold one of its own size.
+# Far above the names of any network; a hostile file could hold one of its own size.
 _LONGEST_NAME = 500
 _LONGEST_SHOWN = 100
 _LONGEST_MESSAGE = 400
 _LARGEST_EMPTY = 2**31
 _MOST_ARRAYS = 10_000
 
-# Arrays that come out of a file may be larger than it is, since a `.npz` can be compressed and an
-# array be used under two names. Trained float32 compresses by a tenth, 90 % of zeros by 8. The
-# constant lets a small file of zeros through.
+# Arrays may be larger than their file, which can be compressed or have an array under two names.
+# Trained float32 compresses by a tenth, 90 % of zeros by 8. The constant admits small files of
+# zeros.
 _MOST_EXPANSION = 8
 _FREE_BYTES = 16 * 2**20
 
 
 class NotParametersError(ValueError):
-  """Something is no dict of dicts of finite real arrays, or claims more than its file can hold."""
+  """Not a dict of dicts of finite real arrays, or larger than its file can plausibly hold."""
 
 
 def shorten(text: str) -> str:
-  """Returns `text` in printable characters, and cut in the middle if it is long."""
+  """Returns `text` in printable characters, with the middle left out if it is long."""
   if len(text) > _LONGEST_SHOWN:
     half = _LONGEST_SHOWN // 2
     text = f'{text[:half]}...{text[-half:]}'
@@ -39,15 +39,15 @@ def shorten(text: str) -> str:
 
 
 def show(text: str) -> str:
-  """Returns `text` as `shorten` does, in quotes."""
+  """Returns `shorten(text)` in quotes."""
   return f"'{shorten(text)}'"
 
 
 def check_size(num_bytes: int, file_size: int) -> None:
-  """Refuses `num_bytes` of arrays in a file of `file_size` bytes if it cannot be meant.
+  """Checks that a file of `file_size` bytes can plausibly hold `num_bytes` of arrays.
 
   Raises:
-    NotParametersError: there are more than 16 MiB and 8 times the file's size.
+    NotParametersError: the arrays take more than 16 MiB plus 8 times the file's size.
   """
   most = _FREE_BYTES + _MOST_EXPANSION * file_size
   if num_bytes > most:
@@ -58,7 +58,7 @@ def check_size(num_bytes: int, file_size: int) -> None:
 
 
 def check_count(count: int) -> None:
-  """Refuses more arrays than a network can have.
+  """Checks the number of arrays in a file.
 
   Raises:
     NotParametersError: there are more than 10,000; the largest NFNet has 1,700.
@@ -68,10 +68,10 @@ def check_count(count: int) -> None:
 
 
 def check_name(module: Any, name: Any) -> None:
-  """Refuses what cannot be written as `module/parameter` and read back as the same.
+  """Checks that `module/parameter` can be written and read back unchanged.
 
   Raises:
-    NotParametersError: the name is empty, long, not printable, or would be another when read back.
+    NotParametersError: a name is empty, too long, not printable, or would change when read back.
   """
   for part in (module, name):
     if not isinstance(part, str):
@@ -84,15 +84,14 @@ def check_name(module: Any, name: Any) -> None:
 
 
 def check_params(params: Mapping[str, Mapping[str, Any]]) -> Params:
-  """Returns `params` as NumPy arrays in the machine's byte order, if they are parameters.
+  """Returns `params` as NumPy arrays in native byte order, after checking names, types and values.
 
-  bool, integers, float16, float32 and float64 keep their type. Narrower floating point numbers,
-  which files cannot keep, become float32, which changes none. Arrays of NumPy are not copied
-  otherwise.
+  bool, integers, float16, float32 and float64 keep their dtype. bfloat16 and narrower floats, which
+  files cannot keep, become float32, exactly. NumPy arrays are not copied otherwise.
 
   Raises:
-    NotParametersError: there are none, a name cannot be written, an array is of another type, or a
-      number is nan or infinite; the message names the parameter.
+    NotParametersError: there are none, a name cannot be written, an array has another dtype, or a
+      value is nan or infinite; the message names the parameter.
   """
   checked: Params = {}
   not_finite: dict[str, str] = {}
@@ -118,10 +117,10 @@ def check_params(params: Mapping[str, Mapping[str, Any]]) -> Params:
 
 
 def _as_plain(leaf: Any, shown_name: str) -> np.ndarray:
-  """Returns an array of a type that NumPy itself has, in the machine's byte order."""
+  """Returns an array of one of NumPy's own dtypes, in native byte order."""
   array = np.asarray(leaf)
   if not PLAIN_TYPE.fullmatch(array.dtype.str):
-    # bfloat16 and narrower, which come from outside of NumPy; nothing else can be cast.
+    # bfloat16 and narrower, which are no dtypes of NumPy's own; nothing else can be cast.
     if not np.can_cast(array.dtype, np.float32):
       kind = show(str(array.dtype))
       raise NotParametersError(f'{shown_name} is of type {kind}; parameters are real numbers')
@@ -130,10 +129,10 @@ def _as_plain(leaf: Any, shown_name: str) -> np.ndarray:
 
 
 def check_shape(shape: tuple[int, ...], dtype: np.dtype, num_bytes: int) -> None:
-  """Refuses a shape that is not that of `num_bytes` bytes.
+  """Checks that an array of `shape` and `dtype` takes `num_bytes` bytes.
 
   Raises:
-    NotParametersError: it is of more or fewer, or an array of none claims a length.
+    NotParametersError: it does not, or it is empty and its other axes are implausibly long.
   """
   if math.prod(shape) * dtype.itemsize != num_bytes:
     raise NotParametersError(f'{num_bytes:,} bytes for an array of shape {shape} and type {dtype}')
@@ -144,16 +143,16 @@ def check_shape(shape: tuple[int, ...], dtype: np.dtype, num_bytes: int) -> None
 def make_array(
   buffer: np.ndarray, dtype: np.dtype, shape: tuple[int, ...], *, is_fortran: bool
 ) -> np.ndarray:
-  """Returns the array in `buffer`, in the machine's byte order and C order.
+  """Returns the array in `buffer`, in native byte order and C order.
 
   Args:
-    buffer: uint8 `[bytes]`, as many as `shape` and `dtype` need; it is used, not copied.
+    buffer: uint8 `[bytes]`, as many as `shape` and `dtype` need; used without a copy.
     dtype: of real numbers, in any byte order.
     shape: of the array.
-    is_fortran: whether the first axis is the fastest in `buffer`.
+    is_fortran: whether `buffer` is in Fortran order.
 
   Raises:
-    NotParametersError: a truth value is neither 0 nor 1.
+    NotParametersError: a bool is neither 0 nor 1.
   """
   if dtype.kind == 'b' and buffer.max(initial=0) > 1:
     raise NotParametersError('truth values that are neither 0 nor 1')
@@ -163,7 +162,7 @@ def make_array(
   return np.ascontiguousarray(flat.reshape(shape, order='F' if is_fortran else 'C')).reshape(shape)
 
 
-def brief(error: BaseException) -> str:
-  """Returns what `error` says, on one line of bounded length."""
+def short_message(error: BaseException) -> str:
+  """Returns the message of `error` on one line of bounded length."""
   text = ' '.join(str(error).split()) or type(error).__name__
   return text if len(text) <= _LONGEST_MESSAGE else f'{text[:_LONGEST_MESSAGE]}...'

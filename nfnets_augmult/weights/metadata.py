@@ -1,18 +1,18 @@
-"""What a parameter file says of itself, such as the names of the classes: small JSON."""
+"""Metadata of parameter files, such as the names of the classes, as small JSON."""
 
 import json
 from collections.abc import Mapping
 from typing import Any
 
-# The 21,841 classes of all of ImageNet take a tenth of it.
+# The names of the 21,841 classes of ImageNet-21k take a tenth of this.
 MAX_CHARACTERS = 2**22
 
 
 def to_json(metadata: Mapping[str, Any]) -> str:
-  """Returns ASCII.
+  """Returns `metadata` as JSON in ASCII.
 
   Raises:
-    ValueError: a value cannot be JSON, or there is too much.
+    ValueError: a value cannot be JSON, or the text is too long.
   """
   try:
     text = json.dumps(dict(metadata), allow_nan=False)
@@ -24,10 +24,10 @@ def to_json(metadata: Mapping[str, Any]) -> str:
 
 
 def from_json(text: str) -> dict[str, Any]:
-  """Returns what `to_json` was given.
+  """Inverts `to_json`.
 
   Raises:
-    ValueError: it is no JSON object.
+    ValueError: `text` is no JSON object.
   """
   try:
     metadata = json.loads(text)
@@ -39,9 +39,9 @@ def from_json(text: str) -> dict[str, Any]:
 
 
 def to_texts(metadata: Mapping[str, Any]) -> dict[str, str]:
-  """Returns the values as text, which is all that a `.safetensors` keeps.
+  """Returns the values as strings, as a `.safetensors` needs them.
 
-  Printable text stays as it is, unless it could be taken for JSON; other values become JSON.
+  Printable strings that do not parse as JSON stay as they are; other values become JSON.
   """
   return {
     key: value if _is_plain(value) else json.dumps(value)
@@ -50,7 +50,7 @@ def to_texts(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 
 def from_texts(texts: Mapping[str, str]) -> dict[str, Any]:
-  """Returns what `to_texts` was given."""
+  """Inverts `to_texts`."""
   return {key: _parsed(text) for key, text in texts.items()}
 
 
@@ -59,7 +59,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _parsed(text: str) -> Any:
-  """The value that `text` is the JSON of, or `text` itself."""
+  """Parses `text` as JSON, or returns it unchanged."""
   try:
     return json.loads(text)
   except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Which NFNet parameters are of, told from their names and shapes alone."""
+"""Recognizes the NFNet that parameters belong to, by their names and shapes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -43,11 +43,11 @@ def nfnet_name(params: Mapping[str, Mapping[str, Any]]) -> str | None:
 
   The number of classes may be any.
   """
-  found = {name: tuple(leaf.shape) for name, leaf in flatten(params).items()}
-  bias = found.get('NFNet/~/linear/b', ())
+  shapes = {name: tuple(leaf.shape) for name, leaf in flatten(params).items()}
+  bias = shapes.get('NFNet/~/linear/b', ())
   for suffix in _WIDTHS:
     for size in range(_LARGEST + 1):
-      if len(bias) == 1 and found == nfnet_shapes(size, suffix=suffix, num_classes=bias[0]):
+      if len(bias) == 1 and shapes == nfnet_shapes(size, suffix=suffix, num_classes=bias[0]):
         return f'nfnet_f{size}{suffix}'
   return None
 

@@ -1,8 +1,8 @@
 """Reading `.npz` files that may be damaged or hostile, within memory bounded by their size.
 
-The standard library reads the archive, in pieces, and checks its sums. What an archive and its
-members claim is checked before memory is taken for it, and headers of arrays are matched against
-their one form rather than evaluated.
+The standard library reads the archive, in pieces, and checks its CRCs. The sizes that an archive
+states are checked before memory is allocated, and headers of arrays are matched against a regular
+expression, not evaluated.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ METADATA_MEMBER = '__metadata__'
 
 _SUFFIX = '.npy'
 _PIECE = 2**20  # bytes
-# The list of members; that of the largest NFNet has 0.3 MB. It is read at once, and takes twenty
-# times as much memory when it is taken apart.
+# The list of members is read at once, and parsing takes twenty times its size in memory. That of
+# the largest NFNet has 0.3 MB.
 _LARGEST_READ = 4 * 2**20
 _MAGIC = b'\x93NUMPY'
 _LONGEST_HEADER = 10_000
@@ -34,11 +34,11 @@ _MOST_AXES = 32
 
 
 def read_arrays(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
-  """Returns the arrays of a `.npz` of `size` bytes by name, in the machine's byte order.
+  """Returns the arrays of a `.npz` of `size` bytes by name, in native byte order.
 
   Raises:
-    ValueError: the archive or a member is damaged, holds other things than arrays of real numbers,
-      or claims more than `checks.check_size` allows.
+    ValueError: the archive or a member is damaged, is no array of real numbers, or is larger than
+      `checks.check_size` allows.
   """
   with _opened(file, size) as (archive, members):
     return {
@@ -70,7 +70,7 @@ def read_metadata(file: BinaryIO, size: int) -> dict[str, object]:
 
 
 class _BoundedFile(io.RawIOBase):
-  """A file of which little is read at a time, whatever an archive in it claims."""
+  """A file with bounded reads, independent of the sizes that the archive states."""
 
   def __init__(self, file: BinaryIO) -> None:
     super().__init__()
@@ -96,7 +96,7 @@ class _BoundedFile(io.RawIOBase):
 def _opened(
   file: BinaryIO, size: int
 ) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]]:
-  """Yields the archive and its members by the name of the array, sizes and names checked."""
+  """Yields the archive and its members by array name, after checking names and sizes."""
   try:
     with zipfile.ZipFile(_BoundedFile(file)) as archive:
       yield archive, _members(archive, size)
@@ -105,7 +105,7 @@ def _opened(
   except MemoryError as error:
     raise ValueError('it does not fit into memory') from error
   except Exception as error:  # An archive that is cut or forged can fail in any way.
-    raise ValueError(f'not a whole .npz: {checks.brief(error)}') from error
+    raise ValueError(f'not a whole .npz: {checks.short_message(error)}') from error
 
 
 def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
@@ -133,7 +133,7 @@ def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
 
 
 def _read_header(member: zipfile.ZipExtFile) -> tuple[str, tuple[int, ...], bool]:
-  """Returns type code, shape, and whether the first axis is the fastest."""
+  """Returns type code, shape, and whether the data are in Fortran order."""
   start = member.read(8)
   if start[:6] != _MAGIC or len(start) != 8 or start[6] not in (1, 2, 3):
     raise ValueError('it does not begin as an array does')
@@ -165,7 +165,7 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> n
       checks.check_shape(shape, dtype, info.file_size - start)
       buffer = np.empty(info.file_size - start, np.uint8)
       view = memoryview(buffer)
-      # With the last piece the library checks the sum.
+      # The library checks the CRC with the last piece.
       for position in range(0, len(buffer), _PIECE):
         piece = view[position : position + _PIECE]
         if _read_into(member, piece) != len(piece):
@@ -174,7 +174,7 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> n
   except MemoryError:
     raise
   except Exception as error:  # A member that is cut or forged can fail in any way.
-    raise ValueError(f'member {checks.show(name)}: {checks.brief(error)}') from error
+    raise ValueError(f'member {checks.show(name)}: {checks.short_message(error)}') from error
 
 
 def _read_into(member: zipfile.ZipExtFile, piece: memoryview) -> int:

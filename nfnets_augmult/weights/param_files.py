@@ -1,4 +1,4 @@
-"""Parameter files: plain `.npz` in and out, the released pickles in."""
+"""Reading and writing parameter files: plain `.npz`, and reading the released pickles."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from nfnets_augmult.weights import checks, npz_reader, safe_pickle
 from nfnets_augmult.weights import metadata as metadata_lib
 from nfnets_augmult.weights.checks import Params
 
-# Of a file, and of an archive without members.
+# Of an archive with members and of an empty one.
 _ZIP_MAGICS = (b'PK\x03\x04', b'PK\x05\x06')
 _PICKLE_MAGIC = b'\x80'
 
@@ -25,7 +25,7 @@ def flatten(params: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def unflatten(arrays: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-  """Returns the dict of dicts whose `flatten` is `arrays`; the parameter follows the last slash.
+  """Inverts `flatten`; the name of the parameter follows the last slash.
 
   Raises:
     ValueError: a name has no module.
@@ -44,18 +44,17 @@ def write_npz(
   params: Mapping[str, Mapping[str, Any]],
   metadata: Mapping[str, Any] | None = None,
 ) -> None:
-  """Writes `params` as a plain `.npz` of arrays named `module/parameter`, whole or not at all.
+  """Writes `params` atomically as a plain `.npz` of arrays named `module/parameter`.
 
-  Types stay as they are, in the machine's byte order, but for bfloat16 and narrower, which a
-  `.npz` cannot keep: they become float32.
+  Dtypes are kept, except that bfloat16 and narrower, which a `.npz` cannot keep, become float32.
 
   Args:
     path: of the file.
     params: finite real arrays.
-    metadata: small JSON-able data, kept as one member of text, `__metadata__`.
+    metadata: small JSON-serializable data, stored as text in the member `__metadata__`.
 
   Raises:
-    ValueError: `params` are no parameters, see `check_params`, or `metadata` cannot be written.
+    ValueError: `params` do not pass `check_params`, or `metadata` cannot be written.
 
   Example:
     >>> import os
@@ -72,20 +71,20 @@ def write_npz(
   arrays = flatten(checks.check_params(params))
   if metadata:
     arrays[npz_reader.METADATA_MEMBER] = np.asarray(metadata_lib.to_json(metadata))
-  # numpy takes keywords, and one of its own parameters is called `file`; no name of ours is.
+  # Parameters have a slash in their names, so none collides with the `file` of `savez`.
   write_atomically(path, lambda file: np.savez(file, **arrays))
 
 
 def read_params(path: str | os.PathLike[str]) -> Params:
   """Returns the dict of dicts of numpy arrays in a plain `.npz` or in a released file.
 
-  Contents decide, not the name: the released `F0_haiku.npz` and so on are pickles, which are read
-  as `safe_pickle` says. Nothing in a file is executed, and what it claims is checked before memory
-  is taken for it. Arrays own their memory and have the machine's byte order.
+  The format is recognized by content, not by name: the released `F0_haiku.npz` and so on are
+  pickles, see `safe_pickle`. Nothing in a file is executed, and sizes are checked before memory is
+  allocated. Arrays own their memory and are in native byte order.
 
   Raises:
-    ValueError: it cannot be read, is neither of both, is damaged or hostile, or holds something
-      else than finite real numbers; the message is short and has the path.
+    ValueError: the file cannot be read, has neither format, is damaged or hostile, or holds other
+      things than finite real numbers; the message is short and has the path.
 
   Example:
     >>> import os
@@ -107,7 +106,7 @@ def read_params(path: str | os.PathLike[str]) -> Params:
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-  """Returns what was written beside the parameters of a `.npz` or `.safetensors`, or `{}`.
+  """Returns the metadata of a `.npz` or `.safetensors`, `{}` if there are none.
 
   Raises:
     ValueError: the file or its metadata cannot be read; the message has the path.
@@ -123,7 +122,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 def _read_safetensors_metadata(file: BinaryIO, size: int) -> dict[str, Any]:
   """Reads the header: its length in 8 bytes, then JSON."""
   length = int.from_bytes(file.read(8), 'little')
-  # A name, a shape and two offsets per array come on top of the metadata.
+  # The header has a name, a shape and two offsets per array besides the metadata.
   if length > min(size, 2 * metadata_lib.MAX_CHARACTERS):
     raise ValueError('its header is cut off, or too long')
   try:
@@ -138,8 +137,8 @@ def _read_safetensors_metadata(file: BinaryIO, size: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, bytes, int]]:
-  """Yields an ordinary file, its first four bytes, and how many it has."""
-  # A pipe or a device may block or have effects when it is opened.
+  """Yields a regular file, its first four bytes, and its size in bytes."""
+  # Opening a pipe or a device may block or have side effects.
   if not stat.S_ISREG(os.stat(path).st_mode):
     kind = 'a directory' if os.path.isdir(path) else 'a pipe, a socket or a device'
     raise ValueError(f'it is {kind}, not a file of parameters')
@@ -155,12 +154,14 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, bytes, int
 
 @contextlib.contextmanager
 def _explained(path: str | os.PathLike[str]) -> Iterator[None]:
-  """Turns what goes wrong into one short message with the path."""
+  """Turns errors into ValueErrors with a short message and the path."""
   try:
     yield
   except OSError as error:
-    raise ValueError(f'{os.fspath(path)}: {error.strerror or checks.brief(error)}') from error
+    raise ValueError(
+      f'{os.fspath(path)}: {error.strerror or checks.short_message(error)}'
+    ) from error
   except MemoryError as error:
     raise ValueError(f'{os.fspath(path)}: it does not fit into memory') from error
   except ValueError as error:
-    raise ValueError(f'{os.fspath(path)}: {checks.brief(error)}') from error
+    raise ValueError(f'{os.fspath(path)}: {checks.short_message(error)}') from error

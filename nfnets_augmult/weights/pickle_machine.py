@@ -1,9 +1,8 @@
-"""Running the program that a pickle is, on values of our own.
+"""An interpreter for the pickles of parameter files.
 
-Of the operations of pickles those are known that files of arrays use. Long texts and bytes are
-noted by place and length and passed over. Values are never hashed (but for text), printed or walked
-into, however deep they nest, so that the work and memory are in proportion to the number of
-operations, which is bounded.
+It knows the opcodes that files of arrays use. Long strings and bytes are skipped, and only their
+position and length kept. Values are never hashed (except strings), printed or traversed, so that
+time and memory are proportional to the number of operations, which is bounded.
 """
 
 import functools
@@ -16,14 +15,14 @@ from typing import Any, BinaryIO
 from nfnets_augmult.weights import checks, pickle_names
 from nfnets_augmult.weights.pickle_names import FileBytes, UnsafePickleError, kind
 
-# The largest NFNet takes 53,000. A value of one operation takes up to 100 bytes.
+# The largest NFNet takes 53,000. The value of an operation takes up to 100 bytes.
 _MOST_OPERATIONS = 500_000
-# Longer texts and bytes stay in the file until they are wanted.
+# Longer strings and bytes stay in the file until they are needed.
 _LONGEST_KEPT = 1_000
 
 
 class Interpreter:
-  """Runs the program of a pickle, on values of `pickle_names`."""
+  """Interprets a pickle, with the values of `pickle_names`."""
 
   def __init__(self, file: BinaryIO, size: int) -> None:
     self._file = file
@@ -33,14 +32,13 @@ class Interpreter:
     self._memo: dict[int, Any] = {}
 
   def run(self) -> Any:
-    """Returns the value that the program leaves."""
+    """Returns the unpickled value."""
     read = self._file.read
-    operations = _OPERATIONS
     for _ in range(_MOST_OPERATIONS):
       code = read(1)
       if code == b'.':
         return self._finish()
-      operation = operations.get(code)
+      operation = _OPERATIONS.get(code)
       if operation is None:
         raise UnsafePickleError(_unknown_operation(code))
       operation(self)
@@ -53,7 +51,7 @@ class Interpreter:
       raise UnsafePickleError(f'{rest:,} bytes follow the end of the pickle')
     return self._stack[0]
 
-  # Reading what follows an operation.
+  # Operands.
 
   def _take(self, length: int) -> bytes:
     data = self._file.read(length)
@@ -250,7 +248,7 @@ _OPERATIONS: dict[bytes, Callable[[Interpreter], None]] = {
 
 
 def _unknown_operation(code: bytes) -> str:
-  """What to say of an operation that is not among those."""
+  """Returns the message for an unknown opcode."""
   if not code:
     return 'not a readable pickle: it is cut off'
   known = pickletools.code2op.get(code.decode('latin1'))

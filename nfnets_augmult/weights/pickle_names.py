@@ -1,8 +1,8 @@
-"""What the names in a pickle of arrays stand for: functions and values of ours.
+"""Stand-ins for the functions and types that pickles of arrays refer to.
 
-The few names that arrays are pickled under are listed here, as `pickle` and `dill` spell them; no
-other is found. None leads to the module that it names. Not even numpy's own functions for
-unpickling are called, since those trust the sizes and types that a file states.
+Only the names listed here are found, as `pickle` and `dill` spell them, and none is imported. Not
+even NumPy's own functions for unpickling are called, since they trust the sizes and types that a
+file states.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ _BYTE_ORDERS = ('<', '>', '|', '=')
 
 
 class UnsafePickleError(ValueError):
-  """A pickle is damaged, or holds something other than plain containers of numpy arrays."""
+  """A pickle is damaged, or holds other things than dicts of NumPy arrays."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class FileBytes:
   Attributes:
     offset: of the first.
     length: how many.
-    kind: `'bytes'`; `'text'` for UTF-8; or `'latin1'`, for bytes each of which is a character of
-      UTF-8 in the file, as protocol 2 spells them.
+    kind: `'bytes'`; `'text'` for UTF-8; or `'latin1'` for bytes that protocol 2 stores as UTF-8,
+      one character per byte.
   """
 
   offset: int
@@ -42,14 +42,14 @@ class FileBytes:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Name:
-  """One of the names that a file may use, and what it stands for."""
+  """The stand-in for a name that a file may use."""
 
   function: Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Module:
-  """A module of admitted names, which dill mentions by itself."""
+  """Stands for a module of known names, which dill pickles by name."""
 
   name: str
 
@@ -62,7 +62,7 @@ class Dtype:
 
 
 class Array:
-  """Stands for a `numpy.ndarray`, before and after it is told its contents."""
+  """Stands for a `numpy.ndarray`, empty until `fill` is called."""
 
   dtype: np.dtype
   shape: tuple[int, ...]
@@ -70,7 +70,7 @@ class Array:
   is_fortran: bool
 
   def fill(self, dtype: Any, shape: Any, data: Any, *, is_fortran: bool) -> 'Array':
-    """Notes the contents, after checking what the file claims of them."""
+    """Sets the contents, after checking them against each other."""
     if not isinstance(dtype, Dtype):
       raise UnsafePickleError('an array without a type')
     if kind(data) != 'bytes':
@@ -80,19 +80,19 @@ class Array:
       raise UnsafePickleError('an array of no possible shape')
     if isinstance(data, bytes):
       checks.check_shape(shape, dtype.value, len(data))
-    elif data.kind == 'bytes':  # how many the other kind makes is known once they are read
+    elif data.kind == 'bytes':  # the length of 'latin1' is known only after decoding
       checks.check_shape(shape, dtype.value, data.length)
     self.dtype, self.shape, self.data, self.is_fortran = dtype.value, shape, data, is_fortran
     return self
 
   @property
   def num_bytes(self) -> int:
-    """How many bytes the contents need."""
+    """Size of the contents in bytes."""
     return math.prod(self.shape) * self.dtype.itemsize
 
 
 def set_state(target: Any, state: Any) -> None:
-  """Does what unpickling does with the state of an array or of its type."""
+  """Does what `__setstate__` does for an array or a dtype."""
   if isinstance(target, Array) and target.data is None:
     if not isinstance(state, tuple) or len(state) != 5:
       raise UnsafePickleError('an array with unknown state')
@@ -138,7 +138,7 @@ def _dill_array(_: Any, __: Any, state: Any, *___: Any) -> Array:
 
 
 def _encode(text: Any, encoding: Any) -> bytes | FileBytes:
-  """How pickles of protocol 2 spell bytes."""
+  """Stands for `codecs.encode`, by which protocol 2 stores bytes."""
   if encoding != 'latin1':
     raise UnsafePickleError('bytes in an unknown encoding')
   if isinstance(text, FileBytes) and text.kind == 'text':
@@ -149,7 +149,7 @@ def _encode(text: Any, encoding: Any) -> bytes | FileBytes:
 
 
 def _empty_bytes() -> bytes:
-  """Another of their spellings."""
+  """Stands for `bytes`, called without arguments."""
   return b''
 
 
@@ -162,7 +162,7 @@ def _not_called(*_: Any) -> Any:
 
 
 def _dill_module(module: Any, *_: Any) -> Module:
-  """With the next one, how dill spells functions until version 0.3.4."""
+  """With `_dill_attribute`, how dill up to version 0.3.4 refers to functions."""
   if not isinstance(module, str) or module not in _MODULES:
     shown = checks.show(module) if isinstance(module, str) else f'a {kind(module)}'
     raise UnsafePickleError(f'the file asks for the module {shown}; {_ONLY}')
@@ -176,14 +176,14 @@ def _dill_attribute(module: Any, name: Any) -> Name:
 
 
 def _dill_type(name: Any) -> Name:
-  """How dill spells built-in types; of them arrays need one."""
+  """How dill refers to built-in types, of which arrays need one."""
   if name not in ('bytes', 'BytesType'):
     raise UnsafePickleError(f'the file asks for a type that arrays do not need; {_ONLY}')
   return Name(_empty_bytes)
 
 
 def _functions() -> dict[tuple[str, str], Callable[..., Any]]:
-  """Returns what each admitted name stands for, by module and name."""
+  """Returns the stand-ins by (module, name)."""
   functions: dict[tuple[str, str], Callable[..., Any]] = {
     ('numpy', 'ndarray'): _not_called,
     ('numpy', 'dtype'): _make_dtype,
@@ -212,10 +212,10 @@ _MODULES = {module for module, _ in _FUNCTIONS}
 
 
 def find(module: str, name: str) -> Name:
-  """Returns what `module.name` stands for.
+  """Returns the stand-in for `module.name`.
 
   Raises:
-    UnsafePickleError: it is not among the names that arrays need.
+    UnsafePickleError: arrays do not need this name.
   """
   if (module, name) not in _FUNCTIONS:
     raise UnsafePickleError(f'the file asks for {checks.show(f"{module}.{name}")}; {_ONLY}')
@@ -223,10 +223,10 @@ def find(module: str, name: str) -> Name:
 
 
 def call(function: Any, arguments: Any) -> Any:
-  """Returns what unpickling gets from a call.
+  """Returns the result of a call in a pickle.
 
   Raises:
-    UnsafePickleError: of something else than a name, or with arguments that it does not take.
+    UnsafePickleError: `function` is no `Name`, or does not take the arguments.
   """
   if not isinstance(function, Name) or not isinstance(arguments, tuple):
     raise UnsafePickleError(f'a call of a {kind(function)} with a {kind(arguments)}')
@@ -237,7 +237,7 @@ def call(function: Any, arguments: Any) -> Any:
 
 
 def kind(value: Any) -> str:
-  """Returns what a value is, for messages; `'bytes'` for all that can be an array's."""
+  """Returns the type of a value for messages, `'bytes'` for all that can be an array's data."""
   if isinstance(value, FileBytes):
     return 'str' if value.kind == 'text' else 'bytes'
   stand_ins = {Array: 'array', Dtype: 'dtype', Name: 'function', Module: 'module'}

@@ -1,4 +1,4 @@
-"""Putting loaded parameters into a network, with an account of what went where."""
+"""Loading pretrained parameters into a network, with a report of what was loaded."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ class Mismatch:
     return bool(self.missing or self.unexpected or self.misshapen)
 
   def __str__(self) -> str:
-    """Says how many there are of each kind, with a few of them, on up to three lines."""
+    """Lists the first few differences of each kind and counts the rest, on up to three lines."""
     lines = [
       f'{kind} in the file: {_few([checks.shorten(name) for name in names])}'
       for kind, names in (('missing', self.missing), ('unexpected', self.unexpected))
@@ -48,14 +48,14 @@ class Mismatch:
 
 
 def _few(texts: Sequence[str], separator: str = ', ') -> str:
-  """Returns the first three texts and how many there are beside them."""
+  """Returns the first three texts and the number of others."""
   rest = f' and {len(texts) - 3:,} more' if len(texts) > 3 else ''
   return separator.join(texts[:3]) + rest
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
-  """What `load_pretrained` did: how many arrays and numbers it loaded, and which it kept."""
+  """What `load_pretrained` loaded, and the names of the parameters that it did not replace."""
 
   loaded_arrays: int
   loaded_parameters: int
@@ -86,17 +86,16 @@ def load_pretrained(
   """Returns `params` with the values of `loaded`, and a report to print.
 
   A classifier for another number of classes is not loaded: weight and bias stay those of `params`.
-  Loaded values take the dtype that `params` have.
+  Loaded values are cast to the dtypes of `params`.
 
   Args:
     params: the network's freshly made parameters.
     loaded: as `read_params` gives them.
-    fresh_classifier: whether a classifier for as many classes is not loaded either, since its
-      classes are others.
+    fresh_classifier: whether to keep the classifier of `params` even if the number of classes is
+      equal, because the classes differ.
 
   Raises:
-    ValueError: any other difference, of which the message has examples, or a value that is not
-      finite in the network's dtype.
+    ValueError: names or shapes differ otherwise, or a value is not finite in the network's dtype.
 
   Example:
     >>> import jax.numpy as jnp

@@ -1,13 +1,12 @@
-"""Reading pickled parameters without running what a pickle can ask for.
+"""Reading pickled parameters without executing code from the file.
 
-The released files of the NFNets are pickles, made with `dill`, of a dict of dicts of numpy arrays.
-A pickle is a program: it builds values on a stack, names functions and has them called. Here
-`pickle_machine` interprets that program and `pickle_names` says what the few admitted names stand
-for; nothing is imported or called that a file names.
+The released NFNets are pickles, made with `dill`, of a dict of dicts of NumPy arrays. A pickle is a
+program that builds values on a stack and calls functions by name. Here `pickle_machine` interprets
+it, and `pickle_names` has stand-ins for the few known names; nothing that a file names is imported
+or called.
 
-The program runs first, without the arrays: their bytes are passed over. Then what it has built is
-checked, and last the arrays are read, one by one, into memory of their own. So memory is that of
-the arrays, and what a file claims is checked before any is taken.
+The program runs first and skips the bytes of the arrays. Its result is checked before the arrays
+are read, one by one, so memory is bounded by the size of the arrays, which is checked first.
 """
 
 import codecs
@@ -27,12 +26,12 @@ _PIECE = 2**20  # bytes
 def load_params(file: BinaryIO) -> Params:
   """Returns the dict of dicts of numpy arrays that was pickled into `file`, from its start.
 
-  Reads what `pickle` and `dill` write in protocols 2 to 5, under numpy 1 and 2. Arrays own their
-  memory and have the machine's byte order.
+  Reads protocols 2 to 5 of `pickle` and `dill`, from numpy 1 and 2. Arrays own their memory and are
+  in native byte order.
 
   Raises:
-    UnsafePickleError: the file is damaged, or holds or asks for anything else. Nothing of it has
-      run.
+    UnsafePickleError: the file is damaged, or holds or asks for anything else; nothing of it is
+      executed.
   """
   try:
     size = file.seek(0, os.SEEK_END)
@@ -45,11 +44,11 @@ def load_params(file: BinaryIO) -> Params:
   except checks.NotParametersError as error:
     raise UnsafePickleError(str(error)) from error
   except Exception as error:  # A pickle that is cut or forged can fail in any way.
-    raise UnsafePickleError(f'not a readable pickle: {checks.brief(error)}') from error
+    raise UnsafePickleError(f'not a readable pickle: {checks.short_message(error)}') from error
 
 
 def _read_arrays(tree: Any, file: BinaryIO, size: int) -> Params:
-  """Returns what the program has built, with its arrays read from the file."""
+  """Checks the unpickled `tree` and reads its arrays from the file."""
   if not isinstance(tree, dict):
     raise UnsafePickleError(f'a pickled {kind(tree)}, not a dict of dicts of arrays')
   leaves: list[tuple[str, str, Array]] = []
@@ -72,7 +71,6 @@ def _read_arrays(tree: Any, file: BinaryIO, size: int) -> Params:
 
 
 def _read_array(array: Array, file: BinaryIO) -> np.ndarray:
-  """Returns an array of its own memory."""
   data = array.data
   if isinstance(data, bytes):
     buffer = np.frombuffer(bytearray(data), np.uint8)
@@ -91,7 +89,7 @@ def _read_bytes(file: BinaryIO, length: int, num_bytes: int) -> np.ndarray:
 
 
 def _read_latin1(file: BinaryIO, length: int, num_bytes: int) -> np.ndarray:
-  """Returns the bytes that `length` bytes of UTF-8 spell, one by each character."""
+  """Decodes `length` bytes of UTF-8 to one byte per character."""
   buffer = np.empty(num_bytes, np.uint8)
   decoder = codecs.getincrementaldecoder('utf-8')()
   filled = 0

@@ -1,4 +1,4 @@
-"""Writing NFNets for PyTorch: timm's names for `dm_nfnet_f*`, in a safetensors file."""
+"""Writing NFNets for PyTorch: a safetensors file with the names of timm's `dm_nfnet_f*`."""
 
 import os
 import re
@@ -25,13 +25,13 @@ _MODULES = {
   'final_conv': 'final_conv',
   **{f'stem_conv{i}': f'stem.conv{i + 1}' for i in range(4)},
 }
-# Of the published NFNets. The wider ones and F7 it does not have; its `nfnet_f*` are others.
+# timm has the published F0 to F6, not F7 or the wider ones; its `nfnet_f*` are other networks.
 TIMM_NAMES = tuple(f'dm_nfnet_f{size}' for size in range(7))
 _PARAMETERS = {'w': 'weight', 'b': 'bias', 'bias': 'bias', 'gain': 'gain'}
 
 
 def _stages(params: Mapping[str, Any]) -> dict[int, str]:
-  """Returns timm's prefix for each block number; a projection shortcut opens a stage."""
+  """Returns timm's prefix for each block number; a projection shortcut begins a stage."""
   numbers = {
     int(match[1] or 0)
     for module in params
@@ -60,7 +60,7 @@ def _to_timm(
     return f'{prefix}skipinit_gain', value
   if value.ndim == 4:  # HWIO -> OIHW
     value = value.transpose(3, 2, 0, 1)
-  elif name == 'w':  # IO -> OI, and squeeze-excite's are 1x1 convolutions there
+  elif name == 'w':  # IO -> OI; squeeze-excite has 1x1 convolutions in timm
     value = value.T if path == 'linear' else value.T[:, :, None, None]
   elif name == 'gain':
     value = value[:, None, None, None]
@@ -68,10 +68,10 @@ def _to_timm(
 
 
 def timm_name(params: Mapping[str, Mapping[str, Any]]) -> str:
-  """Returns which of timm's networks has these parameters, as `'dm_nfnet_f0'`.
+  """Returns the name of timm's network with these parameters, as `'dm_nfnet_f0'`.
 
   Raises:
-    ValueError: none has.
+    ValueError: timm has no such network.
   """
   name = nfnet_name(params)
   timm = f'dm_{name}'
@@ -102,7 +102,7 @@ def timm_state_dict(params: Mapping[str, Mapping[str, Any]]) -> dict[str, np.nda
 
 
 def _as_float32(params: checks.Params) -> checks.Params:
-  with np.errstate(over='ignore'):  # which shows as infinity
+  with np.errstate(over='ignore'):  # overflows become infinite and are reported later
     return {
       module: {name: leaf.astype(np.float32, copy=False) for name, leaf in values.items()}
       for module, values in params.items()
@@ -116,13 +116,12 @@ def export_to_timm(
 ) -> None:
   """Writes the parameters of an NFNet-F0 to F6 as a file that timm's `dm_nfnet_f*` load.
 
-  `timm.create_model(NAME, checkpoint_path=PATH, num_classes=K)` reads it, NAME being what
-  `timm_name` returns, K the number of classes that the network was trained for, and PATH ending in
-  `.safetensors`. The file's own metadata has NAME and K, as `timm_model` and `num_classes`, and
-  `metadata`, whose values are JSON where they are no text.
+  `timm.create_model(NAME, checkpoint_path=PATH, num_classes=K)` reads it: NAME is `timm_name`, K
+  the number of classes, and PATH ends in `.safetensors`. The metadata of the file are NAME and K,
+  as `timm_model` and `num_classes`, and `metadata`, with values other than text as JSON.
 
   Raises:
-    ValueError: as `timm_state_dict`, or `metadata` cannot be written.
+    ValueError: see `timm_state_dict`; or `metadata` cannot be written.
   """
   name, state = timm_name(params), timm_state_dict(params)
   facts = {'timm_model': name, 'num_classes': len(state['head.fc.bias'])}

@@ -32,8 +32,8 @@ def _config(**changes):
 
 
 @pytest.mark.parametrize('where', ['device', 'tf.data'])
-def test_its_steps_are_those_of_the_run(tmp_path, where):
-  """With the schedule of the run, the losses are those that the run records, for any seed."""
+def test_steps_are_those_of_the_run(tmp_path, where):
+  """With the schedule of the run, the losses are those in its records, for any seed."""
   config = _config(input=where, total_steps=12, log_every_steps=1, seed=5)
   config.model.dropout_rate = 0.2
   train_run(config, str(tmp_path))
@@ -51,11 +51,11 @@ def test_its_steps_are_those_of_the_run(tmp_path, where):
 
 @pytest.fixture(scope='module')
 def findings():
-  """Of a network without clipping, two seeds, short."""
+  """Findings of a short search with two seeds, for a network without clipping."""
   return search.find(_config(), seeds=2, ramp_steps=60, check_steps=40, highest=100.0)
 
 
-def test_finds_a_bound_between_what_learns_and_what_diverges(findings):
+def test_the_bound_is_between_learning_and_divergence(findings):
   found = findings.to_json()
   assert found['largest_stable'] < found['smallest_unstable'] < 100
   assert found['suggestion'] <= found['largest_stable'] / 2
@@ -68,7 +68,7 @@ def test_finds_a_bound_between_what_learns_and_what_diverges(findings):
   assert len(json.dumps(found)) < 30_000
 
 
-def test_reports_and_draws_what_it_found(findings, tmp_path):
+def test_report_and_figure(findings, tmp_path):
   text = report(findings)
   for words in ('largest stable learning rate', 'suggestion', 'temperature', 'the config has', 'n'):
     assert words in text
@@ -77,7 +77,7 @@ def test_reports_and_draws_what_it_found(findings, tmp_path):
   assert (tmp_path / 'picture.png').read_bytes().startswith(b'\x89PNG')
 
 
-def test_says_what_the_paper_does_about_another_n():
+def test_report_on_another_n():
   """At fixed batch size: twice n has the same temperature at half the learning rate."""
   config = _config(batch_size=32, unique_images_per_batch=0, augmult=4)
   findings = search.find(config, seeds=1, ramp_steps=40, check_steps=30)
@@ -115,7 +115,7 @@ config.input = 'device'
 run = Run(config, '').prepare()
 trainer = search.Trainer(run, max_steps=STEPS)
 for seed, factor in ((0, 1), (1, 2)):
-  rates = search.schedule_of(run, factor * config.optimizer.learning_rate, STEPS)
+  rates = search.peak_schedule(run, factor * config.optimizer.learning_rate, STEPS)
   losses = trainer.train(seed, rates, lambda losses: False)
   assert np.isfinite(losses).all(), (seed, factor, losses)
   means = trials.window_means(losses)
@@ -125,7 +125,7 @@ for seed, factor in ((0, 1), (1, 2)):
 
 
 @pytest.mark.parametrize('instructions', ['SSE4_2', 'AVX2'])
-def test_the_quickstart_starts_well_whatever_the_processor(instructions):
+def test_the_quickstart_is_stable_on_any_processor(instructions):
   """Other instructions round otherwise; twice the learning rate leaves room for all of them.
 
   Measured over 20 seeds, the mean of ten losses is at most 2.3 after step 20 and falls from there.

@@ -41,15 +41,15 @@ def _search(train, *, start, seed=0, num_classes=1000, steps=60):
 @pytest.mark.parametrize('curvature', [1.0, 10.0, 100.0])
 @pytest.mark.parametrize('seed', [0, 1, 2])
 def test_finds_the_largest_stable_value_of_the_grid(curvature, start, seed):
-  """Of `start * 2**k` the last one below 2 / curvature, from wherever the search starts."""
+  """The largest `start * 2**k` below 2 / curvature, from any start."""
   largest, checks = _search(_quadratic(curvature), start=start, seed=seed)
   bound = 2 / curvature
   assert largest < bound <= 2 * largest
   assert [check.is_stable for check in checks] == [c.learning_rate < bound for c in checks]
 
 
-def test_a_ramp_breaks_down_behind_the_bound_and_ends_there():
-  """The minimum, once reached, is left slowly: a ramp flatters, and checks must follow."""
+def test_a_ramp_breaks_down_above_the_bound_and_ends_there():
+  """The minimum, once reached, is left slowly, so a ramp overestimates the bound."""
   ramp = trials.make_ramp(_quadratic(10.0), 0, _RAMP_RATES)
   assert 0.2 < ramp.breakdown < 3
   assert len(ramp.losses) == len(ramp.learning_rates) < 180
@@ -60,7 +60,7 @@ def test_a_ramp_breaks_down_behind_the_bound_and_ends_there():
 
 
 def test_without_a_breakdown_everything_is_stable_up_to_the_end():
-  """Also where nothing is learnt: a constant loss is not held against itself."""
+  """Also where nothing is learnt: a constant loss is stable."""
   largest, checks = _search(_quadratic(0.01), start=2.5)
   assert (largest, len(checks)) == (10.0, 3)
   assert trials.make_ramp(_quadratic(0.01), 0, _RAMP_RATES).breakdown is None
@@ -72,8 +72,8 @@ def test_nothing_stable_is_none():
   assert min(check.learning_rate for check in checks) < 2e-4
 
 
-def test_a_network_that_died_is_not_stable():
-  """It predicts the same for all images: a finite loss, below the first one, of ln K."""
+def test_a_collapsed_network_is_not_stable():
+  """It predicts the same for all images: a finite loss of ln K, below the initial one."""
   learner = _quadratic(1.0)
 
   def train(seed, learning_rates, is_over):
@@ -138,7 +138,7 @@ def test_goes_down_while_it_learns_more_and_checks_nothing_twice():
     return check
 
   known = [trials.Check(1, 0.4, 40, 2.0, 1.0, '')]
-  checks = trials.lower_while_faster({0: checker(0), 1: checker(1)}, known, start=0.4, low=0.01)
+  checks = trials.find_fastest({0: checker(0), 1: checker(1)}, known, start=0.4, low=0.01)
   assert made == [(0, 0.4), (0, 0.2), (1, 0.2), (0, 0.1), (1, 0.1)]
   means = trials.mean_last_losses(checks, seeds=2)
   assert min(means, key=means.get) == 0.2

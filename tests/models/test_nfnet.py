@@ -19,7 +19,7 @@ from nfnets_augmult.models.nf_blocks import (
   average_pool,
   nf_block,
 )
-from nfnets_augmult.models.nf_stages import draw_keep, plan_blocks, run_blocks
+from nfnets_augmult.models.nf_stages import draw_keep, make_block_specs, run_blocks
 from nfnets_augmult.models.nfnet import NFNet
 from nfnets_augmult.models.table import (
   abstract_params,
@@ -90,7 +90,7 @@ class GoldenTest(parameterized.TestCase):
 
   @parameterized.parameters(*GOLDEN)
   def test_deterministic_parameters_are_the_reference_ones(self, reference, *_):
-    """Else the comparison of logits would mean nothing."""
+    """The comparison of logits relies on it."""
     layout = load_json('nfnet_layout.json')[reference]
     params = deterministic_params(layout['params'])
     for full_name, values in layout['check_first_values'].items():
@@ -145,7 +145,7 @@ class FamilyTest(parameterized.TestCase):
     names = {name.split('/')[2] for name in _layout(f'nf_resnet{depth}') if 'nf_res_block' in name}
     self.assertLen(names, blocks)
 
-  def test_errors_list_what_there_is(self):
+  def test_errors_list_the_choices(self):
     with self.assertRaisesRegex(ValueError, 'nfnet_f9.*nfnet_f0; .*nf_resnet200'):
       make_model('nfnet_f9', num_classes=10)
     with self.assertRaisesRegex(ValueError, 'no option depth; it has activation, alpha'):
@@ -173,7 +173,7 @@ class FamilyTest(parameterized.TestCase):
 
 
 class PiecesTest(parameterized.TestCase):
-  """What the networks are made of."""
+  """The building blocks of the networks."""
 
   @parameterized.parameters(*ACTIVATIONS)
   def test_activations_keep_unit_variance(self, activation):
@@ -187,7 +187,7 @@ class PiecesTest(parameterized.TestCase):
     self.assertAlmostEqual(got, 0.841191990, delta=1e-6)
 
   def test_average_pool_worked_by_hand(self):
-    # 3 x 3 into tiles of 2 x 2: the last row and column have means over what is there.
+    # 3 x 3 into tiles of 2 x 2: means of the last row and column are over fewer pixels.
     x = jnp.arange(9.0).reshape(1, 3, 3, 1)
     np.testing.assert_allclose(average_pool(x, 2)[0, :, :, 0], [[2.0, 3.5], [6.5, 8.0]])
 
@@ -197,13 +197,13 @@ class PiecesTest(parameterized.TestCase):
     want = hk.avg_pool(x, (1, 2, 2, 1), (1, 2, 2, 1), 'SAME')
     np.testing.assert_allclose(average_pool(x, 2), want, rtol=1e-5, atol=1e-6)
 
-  def test_plan_worked_by_hand(self):
+  def test_block_specs_worked_by_hand(self):
     shape = BlockShape(8, 8, 4, 1, 1, True, True, 0.5)
-    plan = plan_blocks([[shape] * 2, [shape] * 3], alpha=0.2, stochastic_depth_rate=0.25)
-    # A transition reads the grown stream and leaves 1 + 0.04 in variance, whatever came before.
+    specs = make_block_specs([[shape] * 2, [shape] * 3], alpha=0.2, stochastic_depth_rate=0.25)
+    # The first block of a stage resets the variance of the stream to 1 + 0.04.
     variances = [1.0, 1.04, 1.08, 1.04, 1.08]
-    np.testing.assert_allclose([block.beta**-2 for block in plan], variances, rtol=1e-6)
-    np.testing.assert_allclose([block.drop_rate for block in plan], [0, 0.05, 0.1, 0.15, 0.2])
+    np.testing.assert_allclose([spec.beta**-2 for spec in specs], variances, rtol=1e-6)
+    np.testing.assert_allclose([spec.drop_rate for spec in specs], [0, 0.05, 0.1, 0.15, 0.2])
 
   def test_stochastic_depth_is_per_sample_and_not_rescaled(self):
     shape = BlockShape(8, 8, 4, 1, 1, True, True, 0.5)
@@ -221,15 +221,15 @@ class PiecesTest(parameterized.TestCase):
     np.testing.assert_allclose(dropped[::2], kept[::2], rtol=1e-5, atol=1e-6)
     assert not np.allclose(kept[1], x[1])
 
-  def test_scan_and_remat_change_no_number(self):
+  def test_scan_and_remat_change_no_result(self):
     """With masks, of which the first is None, and a transition in the middle."""
     first = BlockShape(8, 8, 4, 1, 2, True, True, 0.5)
     transition = dataclasses.replace(first, out_channels=12, stride=2)
     last = dataclasses.replace(first, in_channels=12, out_channels=12)
-    plan = plan_blocks(
+    specs = make_block_specs(
       [[first] * 2, [transition, last, last]], alpha=0.2, stochastic_depth_rate=0.5
     )
-    blocks = hk.transform(lambda: [NFBlock(block.shape, name='b').parameters() for block in plan])
+    blocks = hk.transform(lambda: [NFBlock(spec.shape, name='b').parameters() for spec in specs])
     names = _shapes(jax.eval_shape(blocks.init, jax.random.key(0)))
     params = blocks.apply(deterministic_params(names), None)
     keep = [None, *(np.random.default_rng(0).random((4, 4)) < 0.6)]
@@ -240,7 +240,7 @@ class PiecesTest(parameterized.TestCase):
       def total(x, params):
         y = run_blocks(
           x,
-          plan,
+          specs,
           params,
           keep,
           activation='gelu',
@@ -258,12 +258,12 @@ class PiecesTest(parameterized.TestCase):
       got = value_and_gradients(x, params, *options)
       chex.assert_trees_all_close(got, want, rtol=1e-4, atol=1e-4)
 
-  def test_draws_no_key_where_there_is_nothing_to_draw(self):
+  def test_draws_keys_only_for_blocks_that_can_be_dropped(self):
     shape = BlockShape(8, 8, 4, 1, 1, True, True, 0.5)
-    plan = plan_blocks([[shape] * 4], alpha=0.2, stochastic_depth_rate=0.25)
+    specs = make_block_specs([[shape] * 4], alpha=0.2, stochastic_depth_rate=0.25)
 
     def masks(is_training):
-      return hk.transform(lambda: draw_keep(plan, 10_000, is_training=is_training)).apply
+      return hk.transform(lambda: draw_keep(specs, 10_000, is_training=is_training)).apply
 
     self.assertEqual(masks(False)({}, None), [None] * 4)
     first, *others = masks(True)({}, jax.random.key(0))

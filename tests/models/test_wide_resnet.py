@@ -137,7 +137,7 @@ def test_equals_the_network_by_hand(model, trained, images):
 
 
 def test_starts_as_its_shortcuts(model, params, images):
-  """Skip gains start at zero: the network is its shortcut path, whatever is on the branches."""
+  """Skip gains start at zero: the network is its shortcut path, regardless of the branches."""
   gains = [weights['skip_gain'] for weights in params.values() if 'skip_gain' in weights]
   assert len(gains) == 3
   assert all(gain.shape == () and gain == 0 for gain in gains)
@@ -164,7 +164,7 @@ def test_initialization_is_he(params):
 
 
 def test_output_does_not_depend_on_the_batch(model, trained, images):
-  """Logits of an image are the same alone and in any company, in training as well."""
+  """Logits of an image are the same alone and in any batch, in training as well."""
   together = model.apply(trained, None, images, is_training=True)
   for index in range(4):
     alone = model.apply(trained, None, images[index : index + 1], is_training=True)
@@ -214,7 +214,7 @@ def test_no_dropout_needs_no_key(model, trained, images):
 
 
 def test_jit_equals_eager(model, trained, images):
-  """Compiled, the network gives the logits that it gives step by step."""
+  """The compiled network gives the logits of the eager one."""
   compiled = jax.jit(lambda params, x: model.apply(params, None, x, is_training=False))
   eager = model.apply(trained, None, images, is_training=False)
   np.testing.assert_allclose(compiled(trained, images), eager, rtol=1e-4, atol=1e-5)
@@ -270,6 +270,6 @@ def test_bfloat16(model, trained, images):
   ],
 )
 def test_refuses(name, options, message):
-  """Networks, options and values that do not exist are refused at once, with those that do."""
+  """Errors of unknown networks, options and values list the known ones."""
   with pytest.raises(ValueError, match=message):
     make_model(name, num_classes=10, **options)

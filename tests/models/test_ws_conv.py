@@ -11,7 +11,7 @@ from nfnets_augmult.models.ws_conv import WSConv2D, standardize_weight, ws_conv2
 
 
 def _plain(w, gain, eps=1e-4):
-  """The formula as the issue states it, left to JAX to differentiate."""
+  """The formula written out, differentiated by JAX."""
   fan_in = np.prod(w.shape[:-1])
   mean, variance = jnp.mean(w, axis=(0, 1, 2)), jnp.var(w, axis=(0, 1, 2))
   return (w - mean) * jax.lax.rsqrt(jnp.maximum(variance * fan_in, eps)) * gain

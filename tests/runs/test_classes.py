@@ -97,7 +97,7 @@ def test_other_classes_are_refused_and_equal_names_can_be_mapped(finished, tmp_p
 
 
 def test_fewer_classes_are_found_by_name(finished, tmp_path):
-  """Without --map_classes_by_name the numbers of classes are told, not the shapes of arrays."""
+  """Without --map_classes_by_name the error has the numbers of classes, not shapes of arrays."""
   workdir, _ = finished
   some = _write(tmp_path / 'some', ('digit 7', 'digit 2'))
   with pytest.raises(ValueError, match=r'2 classes here, 10 in the run.*missing here: digit 0'):
@@ -108,7 +108,7 @@ def test_fewer_classes_are_found_by_name(finished, tmp_path):
 
 
 def test_a_run_does_not_go_on_with_other_data(finished, tmp_path):
-  """Not with renamed classes, not with more images; a new run there may."""
+  """With renamed classes or more images it is refused; a new run may use them."""
   workdir, _ = finished
   own = str(tmp_path / 'run')
   shutil.copytree(workdir, own)
@@ -122,7 +122,7 @@ def test_a_run_does_not_go_on_with_other_data(finished, tmp_path):
 
 
 def test_images_are_normalized_as_in_training(finished, tmp_path):
-  """Not by the statistics of the images that an evaluation finds in place of those of the run."""
+  """And not by the statistics of the evaluated images."""
   workdir, _ = finished
   dark = str(tmp_path / 'dark')
   split = loading.load_source('digits', split='test')
@@ -135,7 +135,7 @@ def test_images_are_normalized_as_in_training(finished, tmp_path):
 
 @pytest.mark.parametrize('source', ['run', 'file'])
 def test_a_classifier_for_other_classes_starts_anew(finished, tmp_path, source):
-  """As many classes, but others: the features are kept and the meaning of the outputs is not."""
+  """With as many, but other classes, the features are loaded and the classifier is not."""
   workdir, _ = finished
   if source == 'file':
     export(str(tmp_path / 'params.npz'), workdir=workdir)

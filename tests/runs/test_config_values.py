@@ -15,7 +15,7 @@ from nfnets_augmult.runs.images import Data
 from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training.step import Normalization
 
-# None of these is a value of any key, but for what `_FITS` names.
+# None of these is a value of any key, except those in `_FITS`.
 _NEVER = ('None', '', 'nan', 'inf', '-inf', '-1', 'text', 'True', '(1, 2)', '1e308', '(nan, inf)')
 # Some keys take some of these.
 _PERHAPS = ('-0.5', '0', '1', '1.5', '1e-50', f'{2**31}', f'{2**63}', f'{2**100}', '"1"')
@@ -23,7 +23,7 @@ _OF_PATHS = ('$NO_SUCH_VARIABLE/x', '${NO_SUCH_VARIABLE}', '~no_such_user/x')
 _PATHS = ('dataset.data_dir', 'init_from')
 _FITS = {
   ('evaluation.train_images', '-1'),  # all of them
-  ('model.dropout_rate', 'None'),  # what the model has
+  ('model.dropout_rate', 'None'),  # the model's default
   ('augmentation.inception.aspect', '(1, 2)'),
   *((key, '') for key in _PATHS),  # the digits need none, and a run need not start from another
 }
@@ -79,7 +79,7 @@ def _refuse(message):
 
 
 def _message(which, key, text, data, file, workdir, monkeypatch):
-  """What the command line says to a value; None if it would train."""
+  """The error of the command line for a value; None if it would train."""
   monkeypatch.setattr(sys, 'argv', [])  # which the library of the flags reads
   values = flags.FlagValues()
   command_line.define_config_flag(flag_values=values)
@@ -92,25 +92,25 @@ def _message(which, key, text, data, file, workdir, monkeypatch):
   return None
 
 
-def _once_for_each_network(function):
-  """Of a method of a run that traces its network, only the first call for each network."""
+def _cached_by_network(function):
+  """Caches a method of `Run` that traces the network, by network."""
   results = {}
 
-  def of_run(run):
+  def cached(run):
     config = run.config
-    what = (config.model.to_json(), config.compute_dtype, run.data.image_shape, config.batch_size)
-    if what not in results:
-      results[what] = function(run)
-    return results[what]
+    key = (config.model.to_json(), config.compute_dtype, run.data.image_shape, config.batch_size)
+    if key not in results:
+      results[key] = function(run)
+    return results[key]
 
-  return of_run
+  return cached
 
 
 def test_every_value_of_every_key(data, tmp_path, monkeypatch):
   """At least three hundred of them: all in one line, before anything is written."""
   monkeypatch.setattr(command_line, 'fail', _refuse)
-  monkeypatch.setattr(Run, 'network', property(_once_for_each_network(Run.network.func)))
-  monkeypatch.setattr(Run, '_check_memory', _once_for_each_network(Run._check_memory))
+  monkeypatch.setattr(Run, 'network', property(_cached_by_network(Run.network.func)))
+  monkeypatch.setattr(Run, '_check_memory', _cached_by_network(Run._check_memory))
   file = tmp_path / 'config.py'
   file.write_text(_CONFIG)
   workdir = tmp_path / 'run'

@@ -47,7 +47,7 @@ def test_collects_every_copy_in_its_place(placement, num_images):
     np.testing.assert_array_equal(copies[row], expected)
 
 
-def test_collects_no_more_than_there_are():
+def test_fewer_images_than_rows():
   """Asked for more unique images than the batches show, it returns those without empty rows."""
   found = _collect(Multiplicity(9, 4, 5, 0), num_images=100)
   assert set(found) == {'image_index', 'label', 'image'}
@@ -92,7 +92,7 @@ def test_sheet_shows_captions():
 
 
 @pytest.mark.parametrize('placement', PLACEMENTS)
-def test_notes_tell_the_mixture(placement):
+def test_notes_have_the_mixing_weights(placement):
   """Under each copy stand both classes with their shares, which sum to 100 %."""
   multiplicity = Multiplicity(9, 4, 5, 0, placement)
   found = _collect(multiplicity, 4, Mixing(mixup=0.5, cutmix=0.25))

@@ -49,7 +49,7 @@ def test_trains_as_with_tf_data(run):
 
 
 def test_steps_per_dispatch_change_nothing(run, loops):
-  """What is due after 3, 5, 6, 8 ... steps cuts dispatches of four; cut elsewhere, bit for bit.
+  """Events after 3, 5, 6, 8 ... steps split dispatches of four; other splits give equal bits.
 
   A program of one step or of two rounds otherwise.
   """

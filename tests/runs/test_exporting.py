@@ -59,7 +59,7 @@ def test_a_released_nfnet_becomes_a_file_for_timm(tmp_path):
   assert got['stages.1.0.skipinit_gain'] == flatten(params)['NFNet/~/nf_block_1/skip_gain']
 
 
-def test_metadata_of_a_file_go_along(tmp_path):
+def test_metadata_of_a_file_are_kept(tmp_path):
   source, output = str(tmp_path / 'a.npz'), str(tmp_path / 'b.npz')
   write(source, _SMALL, {'class_names': ['cat', 'dog']})
   export(output, params=source)

@@ -87,7 +87,7 @@ def test_each_run_is_the_run_by_itself(finished, seed, learning_rate, tmp_path):
 
 
 def test_runs_differ(finished):
-  """No two of them have the same loss: neither seed nor learning rate is lost on the way."""
+  """No two of them have the same loss: both seed and learning rate matter."""
   losses = {result['test/raw/cross_entropy'] for result in finished[1].values()}
   assert len(losses) == 4
 
@@ -99,7 +99,7 @@ def test_stopped_runs_go_on_bit_for_bit(finished, tmp_path):
 
 
 def test_a_run_that_diverges_leaves_the_others_alone(finished, tmp_path, monkeypatch):
-  """Recorded as diverged, also over a restart; the other does not notice. Dispatches of four."""
+  """It is recorded as diverged, also over a restart. With dispatches of four steps."""
   monkeypatch.setattr(feeding, 'loops_are_slow', lambda: False)
   runs = {'seeds': (0,), 'learning_rates': (0.05, 1e9)}
   with pytest.raises(StopRequested):
@@ -114,7 +114,7 @@ def test_a_run_that_diverges_leaves_the_others_alone(finished, tmp_path, monkeyp
   assert_same_records(ours, theirs, rtol=2e-3)
 
 
-def test_that_all_diverge_is_an_error(tmp_path):
+def test_divergence_of_all_runs_is_an_error(tmp_path):
   """Also where they had diverged before this start."""
   runs = {'seeds': (0, 1), 'learning_rates': (1e9,)}
   for _ in range(2):
@@ -122,8 +122,8 @@ def test_that_all_diverge_is_an_error(tmp_path):
       _train(_prepare(str(tmp_path), **runs))
 
 
-def test_progress_is_that_of_a_run_that_goes_on(tmp_path, caplog):
-  """If the first run diverges the next one is shown, by its name."""
+def test_progress_is_that_of_a_run_that_has_not_diverged(tmp_path, caplog):
+  """If the first run diverges, the next one is shown, by its name."""
   with caplog.at_level('INFO', logger='absl'):
     _train(_prepare(str(tmp_path), (0,), (1e9, 0.05), log_every_steps=2))
   assert 'run_0_0.05: step 12 of 12' in caplog.text
@@ -139,7 +139,7 @@ def test_the_plan_names_all_runs_and_learning_rates(tmp_path):
   assert f'4 in one program: {", ".join(_NAMES)}' in text
 
 
-def test_other_programs_say_whose_folder_they_need(finished):
+def test_other_programs_ask_for_the_folder_of_a_run(finished):
   with (
     Checkpoints(os.path.join(finished[0], 'group'), read_only=True) as checkpoints,
     pytest.raises(CheckpointError, match='trained together'),
@@ -147,7 +147,7 @@ def test_other_programs_say_whose_folder_they_need(finished):
     checkpoints.read_averaged_params()
 
 
-def test_what_cannot_train_together_is_refused():
+def test_runs_that_cannot_form_a_group_are_refused():
   """Runs that differ in more than seed and learning rate, and batches made on the host."""
   training.check_group(
     [Run(device_config(seed=1)), Run(device_config(optimizer__learning_rate=3.0))]

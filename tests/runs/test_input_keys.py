@@ -24,7 +24,7 @@ def _source():
 
 
 def _config():
-  """Nothing at its default."""
+  """A config without default values."""
   config = nf_resnet50.get_config()
   config.dataset.image_size, config.dataset.test_image_size = 24, 32
   config.dataset.antialias = True
@@ -83,7 +83,7 @@ def test_evaluation_keys(source):
 
 @pytest.mark.parametrize('split', ['train', 'test'])
 def test_errors_while_reading_name_keys(tmp_path, split):
-  """An image that does not decode ends the iteration with the key that would have it left out."""
+  """An image that does not decode raises an error with the key that would skip it."""
   photo = real_images.photos(1, 32, 32)[0]
   for path in ('train/a', 'train/b', 'test/a', 'test/b'):
     real_images.save(photo, tmp_path / path / '0.jpg')

@@ -38,7 +38,7 @@ def finished(tmp_path_factory):
   return workdir, *train_run(_config(), workdir)
 
 
-def test_leaves_what_a_user_expects(finished):
+def test_the_work_directory_is_complete(finished):
   """Config, versions, metrics, pictures, checkpoints, TensorBoard events and the result."""
   workdir, state, result = finished
   assert int(state.step) == result['step'] == 12
@@ -85,7 +85,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(finished, tmp_path, calls):
 
 
 def test_a_lost_checkpoint_costs_time_but_changes_nothing(finished, tmp_path):
-  """What kill -9 leaves behind: a stale checkpoint, and metrics that are ahead of it."""
+  """As after kill -9: an old checkpoint, and metrics that are ahead of it."""
   _, state, result = finished
   workdir = str(tmp_path)
   with pytest.raises(StopRequested):
@@ -111,7 +111,7 @@ def test_finished_run_says_so_and_another_config_is_refused(finished):
 
 
 def test_a_run_from_before_a_key_existed_goes_on(finished, tmp_path):
-  """What its config lacks has its default; another value of such a key is still another run."""
+  """A key that its config lacks has its default; another value is still another run."""
   whole = records.read_json(os.path.join(finished[0], 'config.json'))
   older = {key: value for key, value in whole.items() if not key.startswith(('sam.', 'runs.'))}
   records.write_json(str(tmp_path / 'config.json'), older)
@@ -121,7 +121,7 @@ def test_a_run_from_before_a_key_existed_goes_on(finished, tmp_path):
 
 
 def test_evaluate_agrees_with_the_run(finished):
-  """On the test split, whatever the batch size; the best checkpoint; and the training split."""
+  """On the test split at any batch size; the best checkpoint; and the training split."""
   workdir, _, result = finished
   for batch_size in (0, 56):
     means = evaluate(workdir, batch_size=batch_size)
@@ -218,7 +218,7 @@ def _run_command(*arguments):
 
 
 def test_a_work_directory_has_one_process(tmp_path):
-  """While another process trains there the program says so and touches nothing."""
+  """While another process trains there, the program ends with an error and writes nothing."""
   workdir = tmp_path / 'run'
   with records.lock_workdir(str(workdir)) as is_ours:
     assert is_ours
@@ -323,7 +323,7 @@ def test_init_from_a_run_and_from_its_export(finished, tmp_path):
 
 
 def test_the_first_state_is_the_same_jitted(tmp_path):
-  """Drawing shape by shape gives what one program would, and `eval_shape` its shapes."""
+  """Drawn shape by shape it equals that of one program, and has the shapes of `eval_shape`."""
   made = Run(_config(), str(tmp_path)).prepare().network
   first, _ = network.first_state(made)
   jitted = jax.jit(made.initial_state)()
@@ -353,7 +353,7 @@ def test_clipping_sam_and_averaging_together(tmp_path):
 
 
 def test_a_last_update_that_is_too_long_is_a_divergence(tmp_path):
-  """Its loss is finite and its parameters are not: nothing is saved, and nothing is a result."""
+  """Its loss is finite and its parameters are not: nothing is saved, and there is no result."""
   config = _config(
     total_steps=1,
     optimizer__learning_rate=1e38,
@@ -369,7 +369,7 @@ def test_a_last_update_that_is_too_long_is_a_divergence(tmp_path):
 
 
 def test_a_divergence_is_recorded_and_drawn(tmp_path):
-  """Step, learning rate and the last losses, in the message, for programs and in the picture."""
+  """Step, learning rate and the last losses are in the message, in the record and in the figure."""
   config = _config(optimizer__learning_rate=1e9, optimizer__warmup_steps=0, log_every_steps=100)
   with pytest.raises(DivergedError) as raised:
     train_run(config, str(tmp_path))
@@ -386,7 +386,7 @@ def test_a_divergence_is_recorded_and_drawn(tmp_path):
 
 
 def test_a_checkpoint_needs_no_init_from(finished, tmp_path):
-  """The file from which a run began may be gone when the run goes on, or is looked at."""
+  """The initial parameter file may be gone when the run is resumed or evaluated."""
   workdir, _, _ = finished
   file = tmp_path / 'params.npz'
   export(str(file), workdir=workdir)

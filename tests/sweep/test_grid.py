@@ -49,7 +49,7 @@ def _small_sweep(points):
 
 @pytest.mark.parametrize('path', _all_sweeps())
 def test_every_point_is_a_valid_run(path):
-  """No point twice, all configs valid, and B = U n; n within the paper's 1 to 16."""
+  """All points differ, all configs are valid, B = U n, and n is within the paper's 1 to 16."""
   loaded = grid.load_sweep(path)
   assert len(loaded.named_points()) == len(loaded.points)
   flat = set()
@@ -94,7 +94,7 @@ def test_files_state_what_they_cost(path):
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
 def test_published_numbers_belong_to_points(path):
-  """Every number of the paper for a setting and a length is for points of the sweep."""
+  """Every published number is for a setting and a length of points of the sweep."""
   loaded = grid.load_sweep(str(path))
   found = [configs.flatten(loaded.config(point)) for point in loaded.points]
   for number in loaded.published:
@@ -135,7 +135,7 @@ def test_the_cifar_runs_have_the_papers_hyperparameters(name):
 
 @pytest.mark.parametrize('argument', ['', ':small'])
 def test_figure_12_varies_masks_alone(argument):
-  """Appendix D: drop rate 0.4, one copy of as many images whatever n is; small as Figure 2 is."""
+  """Appendix D: drop rate 0.4, one copy of as many images at every n; small as Figure 2."""
   folder = ROOT / 'experiments' / 'figures'
   loaded, growing = (
     grid.load_sweep(f'{folder}/{name}.py{argument}')
@@ -167,8 +167,8 @@ def test_names_of_points_are_readable_and_safe():
   assert grid.point_name(point) == 'augmult=4,learning_rate=0.1,train_split=train__9__x'
 
 
-def test_what_cannot_be_a_sweep_is_refused():
-  """Points twice, keys that do not exist, values of another type."""
+def test_invalid_sweeps_are_refused():
+  """Repeated points, keys that do not exist, values of another type."""
   with pytest.raises(ValueError, match='points twice: augmult=1'):
     _small_sweep([{'augmult': 1}, {'augmult': 1}])
   with pytest.raises(ValueError, match='varies augmul, which its base config does not have'):
@@ -179,7 +179,7 @@ def test_what_cannot_be_a_sweep_is_refused():
 
 
 def test_arguments_of_a_sweep_file():
-  """`small` and `seeds=N`, in any order; anything else is no silent full sweep."""
+  """`small` and `seeds=N`, in any order; anything else is an error."""
 
   def paper(seeds):
     return _small_sweep(grid.grid({'augmult': (1,), 'seed': seeds}))
@@ -229,8 +229,8 @@ def test_shards_are_a_partition():
       grid.take_shard(points, wrong)
 
 
-def test_a_work_directory_is_of_one_sweep_that_may_grow(tmp_path):
-  """More points are welcome; fewer, or another base, are not, and neither is a single run."""
+def test_a_work_directory_has_one_sweep_that_may_grow(tmp_path):
+  """More points are allowed; fewer, another base, or a single run are not."""
   workdir = str(tmp_path / 'sweep')
   grid.describe(_small_sweep([{'seed': 0}]), workdir)
   grown = _small_sweep([{'seed': 0}, {'seed': 1}])
@@ -254,7 +254,7 @@ def test_a_work_directory_is_of_one_sweep_that_may_grow(tmp_path):
 QUICKSTART = str(ROOT / 'experiments' / 'quickstart_digits.py')
 
 
-def test_a_file_of_a_single_run_is_a_sweep_only_with_what_to_vary():
+def test_a_file_of_a_single_run_needs_axes():
   with pytest.raises(ValueError, match=r'describes a single run: .* --grid.seed=0,1,2'):
     grid.load_sweep(QUICKSTART)
   axes = [
@@ -295,12 +295,14 @@ def test_axes_that_cannot_be_varied_are_named(axis, message):
 def test_listed_commands_give_the_configs_of_the_points(monkeypatch):
   """Every command, read as the training program reads it, is the run that the sweep would make."""
   path = f'{ROOT}/experiments/figures/fig6_7_10_cifar.py:small'
-  plain = grid.load_sweep(path)
+  original = grid.load_sweep(path)
   base = grid.load_sweep(path).base
   base.dataset.data_dir = 'a folder'
-  listed = plain.with_base(base)
+  listed = original.with_base(base)
   points = listed.points[::15]
-  lines = list(grid.commands(listed, points, plain=plain.base, config_path=path, workdir='runs/x'))
+  lines = list(
+    grid.commands(listed, points, original_base=original.base, config_path=path, workdir='runs/x')
+  )
   for point, line in zip(points, lines, strict=True):
     words = shlex.split(line)
     assert words[:3] == ['python', '-m', 'nfnets_augmult.train']
@@ -314,14 +316,14 @@ def test_listed_commands_give_the_configs_of_the_points(monkeypatch):
 
 
 def test_the_time_left_is_exact_on_a_straight_line():
-  """Two seconds to start and one for ten units of work; and at least in proportion without it."""
+  """Two seconds to start and one for ten units of work; proportional with a single run."""
   done = [(10.0, 3.0), (30.0, 5.0), (20.0, 4.0)]
   assert running.seconds_left(done, [40.0, 10.0]) == pytest.approx(6.0 + 3.0)
   assert running.seconds_left([(10.0, 3.0)], [20.0]) == pytest.approx(6.0)
 
 
 def test_the_table_of_experiments_is_true():
-  """Runs, hours and small runs in the user guide are those of the files, of all of them."""
+  """The user guide lists all files, with their numbers of runs, hours and small runs."""
   text = (ROOT / 'docs' / 'sweeps.md').read_text(encoding='utf-8')
   rows = re.findall(r'\| `(\w+)\.py` \| ([\d,]+) \| ([\d,]+) \| (\d+) \|', text)
   stated = {name: [int(number.replace(',', '')) for number in rest] for name, *rest in rows}

@@ -52,7 +52,7 @@ def _status(workdir, name):
   return records.read_status(os.path.join(workdir, name))
 
 
-def test_every_point_gets_its_result_whatever_happens_to_others(done):
+def test_every_point_gets_its_result_despite_failures_of_others(done):
   """Diverging is a result; a failure is recorded with its reason, and the log has the traceback."""
   workdir, tally = done
   assert tally.counts == {'finished': 2, 'diverged': 1, 'failed': 1}
@@ -94,7 +94,7 @@ def test_a_stopped_sweep_goes_on_to_the_results_of_single_runs(done, tmp_path):
     assert records.read_json(os.path.join(folder, names[1], 'result.json')) == result
 
 
-def test_a_point_that_another_process_runs_is_left_to_it(tmp_path):
+def test_a_point_that_another_process_runs_is_skipped(tmp_path):
   tested = _sweep()
   folder = tmp_path / grid.point_name(tested.points[0])
   folder.mkdir()
@@ -107,7 +107,7 @@ def test_a_point_that_another_process_runs_is_left_to_it(tmp_path):
 
 
 def test_no_point_runs_if_one_of_them_is_not_valid(tmp_path):
-  """And the message says which."""
+  """The message names it."""
   for wrong, message in (
     ({'batch_size': 15, 'augmult': 2}, 'augmult=2: augmult=2 does not divide batch_size=15'),
     ({'total_epochs': 3.0}, 'total_epochs=3: total_epochs=3.0 and .* state the length'),
@@ -120,8 +120,8 @@ def test_no_point_runs_if_one_of_them_is_not_valid(tmp_path):
 
 
 @pytest.mark.parametrize('file', ['config.json', 'status.json'])
-def test_a_damaged_record_is_the_matter_of_its_run_alone(file, tmp_path):
-  """A status heals by running; a config is not run over."""
+def test_a_damaged_record_affects_only_its_run(file, tmp_path):
+  """A run with a damaged status is run again; one with a damaged config fails."""
   base = _base()
   base.total_steps = 1
   tested = grid.Sweep('A test', base, [{'seed': 0}, {'seed': 1}], 'Nothing.')
@@ -171,13 +171,13 @@ def test_points_of_one_shape_train_together(tmp_path):
   assert again.counts == tally.counts and not again.costs_and_seconds
 
 
-def test_what_trains_together_depends_on_what_is_there(tmp_path):
-  """More seeds join without those that are done; what was started together goes on together."""
+def test_groups_depend_on_what_has_been_run(tmp_path):
+  """New seeds form a group without those that are done; a group that was started stays one."""
   workdir = str(tmp_path)
   tested = _together_sweep((0, 1))
   shape, _ = groups.by_shape(tested.points)
   assert [p['seed'] for p in shape] == [0, 1, 0, 1]
-  groups.write_record(shape, groups.folder_of(shape, workdir))
+  groups.write_record(shape, groups.checkpoint_folder(shape, workdir))
   grown = _together_sweep((0, 1, 2, 3))
   shape, other = groups.by_shape(grown.points)
   sizes = [len(group) for group in groups.split(shape, workdir)]
@@ -190,17 +190,17 @@ def test_what_trains_together_depends_on_what_is_there(tmp_path):
 
 
 def test_groups_have_folders_of_their_own(tmp_path):
-  """Of the same shape and number, but other points."""
+  """Also groups of the same shape and size, but other points."""
   shape, other = groups.by_shape(_together_sweep((0, 1)).points)
   folders = {
-    groups.folder_of(group, str(tmp_path)) for group in (shape, shape[:2], shape[2:], other)
+    groups.checkpoint_folder(group, str(tmp_path)) for group in (shape, shape[:2], shape[2:], other)
   }
   assert len(folders) == 4
-  assert groups.folder_of(shape[:1], 'w') == f'w/{grid.point_name(shape[0])}'
+  assert groups.checkpoint_folder(shape[:1], 'w') == f'w/{grid.point_name(shape[0])}'
 
 
 def test_runs_that_an_earlier_version_trains_together_are_not_trained_twice(tmp_path):
-  """Its group had a config; finished it is no matter any more."""
+  """The group has a config of its own; once finished, it is ignored."""
   (shape, _) = groups.by_shape(_together_sweep((0, 1)).points)
   folder = tmp_path / 'together' / 'total_steps=4,4_runs'
   folder.mkdir(parents=True)
@@ -211,15 +211,15 @@ def test_runs_that_an_earlier_version_trains_together_are_not_trained_twice(tmp_
   assert groups.split(shape, str(tmp_path)) == [shape]
 
 
-def test_the_first_hosts_groups_hold():
-  """Alone, they are what they were, in the same order."""
+def test_groups_of_a_single_host_stay_the_same():
+  """In the same order."""
   points = _together_sweep((0, 1)).points
   made = [[points[5], points[1]], [points[0]], [points[2], points[3]]]
-  assert groups.of_first_host(made, points) == made
-  assert groups.of_first_host([], points) == []
+  assert groups.broadcast_from_first_host(made, points) == made
+  assert groups.broadcast_from_first_host([], points) == []
 
 
-def test_a_failure_is_that_of_all_that_train_together(tmp_path):
+def test_a_failure_is_recorded_for_all_points_of_a_group(tmp_path):
   tested = _together_sweep((0, 1))
   tested = tested.with_base(tested.base.copy_and_resolve_references())
   tested.base.dataset.test_split = 'nonesuch'

@@ -38,7 +38,7 @@ def test_restores_bit_for_bit_and_keeps_the_last_ones(tmp_path):
         checkpoints.restore(_state(0), which=absent)
 
 
-def test_keeps_the_best_whatever_comes_later(tmp_path):
+def test_keeps_the_best(tmp_path):
   with Checkpoints(str(tmp_path), keep=1) as checkpoints:
     best = []
     for step, metric in ((1, 0.5), (2, 0.9), (3, 0.7), (4, 0.9)):
@@ -52,7 +52,7 @@ def test_keeps_the_best_whatever_comes_later(tmp_path):
 
 
 def test_a_half_written_checkpoint_is_never_read(tmp_path):
-  """What a kill leaves: a temporary folder, here made from a whole one. It is cleared away."""
+  """A killed run leaves a temporary folder, here a copy of a complete one; it is removed."""
   with Checkpoints(str(tmp_path)) as checkpoints:
     checkpoints.save(_state(1))
     checkpoints.save(_state(2))
@@ -65,7 +65,7 @@ def test_a_half_written_checkpoint_is_never_read(tmp_path):
   assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == ['1', '2']
 
 
-def test_a_look_changes_nothing(tmp_path):
+def test_read_only_changes_nothing(tmp_path):
   with Checkpoints(str(tmp_path)) as checkpoints:
     checkpoints.save(_state(1))
   before = sorted(map(str, pathlib.Path(tmp_path).rglob('*')))
@@ -74,7 +74,7 @@ def test_a_look_changes_nothing(tmp_path):
   assert sorted(map(str, pathlib.Path(tmp_path).rglob('*'))) == before
 
 
-def test_nothing_there(tmp_path):
+def test_no_checkpoints(tmp_path):
   with (
     Checkpoints(str(tmp_path)) as checkpoints,
     pytest.raises(CheckpointError, match='it has none'),
@@ -83,7 +83,7 @@ def test_nothing_there(tmp_path):
 
 
 def test_a_write_that_fails_is_reported_and_earlier_checkpoints_stay(tmp_path):
-  """The folder is replaced by a file: nothing can be written, as on a disk that went away."""
+  """The folder is replaced by a file, so that nothing can be written."""
   with Checkpoints(str(tmp_path)) as checkpoints:
     checkpoints.save(_state(1))
   with pytest.raises(CheckpointError, match=r'cannot write .* has none'):  # noqa: SIM117
@@ -110,7 +110,7 @@ def test_keep_must_be_positive(tmp_path):
 
 
 def test_a_checkpoint_of_other_classes_says_how_many(tmp_path):
-  """Not a word about shapes; the storage library itself would return what does not fit."""
+  """The message does not mention shapes; Orbax itself would restore without an error."""
 
   def state(classes):
     classifier = {'w': np.zeros((16, classes)), 'b': np.zeros(classes)}
@@ -125,8 +125,8 @@ def test_a_checkpoint_of_other_classes_says_how_many(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['n4 [try 2]', 'a*', 'what?', 'back\\slash', '[!a]', 'ü {b} $x'])
-def test_any_path_will_do(tmp_path, name):
-  """Also one that reads as a pattern; a star finds nothing of the neighbours it would match."""
+def test_any_path_works(tmp_path, name):
+  """Also a path with glob characters, which would match other folders."""
   neighbour, own = str(tmp_path / 'ab' / 'run'), str(tmp_path / name / 'run')
   for step, workdir in ((1, neighbour), (2, own)):
     with Checkpoints(workdir, class_names=(name,)) as checkpoints:
@@ -149,7 +149,7 @@ def test_no_checkpoint_where_there_is_none(tmp_path):
 
 
 def test_the_first_checkpoint_is_read_again(tmp_path, monkeypatch):
-  """What does not come back as it was written is noticed at once, at the first save only."""
+  """A difference is noticed at the first save, and checked at no other."""
   written = []
   restore = Checkpoints.restore
 

@@ -19,11 +19,11 @@ LABELS = jnp.arange(4)
 
 
 def _loss(model, num_masks, params, key):
-  def under_one_mask(key):
+  def loss_per_sample(key):
     logits = model.apply(params, key, IMAGES, is_training=True)
     return losses.cross_entropy(logits, LABELS)
 
-  return jnp.mean(losses.mean_over_masks(under_one_mask, key, num_masks=num_masks))
+  return jnp.mean(losses.mean_over_masks(loss_per_sample, key, num_masks=num_masks))
 
 
 def _model(name='wrn_10_1', **options):
@@ -47,7 +47,7 @@ def test_the_gradient_is_the_mean_over_masks_drawn_separately():
 
 
 def test_one_mask_is_ordinary_dropout():
-  """The same key in the same place, so runs with dropout are what they were."""
+  """The key is passed on unchanged, so that earlier runs with dropout are reproduced."""
   model, params = _model()
   key = jax.random.PRNGKey(3)
   logits = model.apply(params, key, IMAGES, is_training=True)

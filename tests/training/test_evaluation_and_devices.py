@@ -20,7 +20,7 @@ def _batches(num_images, batch_size):
 
 
 @pytest.mark.parametrize('batch_size', [8, 16, 40])
-def test_every_example_counts_once_whatever_the_batch_size(batch_size):
+def test_every_example_counts_once_at_any_batch_size(batch_size):
   """37 examples: the means are those of NumPy over all of them."""
   _, evaluation_step, state = toy.make()
   params = devices.replicate(state.params)
@@ -40,14 +40,14 @@ def test_every_example_counts_once_whatever_the_batch_size(batch_size):
     )
 
 
-def test_nothing_to_evaluate_is_an_error():
+def test_no_examples_is_an_error():
   _, evaluation_step, state = toy.make()
   step = jax.pmap(evaluation_step, axis_name='devices')
   with pytest.raises(ValueError, match='no example'):
     evaluation.evaluate(step, {'raw': devices.replicate(state.params)}, iter([]))
 
 
-def test_stop_is_asked_for_between_batches():
+def test_stop_is_checked_between_batches():
   _, evaluation_step, state = toy.make()
   step = jax.pmap(evaluation_step, axis_name='devices')
   asked = []
@@ -90,8 +90,8 @@ def test_copies_of_an_image_are_spread_over_the_devices():
   assert sorted(np.asarray(placed['label']).ravel()) == image_index.tolist()
 
 
-def test_what_mixing_needs_is_placed():
-  """Of a mixed batch, the partner's label and the weight go to the devices, its index does not."""
+def test_mixed_batches_are_placed():
+  """The partner's label and the weight go to the devices, the partner's index does not."""
   keys = ('image', 'label', 'mask', 'partner_label', 'mix_weight', 'partner_index')
   placed = devices.place_batch({key: np.arange(16, dtype=np.int32) for key in keys})
   assert set(placed) == set(keys) - {'partner_index'}

@@ -13,7 +13,7 @@ def _stacked(batches):
 
 
 def test_any_number_of_steps_runs_the_same_program():
-  """With dropout: 1 + 3 + 2 steps of a program for up to four, and six plain ones."""
+  """With dropout: dispatches of 1, 3 and 2 steps of at most four, and six single steps."""
   train_step, _, start = toy.make(dropout_rate=0.5)
   batches = [toy.batch(seed=number) for number in range(6)]
   key = jax.random.PRNGKey(3)[np.newaxis]

@@ -13,7 +13,7 @@ def _params(classes=10, width=4, **more):
   }
 
 
-def test_equal_ones_fit():
+def test_equal_parameters():
   assert fit.difference(_params(), _params()) == ''
 
 
@@ -22,7 +22,7 @@ def test_another_number_of_classes():
 
 
 def test_another_network():
-  """Counts, and a few examples, however many there are."""
+  """The message has counts and a few examples."""
   difference = fit.difference(
     _params(width=5), _params(extra={f'x{i}': np.zeros(2) for i in range(99)})
   )

@@ -62,7 +62,7 @@ def test_top_5_of_three_classes_is_not_always_right():
 
 
 def test_labels_of_mixed_images_by_hand():
-  """A mixture costs the weighted mean of what either label costs; the larger share is main."""
+  """The loss is the weighted mean of those of both labels; the larger weight is the main label."""
   batch = {
     'label': np.array([0, 1]),
     'partner_label': np.array([2, 0]),

@@ -71,7 +71,7 @@ def test_errors_name_key_and_remedy(arguments, words):
   assert all(word in str(error.value) for word in words)
 
 
-def test_rows_say_every_number_that_people_confuse():
+def test_rows_have_every_number_with_its_unit():
   plan = make_plan(
     _multiplicity(16, 4, 1000), learning_rate=0.1, total_epochs=2, host_count=2, device_count=8
   )

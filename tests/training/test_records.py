@@ -9,7 +9,7 @@ import pytest
 from nfnets_augmult.training import records
 
 
-def test_a_cut_line_and_what_lies_after_the_checkpoint_are_dropped(tmp_path):
+def test_an_incomplete_line_and_records_after_the_checkpoint_are_dropped(tmp_path):
   path = str(tmp_path / 'metrics.jsonl')
   file = records.MetricsFile(path)
   for step in (10, 20, 30):
@@ -39,7 +39,7 @@ def test_numbers_that_are_not_finite_stay_valid_json(tmp_path):
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-  """The disk is full when the new file is synced: the old one stays, and no litter."""
+  """The disk is full when the new file is synced: the old one stays, and no temporary one."""
   path = str(tmp_path / 'config.json')
   records.write_json(path, {'a': 1})
 
@@ -53,7 +53,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
   assert os.listdir(tmp_path) == ['config.json']
 
 
-def test_recorder_knows_what_it_has(tmp_path):
+def test_recorder_finds_its_records(tmp_path):
   recorder = records.Recorder(str(tmp_path))
   recorder.write(5, {'test/ema/top_1': 0.5})
   recorder.write(6, {'train/loss': 1.0})

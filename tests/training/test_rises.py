@@ -31,8 +31,8 @@ def test_a_jump_is_reported_once_with_its_level():
   assert rise.level == 1.5 and 4.5 < rise.loss <= 6
 
 
-def test_a_jump_within_a_small_loss_is_not_reported():
-  """From 0.01 to 0.1 is ten times the level, and no sign of divergence beside a start at 2.3."""
+def test_a_jump_of_a_small_loss_is_not_reported():
+  """From 0.01 to 0.1 is ten times the level, but little compared to the initial 2.3."""
   losses = np.full(500, 0.01)
   losses[:100] = np.linspace(2.3, 0.01, 100)
   losses[300:320] = 0.1

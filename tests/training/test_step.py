@@ -160,12 +160,12 @@ def test_evaluation_sums_only_what_is_not_masked():
   ('options', 'word'),
   [({'compute_dtype': 'float16'}, 'compute_dtype'), ({'ema_decay': 1.0}, 'ema_decay')],
 )
-def test_errors_name_the_key(options, word):
+def test_errors_name_the_argument(options, word):
   with pytest.raises(ValueError, match=word):
     toy.make(**options)
 
 
-def test_the_state_is_what_step_promises():
+def test_the_state_carries_over():
   """Two steps, one after the other: the counter, and momentum that carries over."""
   state, _ = _train(1, steps=2)
   assert state.step.tolist() == [2]
@@ -216,7 +216,7 @@ def test_clipping_bounds_what_a_step_changes():
   np.testing.assert_allclose(change, 0.01 * 1e-3, rtol=1e-5)  # clipping * eps
 
 
-def test_keeping_the_descent_apart_on_cpu_changes_no_number(monkeypatch):
+def test_preventing_fusion_on_cpu_changes_no_result(monkeypatch):
   """The condition around the descent is there on CPU alone; both programs take the same steps."""
   apart, _ = _train(1, clipping=0.01)
   train_step, _, state = toy.make(clipping=0.01)

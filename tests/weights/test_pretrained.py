@@ -18,7 +18,7 @@ def _network(classes, fill, *, width=2):
 
 
 class LoadPretrainedTest(absltest.TestCase):
-  """What ends up where."""
+  """Which parameters are loaded."""
 
   def test_same_classes_loads_everything(self):
     params, report = load_pretrained(_network(4, 0.0), _network(4, 1.0))

@@ -78,7 +78,7 @@ class _DillPickler(pickle.Pickler):
 
 
 class LoadParamsTest(parameterized.TestCase):
-  """What is read, and what is not."""
+  """Pickles that are read, and pickles that are refused."""
 
   def _assert_equal_params(self, got):
     want = _params()

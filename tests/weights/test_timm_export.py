@@ -24,7 +24,7 @@ def _nfnet_f0():
 
 
 def _zeros(shapes):
-  """Of no memory to speak of."""
+  """Zeros that take next to no memory."""
   return unflatten({n: np.broadcast_to(np.float32(0), shape) for n, shape in shapes.items()})
 
 
@@ -34,7 +34,7 @@ def _params(name, fill=_zeros):
 
 
 class TimmExportTest(absltest.TestCase):
-  """Against facts about timm, and timm itself."""
+  """Against timm's layout, and timm itself where it is installed."""
 
   def test_names_and_layouts(self):
     params = _nfnet_f0()
