@@ -19,7 +19,7 @@ if sys.argv[:1] == ['-m']:
 # `import nfnets_augmult` does not import JAX, and only the last two names import TensorFlow.
 _DEFINED_AS = {
   # Augmentation multiplicity: which image and copy fills each slot of a batch.
-  'solve_batch': 'data.multiplicity.solve_batch',
+  'solve_batch': 'training.plan.solve_batch',
   'Multiplicity': 'data.multiplicity.Multiplicity',
   'Slots': 'data.multiplicity.Slots',
   'deal_to_devices': 'data.multiplicity.deal_to_devices',

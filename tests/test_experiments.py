@@ -5,9 +5,9 @@ import runpy
 
 import pytest
 
-from nfnets_augmult.data.multiplicity import Multiplicity, solve_batch
+from nfnets_augmult.data.multiplicity import Multiplicity
 from nfnets_augmult.runs import settings
-from nfnets_augmult.training.plan import make_plan
+from nfnets_augmult.training.plan import make_plan, solve_batch
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted(p for p in (ROOT / 'experiments').glob('*.py') if p.name != '__init__.py')

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nfnets_augmult import configs
-from nfnets_augmult.data.multiplicity import solve_batch, steps_for_epochs
+from nfnets_augmult.data.multiplicity import steps_for_epochs
 from nfnets_augmult.training import records
+from nfnets_augmult.training.plan import solve_batch
 
 LEARNING_RATE = 'optimizer.learning_rate'
 TRAINING_LOSS = 'train_raw/raw/cross_entropy'  # of the raw images, without augmentation

@@ -18,7 +18,7 @@ from nfnets_augmult.data.image_formats import DecodeRules
 from nfnets_augmult.data.inception_crop import InceptionCrop
 from nfnets_augmult.data.loading import OWN_SOURCES
 from nfnets_augmult.data.mixing import Mixing
-from nfnets_augmult.data.multiplicity import Multiplicity, solve_batch
+from nfnets_augmult.data.multiplicity import Multiplicity
 from nfnets_augmult.data.randaugment import RandAugment
 from nfnets_augmult.data.read_options import ReadOptions
 from nfnets_augmult.ops import checks, paths
@@ -198,7 +198,7 @@ def read(config: ml_collections.ConfigDict) -> Settings:
   configs.check_keys(config)
   checks.check_int('seed', config.seed, most=_LARGEST_SEED)
   plan_lib.check_length(total_epochs=config.total_epochs, total_steps=config.total_steps)
-  batch_size, unique_images_per_batch, augmult = solve_batch(
+  batch_size, unique_images_per_batch, augmult = plan_lib.solve_batch(
     batch_size=config.batch_size,
     unique_images_per_batch=config.unique_images_per_batch,
     augmult=config.augmult,

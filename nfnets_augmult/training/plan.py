@@ -1,12 +1,12 @@
-"""The arithmetic of a run: batch sizes, epochs, steps, temperature, and the cadence of events.
+"""The arithmetic of a run: growing and fixed batch, epochs, steps, temperature, cadence.
 
 These numbers are easily confused, so they are derived once, here, and printed.
 """
 
 import dataclasses
 
-from nfnets_augmult.data.multiplicity import MAX_EPOCHS, Multiplicity
-from nfnets_augmult.ops.checks import check_int, check_number
+from nfnets_augmult.data.multiplicity import MAX_AUGMULT, MAX_EPOCHS, PLACEMENTS, Multiplicity
+from nfnets_augmult.ops.checks import LARGEST_COUNT, check_choice, check_int, check_number
 from nfnets_augmult.optim.schedules import MOST_STEPS
 
 
@@ -129,6 +129,86 @@ class Plan:
       ('learning rate', f'{self.learning_rate:g} (peak)'),
       ('temperature', f'{self.temperature:g} = learning rate x n'),
     ]
+
+
+def solve_batch(
+  *,
+  batch_size: int | None,
+  unique_images_per_batch: int | None,
+  augmult: int | None,
+  placement: str = 'within',
+) -> tuple[int, int, int]:
+  """Returns `(batch_size, unique_images_per_batch, augmult)` from any two of them.
+
+  Stating `batch_size` and `augmult` is the paper's fixed batch (Section 3); stating
+  `unique_images_per_batch` and `augmult` its growing batch (Section 2). With `within`,
+  `batch_size = unique_images_per_batch * augmult`; with `neighbouring` the two sizes are equal.
+
+  Args:
+    batch_size: B, augmented samples per step over all devices, or None (or 0) to derive it.
+    unique_images_per_batch: U, or None (or 0).
+    augmult: n, or None (or 0).
+    placement: `'within'` or `'neighbouring'`.
+
+  Raises:
+    ValueError: fewer than two are given, or they contradict each other; the message names the
+      arguments and a way out.
+
+  Example:
+    >>> from nfnets_augmult import solve_batch
+    >>> solve_batch(batch_size=64, augmult=4, unique_images_per_batch=None)
+    (64, 16, 4)
+    >>> solve_batch(batch_size=None, augmult=4, unique_images_per_batch=64)
+    (256, 64, 4)
+  """
+  check_choice('placement', placement, PLACEMENTS)
+  given = {
+    'batch_size': batch_size or None,
+    'unique_images_per_batch': unique_images_per_batch or None,
+    'augmult': augmult or None,
+  }
+  # 0 stands for what the other two determine.
+  for key, value in given.items():
+    if value is not None:
+      check_int(key, value, most=MAX_AUGMULT if key == 'augmult' else LARGEST_COUNT)
+  missing = [key for key, value in given.items() if value is None]
+  if len(missing) > 1:
+    stated = ', '.join(f'{key}={value or 0}' for key, value in given.items())
+    raise ValueError(
+      f'{stated}: state two of the three, at least 1 each, and the third follows '
+      '(augmult=1 is ordinary training)'
+    )
+  size, unique, n = given['batch_size'], given['unique_images_per_batch'], given['augmult']
+  if placement == 'neighbouring':
+    if n is None:
+      raise ValueError('placement=neighbouring needs augmult: its batches do not show it')
+    if size and unique and size != unique:
+      raise ValueError(
+        f'batch_size={size} and unique_images_per_batch={unique} must be equal with '
+        'placement=neighbouring, which puts one copy of an image in a batch; leave one of them out'
+      )
+    return size or unique, unique or size, n
+  if size is None:
+    check_int('unique_images_per_batch * augmult', unique * n, least=1)
+    return unique * n, unique, n
+  divisor = ('augmult', n) if n is not None else ('unique_images_per_batch', unique)
+  key, value = divisor
+  if value > size:
+    raise ValueError(
+      f'{key}={value} is larger than batch_size={size}; lower it or raise batch_size'
+    )
+  if size % value:
+    below = size // value * value
+    raise ValueError(
+      f'{key}={value} does not divide batch_size={size}; use batch_size {below} or {below + value}'
+      + (', or set unique_images_per_batch and leave batch_size out' if key == 'augmult' else '')
+    )
+  if n is not None and unique is not None and unique * n != size:
+    raise ValueError(
+      f'batch_size={size} is not unique_images_per_batch * augmult = {unique} * {n} = '
+      f'{unique * n}; state two of the three and set the other to 0, which derives it'
+    )
+  return size, unique or size // n, n or size // unique
 
 
 def check_length(*, total_epochs: float, total_steps: int) -> None:

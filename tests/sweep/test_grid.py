@@ -11,10 +11,10 @@ from absl import flags
 from ml_collections import config_flags
 
 from nfnets_augmult import configs, recipes
-from nfnets_augmult.data.multiplicity import solve_batch
 from nfnets_augmult.recipes import small_digits_recipe
 from nfnets_augmult.runs import settings
 from nfnets_augmult.sweep import grid, running
+from nfnets_augmult.training.plan import solve_batch
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted(

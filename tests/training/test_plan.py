@@ -3,7 +3,7 @@
 import pytest
 
 from nfnets_augmult.data.multiplicity import Multiplicity
-from nfnets_augmult.training.plan import Cadence, make_plan
+from nfnets_augmult.training.plan import Cadence, make_plan, solve_batch
 
 
 def _multiplicity(unique, augmult, num_images=50_000, placement='within'):
@@ -126,3 +126,67 @@ def test_when_things_happen():
   )
   assert plan.cadence.evaluate == 10
   assert [step for step in range(45) if plan.is_evaluation_due(step)] == [10, 20, 30, 44]
+
+
+@pytest.mark.parametrize(
+  ('given', 'placement', 'solved'),
+  [
+    # within: B = U n, from any two, or all three.
+    ((64, None, 4), 'within', (64, 16, 4)),
+    ((None, 16, 4), 'within', (64, 16, 4)),
+    ((64, 16, None), 'within', (64, 16, 4)),
+    ((64, 16, 4), 'within', (64, 16, 4)),
+    ((64, 0, 1), 'within', (64, 64, 1)),
+    ((0, 1, 16), 'within', (16, 1, 16)),
+    # neighbouring: B = U, whatever n.
+    ((64, None, 4), 'neighbouring', (64, 64, 4)),
+    ((None, 64, 4), 'neighbouring', (64, 64, 4)),
+    ((64, 64, 3), 'neighbouring', (64, 64, 3)),
+  ],
+)
+def test_solve_batch(given, placement, solved):
+  """Any two of B, U and n determine the third."""
+  keys = ('batch_size', 'unique_images_per_batch', 'augmult')
+  assert solve_batch(**dict(zip(keys, given, strict=True)), placement=placement) == solved
+
+
+@pytest.mark.parametrize(
+  ('given', 'placement', 'key_and_remedy'),
+  [
+    ((64, None, 4), 'beside', "placement='beside' must be one of within, neighbouring"),
+    ((-64, None, 4), 'within', 'batch_size=-64 must be a whole number of at least 0'),
+    ((64, -1, None), 'within', 'unique_images_per_batch=-1 must be a whole number of at least 0'),
+    ((64, None, -2), 'neighbouring', 'augmult=-2 must be a whole number from 0'),
+    ((64, None, None), 'within', 'batch_size=64, unique_images_per_batch=0, augmult=0: state two'),
+    ((0, 0, 0), 'neighbouring', 'augmult=0: state two of the three'),
+    ((64, 64, None), 'neighbouring', 'placement=neighbouring needs augmult'),
+    (
+      (64, 32, 2),
+      'neighbouring',
+      'batch_size=64 and unique_images_per_batch=32 must be equal .* leave one of them out',
+    ),
+    ((4, None, 8), 'within', 'augmult=8 is larger than batch_size=4; lower it or raise batch_size'),
+    ((4, 8, None), 'within', 'unique_images_per_batch=8 is larger than batch_size=4; lower it'),
+    (
+      (64, None, 3),
+      'within',
+      'augmult=3 does not divide batch_size=64; use batch_size 63 or 66, or set '
+      'unique_images_per_batch and leave batch_size out',
+    ),
+    (
+      (64, 5, None),
+      'within',
+      'unique_images_per_batch=5 does not divide batch_size=64; use batch_size 60 or 65$',
+    ),
+    (
+      (64, 8, 4),
+      'within',
+      r'batch_size=64 is not unique_images_per_batch \* augmult = 8 \* 4 = 32; state two',
+    ),
+  ],
+)
+def test_solve_batch_refuses(given, placement, key_and_remedy):
+  """Too little, too much or impossible: the message names the key, the value and a way out."""
+  keys = ('batch_size', 'unique_images_per_batch', 'augmult')
+  with pytest.raises(ValueError, match=key_and_remedy):
+    solve_batch(**dict(zip(keys, given, strict=True)), placement=placement)
