@@ -106,9 +106,18 @@ def test_what_does_not_read_configs_names_no_keys(room):
         assert not named.search(node.value), f'{file}, line {node.lineno}: {node.value}'
 
 
-def test_nothing_imports_a_program_in_a_room():
-  for file in PACKAGE.rglob('*.py'):
-    assert not [name for name in _imports(file) if '__main__' in name.split('.')], file
+def test_nothing_imports_a_program():
+  """Of the package and what comes with it; a module beside the rooms that reads flags is one."""
+  reads_flags = {file.stem for file in PACKAGE.glob('*.py') if 'absl.flags' in set(_imports(file))}
+  programs = {f'nfnets_augmult.{name}' for name in reads_flags - {'command_line'}}
+  assert programs == {
+    f'nfnets_augmult.{name}' for name in ('train', 'evaluate', 'export', 'convert')
+  }
+  for folder in (PACKAGE, BENCHMARKS, PACKAGE.parent / 'experiments', PACKAGE.parent / 'docs'):
+    for file in folder.rglob('*.py'):
+      names = set(_imports(file))
+      assert not names & programs, file
+      assert not [name for name in names if '__main__' in name.split('.')], file
 
 
 def test_the_benchmarks_are_not_part_of_the_package(monkeypatch):
