@@ -30,6 +30,9 @@ from ml_collections.config_flags import tuple_parser
 from nfnets_augmult import configs
 from nfnets_augmult.ops import paths
 
+# The flags that are defined here are those of the program that asks for them: --help lists them.
+flags.disclaim_key_flags()
+
 _PACKAGE = str(pathlib.Path(__file__).parent)
 
 
@@ -256,6 +259,9 @@ def parse(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[
     rest = flag_values(argv)
     if files:
       getattr(flag_values.config, 'seed', None)  # a file that cannot be read raises only here
+  except SystemExit as ended:  # --help has been printed, which is no error
+    asked = {argument.lstrip('-') for argument in argv} & {'help', 'helpshort', 'helpfull'}
+    raise SystemExit(0 if asked else ended.code) from None
   except Exception as error:
     fail(_unknown_key(argv, overrides) or _explain_flags(error, files))
   try:

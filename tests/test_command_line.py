@@ -133,3 +133,19 @@ def test_an_interrupt_while_a_program_starts(tmp_path):
   assert process.communicate(timeout=20)[1] == 'interrupted\n'
   assert process.returncode == 130
   assert not (tmp_path / 'w').exists()
+
+
+@pytest.mark.parametrize(
+  ('program', 'names'),
+  [
+    ('train', ('workdir', 'config', '[no]multi_host')),
+    ('report', ('workdir', 'output', 'metric')),
+  ],
+)
+def test_help_lists_the_flags_of_a_program(program, names):
+  """Also those that programs share; to ask for it is no error."""
+  command = [sys.executable, '-m', f'nfnets_augmult.{program}', '--help']
+  done = subprocess.run(command, capture_output=True, text=True, check=False)
+  assert done.returncode == 0
+  for name in names:
+    assert f'\n  --{name}:' in done.stdout

@@ -49,9 +49,18 @@ class Findings:
     if self.stable_for_all is None:
       return None
     most = self.stable_for_all / self.safety
-    losses = trials.mean_last_losses(self.checks, seeds=len(self.ramps))
-    safe = {rate: loss for rate, loss in losses.items() if rate <= most}
+    safe = {rate: loss for rate, loss in self._last_losses.items() if rate <= most}
     return min(safe, key=safe.__getitem__, default=most)
+
+  @property
+  def _last_losses(self) -> dict[float, float]:
+    """By learning rate, of those that were checked with every seed."""
+    return trials.mean_last_losses(self.checks, seeds=len(self.ramps))
+
+  @property
+  def is_suggestion_checked(self) -> bool:
+    """Whether the suggestion was tried itself, or only follows from larger ones that are stable."""
+    return self.suggestion in self._last_losses
 
   def to_json(self) -> dict[str, Any]:
     """Returns everything as JSON values; losses that are not finite are null."""
@@ -98,7 +107,8 @@ def report(findings: Findings) -> str:
     f'largest stable learning rate  {largest:g} for all of {len(findings.ramps)} seed(s){above}',
     f'  {_agreement(findings)}',
     f'suggestion                    {findings.suggestion:.3g}, a factor of '
-    f'{largest / findings.suggestion:.2g} below',
+    f'{largest / findings.suggestion:.2g} below'
+    + ('' if findings.is_suggestion_checked else '; not checked itself: lower --lowest'),
     f'temperature there             {findings.suggestion * augmult:.3g} = learning rate x n, '
     f'n = {augmult}',
     f'the config has                {own:g}: {_margin(own, largest)}',

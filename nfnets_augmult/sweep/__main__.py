@@ -1,4 +1,4 @@
-"""Runs the points of a sweep one after another, or resumes it.
+"""Runs the points of a sweep one after another, or resumes a sweep.
 
     python -m nfnets_augmult.sweep --config=experiments/figures/fig2_growing_batch.py:small
         [--workdir=DIR] [--config.KEY=VALUE ...] [--shard=I/K] [--together] [--list] [--multi_host]

@@ -1,5 +1,6 @@
 """The learning-rate finder on real runs; and that the quickstart is far from where it diverges."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -75,6 +76,14 @@ def test_report_and_figure(findings, tmp_path):
   assert 'growing batch' in text  # the quickstart fixes the number of unique images
   figure.save(findings.to_json(), tmp_path / 'picture.png')
   assert (tmp_path / 'picture.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_report_says_what_was_not_checked(findings):
+  """With a safety factor that leads below all that was tried."""
+  assert 'not checked' not in report(findings)
+  far = dataclasses.replace(findings, safety=1000.0)
+  assert far.suggestion == pytest.approx(far.stable_for_all / 1000)
+  assert 'below; not checked itself: lower --lowest' in report(far)
 
 
 def test_report_on_another_n():
