@@ -1,4 +1,4 @@
-"""Which parameters an optimiser rule applies to."""
+"""Masks of parameters for optimiser rules."""
 
 from typing import Any
 

@@ -21,7 +21,7 @@ class StopRequested(Exception):
 class Watch:
   """Watches one run, or a group of runs that train in one program.
 
-  A run of a group that diverges ends by itself, and the others go on.
+  If a run of a group diverges, the others continue.
   """
 
   def __init__(
