@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from nfnets_augmult.ops.checks import check_int
-from nfnets_augmult.training import fit
+from nfnets_augmult.training import fit, hosts
 from nfnets_augmult.training.state import TrainState
 
 _METRIC = 'metric'
@@ -95,6 +95,12 @@ class Checkpoints:
     with self._explain('open'):
       if not read_only:
         os.makedirs(self._workdir, exist_ok=True)  # Orbax does not create the target of a link
+      if not read_only and jax.process_count() > 1:
+        # Orbax waits for the other hosts only where it finds a folder missing: all must find it.
+        if jax.process_index() == 0:
+          for name in ('checkpoints', 'best'):
+            os.makedirs(self._workdir / name, exist_ok=True)
+        hosts.any_host(False)
       self._latest, self._best = (
         ocp.CheckpointManager(
           epath.Path(self._alias.name) / 'workdir' / name if self._alias else self._workdir / name,
