@@ -33,6 +33,9 @@ def has_checkpoint(workdir: str) -> bool:
   """
   if not os.path.isdir(os.path.join(workdir, 'checkpoints')):
     return False
+  if jax.process_count() > 1:
+    # Orbax would wait for hosts that found no folder, because the first has not made it yet.
+    return any(name.isdigit() for name in os.listdir(os.path.join(workdir, 'checkpoints')))
   with Checkpoints(workdir, read_only=True) as checkpoints:
     return checkpoints.latest_step is not None
 
