@@ -22,9 +22,11 @@ from nfnets_augmult.data.sources import BadDataError
 from nfnets_augmult.find_learning_rate import figure, search
 from nfnets_augmult.find_learning_rate.findings import report
 from nfnets_augmult.ops import paths
+from nfnets_augmult.ops.argument_names import renamed
 from nfnets_augmult.training import records
 from nfnets_augmult.training.checkpoints import CheckpointError
 
+_OPTIONS = ('seeds', 'ramp_steps', 'check_steps', 'lowest', 'highest', 'safety')
 JSON_NAME, PICTURE_NAME = 'learning_rate.json', 'learning_rate.png'
 
 
@@ -36,15 +38,9 @@ def main() -> None:
   command_line.check_devices()
   try:
     paths.check_writable('--workdir', workdir)
-    findings = search.find(
-      args.config,
-      seeds=args.seeds,
-      ramp_steps=args.ramp_steps,
-      check_steps=args.check_steps,
-      lowest=args.lowest,
-      highest=args.highest,
-      safety=args.safety,
-    )
+    options = {name: args[name].value for name in _OPTIONS}
+    with renamed({name: f'--{name}' for name in _OPTIONS}):
+      findings = search.find(args.config, **options)
     result = findings.to_json()
     os.makedirs(workdir, exist_ok=True)
     records.write_json(os.path.join(workdir, JSON_NAME), result)

@@ -69,6 +69,7 @@ class Findings:
       'largest_stable': self.stable_for_all,
       'smallest_unstable': self.smallest_unstable,
       'suggestion': self.suggestion,
+      'is_suggestion_checked': self.is_suggestion_checked,
       'safety': self.safety,
       'largest_stable_by_seed': {str(seed): rate for seed, rate in self.largest_stable.items()},
       'ramps': [

@@ -95,13 +95,13 @@ def check_settings(
   highest: float,
   safety: float,
 ) -> None:
-  """Raises ValueError if an argument of `find` is out of its range; the message names the flag."""
-  checks.check_int('--seeds', seeds, least=1, most=1000)
-  for name, steps in (('--ramp_steps', ramp_steps), ('--check_steps', check_steps)):
+  """Raises ValueError if an argument of `find` is out of its range; the message names it."""
+  checks.check_int('seeds', seeds, least=1, most=1000)
+  for name, steps in (('ramp_steps', ramp_steps), ('check_steps', check_steps)):
     checks.check_int(name, steps, least=3 * trials.WINDOW, most=10**6)
-  checks.check_number('--lowest', lowest, above=0)
-  checks.check_number('--highest', highest, above=lowest)
-  checks.check_number('--safety', safety, least=1)
+  checks.check_number('lowest', lowest, above=0)
+  checks.check_number('highest', highest, above=lowest)
+  checks.check_number('safety', safety, least=1)
 
 
 class Trainer:

@@ -111,7 +111,7 @@ def markdown(
   by_status = statistics.group_by_attributes(runs, 'status')
   name = os.path.basename(os.path.abspath(workdir))
   parts = [f'# {"; ".join(sweep["title"] for sweep in sweeps) or name}']
-  parts += [f'The paper: {sweep["expected"]}' for sweep in sweeps]
+  parts += [f'The paper: {sweep["expected"]}' for sweep in sweeps if sweep['expected']]
   counted = ', '.join(f'{len(group)} {status}' for status, group in by_status.items())
   parts.append(
     f'{len(runs)} runs: {counted}. Test accuracy is `{metric}` after the last update, at the '

@@ -154,7 +154,7 @@ class Run:
     self._check_memory()
     if resumes:  # from the checkpoint, so `init_from` need not exist
       self.initial_params = None
-    self.make_train_step()
+    self.make_train_step()  # checks the warm-up and the ascent set of SAM
     _ = self.initial_params  # reads and checks them
     return self
 

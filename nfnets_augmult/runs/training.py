@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -109,7 +109,7 @@ def train(
         checkpoints=checkpoints,
         stop_requested=stop_requested,
         show_progress=is_first_host,
-        on_divergence=lambda index, error: _note_divergence(runs[index], error),
+        on_divergence=lambda index, error: _note_divergence(runs[index], error, is_group=is_group),
       ),
     )
   results = []
@@ -125,7 +125,7 @@ def train(
 
 
 @contextlib.contextmanager
-def _recorder(run: Run, resume_step: int) -> Any:
+def _recorder(run: Run, resume_step: int) -> Iterator[records.Recorder]:
   """Yields a recorder; at the end, also after an error, draws the curves."""
   recorder = records.Recorder(run.workdir, resume_step=resume_step)
   try:
@@ -197,7 +197,8 @@ def _make_advance(runs: Sequence[Run], start_step: int) -> Advance:
   )
 
 
-def _note_divergence(run: Run, error: DivergedError) -> None:
-  logging.info('%s: %s; it stops here', os.path.basename(run.workdir), error)
+def _note_divergence(run: Run, error: DivergedError, *, is_group: bool) -> None:
+  if is_group:  # that of a single run is raised
+    logging.info('%s: %s; it stops here', os.path.basename(run.workdir), error)
   if jax.process_index() == 0:
     records.write_status(run.workdir, 'diverged', str(error), error.facts)

@@ -217,7 +217,12 @@ def load_sweep(path: str, axes: Sequence[str] = ()) -> Sweep:
       'start it with python -m nfnets_augmult.train. Sweeps are in experiments/figures/'
     )
   base = members['get_config'](*arguments)
-  values = dict(_read_axis(axis, configs.flatten(base)) for axis in axes)
+  values: dict[str, list[Any]] = {}
+  for axis in axes:
+    key, of_key = _read_axis(axis, configs.flatten(base))
+    if key in values:
+      raise ValueError(f'--grid.{key} is given twice: put all its values into one')
+    values[key] = of_key
   name = os.path.basename(file).removesuffix('.py')
   title = f'{":".join([name, *arguments])}, {" and ".join(values)} varied'
   return Sweep(title=title, base=base, points=grid(values), expected='')
@@ -322,4 +327,6 @@ def describe(sweep: Sweep, workdir: str) -> None:
 
 
 def _value_text(value: Any) -> str:
-  return f'{value:g}' if isinstance(value, float) else str(value)
+  """Returns a value as text, floats as short as tells them from all others."""
+  is_short = isinstance(value, float) and float(f'{value:g}') == value
+  return f'{value:g}' if is_short else str(value)

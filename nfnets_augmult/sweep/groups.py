@@ -46,7 +46,8 @@ def split(points: Group, workdir: str) -> list[Group]:
   is a group by itself, and all others form one group.
 
   Raises:
-    ValueError: some were started as a group by an earlier version of this package.
+    ValueError: some were started as a group by an earlier version of this package, or the record
+      of a group is damaged.
   """
   left = {grid.point_name(point): point for point in points}
   groups = []
@@ -102,7 +103,10 @@ def _started(workdir: str) -> Iterator[list[str]]:
     folder = os.path.join(together, name)
     recorded = records.read_object(os.path.join(folder, _RECORD))
     if recorded is not None:
-      yield list(recorded['points'])
+      if not isinstance(recorded.get('points'), list):
+        path = os.path.join(folder, _RECORD)
+        raise records.DamagedError(f'{path} is damaged: it has no points; remove the folder')
+      yield recorded['points']
     elif os.path.exists(os.path.join(folder, 'config.json')) and not os.path.exists(
       os.path.join(folder, 'result.json')
     ):

@@ -20,9 +20,12 @@ from nfnets_augmult import command_line  # first: it quietens libraries before t
 # isort: split
 from absl import flags
 
+from nfnets_augmult.ops.argument_names import renamed
 from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training.checkpoints import CheckpointError
 from nfnets_augmult.variance import measuring, report
+
+_NUMBERS = ('blocks', 'images_per_block', 'copies', 'minibatches')
 
 
 def main() -> None:
@@ -40,15 +43,13 @@ def _measure() -> report.Raw:
   args = flags.FLAGS
   command_line.check_devices()
   os.makedirs(args.workdir, exist_ok=True)
-  return measuring.measure(
-    Run.open(args.workdir, config=args.config, data_dir=args.data_dir),
-    checkpoint=args.checkpoint,
-    blocks=args.blocks,
-    images_per_block=args.images_per_block,
-    copies=args.copies,
-    augmults=command_line.whole_numbers('augmults'),
-    minibatches=args.minibatches,
-  )
+  if args.config is None and not os.path.exists(os.path.join(args.workdir, 'config.json')):
+    raise ValueError(f'--workdir={args.workdir} holds no run (no config.json): give a --config')
+  run = Run.open(args.workdir, config=args.config, data_dir=args.data_dir)
+  options = {name: args[name].value for name in _NUMBERS}
+  options['augmults'] = command_line.whole_numbers('augmults')
+  with renamed({name: f'--{name}' for name in options}):
+    return measuring.measure(run, checkpoint=args.checkpoint, **options)
 
 
 if __name__ == '__main__':

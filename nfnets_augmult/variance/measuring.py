@@ -63,7 +63,7 @@ def measure(
   num_images = source.num_images
   if blocks * images_per_block > num_images:
     raise ValueError(
-      f'--blocks={blocks} times --images_per_block={images_per_block} are more than the '
+      f'blocks={blocks} times images_per_block={images_per_block} are more than the '
       f'{num_images} images of {source.description}; lower one of them'
     )
   sizes = run.plan.multiplicity
@@ -119,17 +119,17 @@ def _check_numbers(
   blocks: int, images_per_block: int, copies: int, augmults: Sequence[int], minibatches: int
 ) -> None:
   """Raises ValueError for a number that allows no estimate."""
-  checks.check_int('--blocks', blocks, least=2)
-  checks.check_int('--images_per_block', images_per_block, least=2)
-  checks.check_int('--copies', copies, least=2, most=MAX_AUGMULT)
+  checks.check_int('blocks', blocks, least=2)
+  checks.check_int('images_per_block', images_per_block, least=2)
+  checks.check_int('copies', copies, least=2, most=MAX_AUGMULT)
   if not augmults:
-    raise ValueError('--augmults= must be whole numbers with commas between them')
+    raise ValueError('augmults=() must be whole numbers')
   for n in augmults:
-    checks.check_int('--augmults', n, least=1, most=MAX_AUGMULT)
-  checks.check_int('--minibatches', minibatches)
+    checks.check_int('augmults', n, least=1, most=MAX_AUGMULT)
+  checks.check_int('minibatches', minibatches)
   if minibatches and minibatches < 2 * _MINIBATCH_BLOCKS:
     raise ValueError(
-      f'--minibatches={minibatches} must be 0, for none, or at least {2 * _MINIBATCH_BLOCKS}'
+      f'minibatches={minibatches} must be 0, for none, or at least {2 * _MINIBATCH_BLOCKS}'
     )
 
 

@@ -108,7 +108,7 @@ def test_report_on_another_n():
   ],
 )
 def test_settings_out_of_range_are_named(setting):
-  with pytest.raises(ValueError, match=f'^--{next(iter(setting))}='):
+  with pytest.raises(ValueError, match=f'^{next(iter(setting))}='):
     search.find(_config(), **setting)
 
 

@@ -12,8 +12,8 @@ from nfnets_augmult.training.plan import make_plan
 from tests.report.records_of_runs import METRIC, make_run
 
 
-def test_the_runs_of_a_bundle_are_found(tmp_path):
-  """Each in its folder below that of the bundle, which is no run itself."""
+def test_runs_that_an_earlier_version_trained_together_are_found(tmp_path):
+  """Each in its folder below the common one, which is no run itself."""
   config = dict(make_run(0.5).config)
   records.write_json(str(tmp_path / 'config.json'), {**config, 'runs.seeds': [0, 1]})
   records.write_json(str(tmp_path / 'result.json'), {'run_0_0.1': {}})

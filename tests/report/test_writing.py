@@ -18,14 +18,14 @@ from tests.report.records_of_runs import METRIC
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def _write_sweep(workdir):
+def _write_sweep(workdir, expected='Nothing in particular.'):
   """Two runs that finished, one that diverged and one that failed."""
   base = small_digits_recipe()
   base.batch_size = 16
   base.total_steps = 6
   learning_rates = (0.05, 0.1, 0.2, 0.4)
   points = grid.grid({'augmult': (2,), 'optimizer.learning_rate': learning_rates})
-  sweep = grid.Sweep('A test', base, points, 'Nothing in particular.')
+  sweep = grid.Sweep('A test', base, points, expected)
   grid.describe(sweep, str(workdir))
   for place, (name, point) in enumerate(sweep.named_points().items()):
     status, message = (
@@ -51,6 +51,15 @@ def test_the_report_shows_the_result_or_the_status_of_every_run(tmp_path):
     rows = {row['run']: row for row in csv.DictReader(file)}
   row = rows['augmult=2,learning_rate=0.1']
   assert (row[METRIC], row['temperature'], row['unique images per batch']) == ('0.6', '0.2', '8')
+
+
+@pytest.mark.parametrize('expected', ['All n are alike.', ''])
+def test_the_papers_finding_is_quoted_where_there_is_one(tmp_path, expected):
+  _write_sweep(tmp_path, expected)
+  writing.write_report(str(tmp_path), str(tmp_path / 'out'))
+  text = (tmp_path / 'out' / 'report.md').read_text(encoding='utf-8')
+  assert ('\n\nThe paper: All n are alike.\n\n' in text) == bool(expected)
+  assert ('The paper' in text) == bool(expected)
 
 
 def test_records_alone_give_the_same_report_again(tmp_path):

@@ -114,6 +114,16 @@ def test_a_run_that_diverges_leaves_the_others_alone(finished, tmp_path, monkeyp
   assert_same_records(ours, theirs, rtol=2e-3)
 
 
+def test_what_came_after_the_checkpoint_is_forgotten(tmp_path):
+  """A run that diverged before the first checkpoint is one to resume, not one that is done."""
+  runs, _ = prepared = _prepare(str(tmp_path), (0,))
+  for run in runs:
+    records.write_status(run.workdir, 'diverged', 'at a step that was not saved')
+  with pytest.raises(StopRequested):
+    _train(prepared, stop_requested=stop_after(1))
+  assert [records.read_status(run.workdir)[0] for run in runs] == ['unfinished'] * 2
+
+
 def test_divergence_of_all_runs_is_an_error(tmp_path):
   """Also where they had diverged before this start."""
   runs = {'seeds': (0, 1), 'learning_rates': (1e9,)}

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -139,6 +140,18 @@ def test_evaluate_agrees_with_the_run(finished):
     best, metric = checkpoints.best_step, checkpoints.best_metric()
   assert evaluate(workdir, checkpoint='best')['ema']['top_1'] == pytest.approx(metric)
   assert evaluate(workdir, checkpoint='best')['step'] == best
+
+
+def test_a_run_without_a_record_of_its_data_is_evaluated_with_a_warning(finished, tmp_path, caplog):
+  """As earlier versions left them: with the data that the config names."""
+  workdir, _, _ = finished
+  old = tmp_path / 'old'
+  shutil.copytree(workdir, old)
+  facts = records.read_json(str(old / 'run.json'))
+  del facts['data']
+  records.write_json(str(old / 'run.json'), facts)
+  assert evaluate(str(old)) == evaluate(workdir)
+  assert 'the names of the classes of this run are not known' in caplog.text
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path):

@@ -165,6 +165,9 @@ def test_a_grid_is_every_combination_in_order():
 def test_names_of_points_are_readable_and_safe():
   point = {'augmult': 4, 'optimizer.learning_rate': 0.1, 'dataset.train_split': 'train[:9]/x'}
   assert grid.point_name(point) == 'augmult=4,learning_rate=0.1,train_split=train__9__x'
+  # Values that differ little have names that differ.
+  names = [grid.point_name({'optimizer.learning_rate': rate}) for rate in (0.1234567, 0.12345678)]
+  assert names == ['learning_rate=0.1234567', 'learning_rate=0.12345678']
 
 
 def test_invalid_sweeps_are_refused():
@@ -290,6 +293,11 @@ def test_a_file_of_a_single_run_needs_axes():
 def test_axes_that_cannot_be_varied_are_named(axis, message):
   with pytest.raises(ValueError, match=message):
     grid.load_sweep(QUICKSTART, [axis])
+
+
+def test_an_axis_is_given_once():
+  with pytest.raises(ValueError, match=r'--grid\.seed is given twice'):
+    grid.load_sweep(QUICKSTART, ['seed=0', 'augmult=1', 'seed=1'])
 
 
 def test_listed_commands_give_the_configs_of_the_points(monkeypatch):

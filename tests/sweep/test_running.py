@@ -209,6 +209,9 @@ def test_runs_that_an_earlier_version_trains_together_are_not_trained_twice(tmp_
     groups.split(shape, str(tmp_path))
   (folder / 'result.json').write_text('{}')
   assert groups.split(shape, str(tmp_path)) == [shape]
+  (folder / 'group.json').write_text('{"points": 3}')
+  with pytest.raises(records.DamagedError, match=r'group.json is damaged: it has no points'):
+    groups.split(shape, str(tmp_path))
 
 
 def test_groups_of_a_single_host_stay_the_same():

@@ -138,11 +138,11 @@ def test_an_override_without_a_config_file_says_what_it_needs(tmp_path):
 @pytest.mark.parametrize(
   ('numbers', 'word'),
   [
-    ({'copies': 1}, '--copies=1'),
+    ({'copies': 1}, '^copies=1'),
     ({'blocks': 100}, '1437 images'),
-    ({'minibatches': 4}, '--minibatches=4'),
-    ({'augmults': (0,)}, '--augmults=0'),
-    ({'augmults': (1, 10**7), 'minibatches': 64}, '--augmults=10000000'),
+    ({'minibatches': 4}, '^minibatches=4'),
+    ({'augmults': (0,)}, '^augmults=0'),
+    ({'augmults': (1, 10**7), 'minibatches': 64}, '^augmults=10000000'),
   ],
 )
 def test_numbers_that_allow_no_estimate_are_refused(numbers, word):

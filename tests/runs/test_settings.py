@@ -1,0 +1,173 @@
+"""Every key of a config arrives in the settings under its own name."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import pytest
+
+from nfnets_augmult import configs
+from nfnets_augmult.data.augmentation import Augmentation
+from nfnets_augmult.data.crop_flip import CropFlip
+from nfnets_augmult.data.evaluation_crop import EvaluationCrop
+from nfnets_augmult.data.image_formats import DecodeRules
+from nfnets_augmult.data.inception_crop import InceptionCrop
+from nfnets_augmult.data.mixing import Mixing
+from nfnets_augmult.data.randaugment import RandAugment
+from nfnets_augmult.data.read_options import ReadOptions
+from nfnets_augmult.runs import settings
+
+_VALUES = {
+  'seed': 11,
+  'augmult': 4,
+  'unique_images_per_batch': 6,
+  'placement': 'neighbouring',
+  'total_steps': 123,
+  'dataset.name': 'folder',
+  'dataset.data_dir': '/photos',
+  'dataset.train_split': 'one',
+  'dataset.test_split': 'two',
+  'dataset.image_size': 24,
+  'dataset.test_image_size': 32,
+  'dataset.on_bad_image': 'skip',
+  'dataset.jpeg_scaling': False,
+  'dataset.apply_orientation': False,
+  'dataset.max_pixels': 1234,
+  'dataset.antialias': True,
+  'dataset.allow_download': True,
+  'augmentation.crop': 'inception',
+  'augmentation.flip': False,
+  'augmentation.inception.area': (0.2, 0.5),
+  'augmentation.inception.aspect': (0.5, 1.0),
+  'augmentation.mixup.share': 0.25,
+  'augmentation.mixup.alpha': 0.75,
+  'augmentation.cutmix.share': 0.5,
+  'augmentation.randaugment.layers': 3,
+  'augmentation.randaugment.magnitude': 7.0,
+  'augmentation.randaugment.behaviour': 'pil',
+  'augmentation.mix_first': False,
+  'model.name': 'wrn_10_1',
+  'model.dropout_rate': 0.4,
+  'dropout_masks': 2,
+  'init_from': '/start.npz',
+  'compute_dtype': 'bfloat16',
+  'label_smoothing': 0.125,
+  'ema_decay': 0.875,
+  'optimizer.learning_rate': 0.5,
+  'optimizer.schedule': 'cosine',
+  'optimizer.warmup_steps': 5,
+  'sam.rho': 0.0625,
+  'sam.ascent_fraction': 0.375,
+  'sam.synchronize': True,
+  'evaluation.every_epochs': 2.5,
+  'evaluation.batch_size': 77,
+  'evaluation.train_images': 88,
+  'evaluation.crop': 'resize_then_crop',
+  'evaluation.crop_padding': 9,
+  'checkpoint.every_steps': 55,
+  'checkpoint.keep': 3,
+  'log_every_steps': 7,
+}
+
+
+def _config(**changes):
+  config = configs.default_config()
+  config.update_from_flattened_dict({**_VALUES, **changes})
+  return config
+
+
+def test_every_key_arrives():
+  """No two keys have the same value, so that none can stand in for another."""
+  found = settings.read(_config())
+  options = ReadOptions(24, 'skip', False, True, DecodeRules(False, 1234))
+  expected = {
+    'seed': 11,
+    'batch_size': 6,
+    'unique_images_per_batch': 6,
+    'augmult': 4,
+    'placement': 'neighbouring',
+    'is_batch_size_fixed': False,
+    'total_epochs': 0.0,
+    'total_steps': 123,
+    'dataset': settings.Dataset(
+      name='folder',
+      data_dir='/photos',
+      allow_download=True,
+      train_split='one',
+      test_split='two',
+      train_options=options,
+      test_options=dataclasses.replace(options, image_size=32),
+      evaluation_crop=EvaluationCrop('resize_then_crop', 9),
+    ),
+    'augmentation': Augmentation(
+      crop=InceptionCrop(area=(0.2, 0.5), aspect=(0.5, 1.0), flip=False),
+      mixing=Mixing(mixup=0.25, cutmix=0.5, mixup_alpha=0.75),
+      randaugment=RandAugment(layers=3, magnitude=7.0, behaviour='pil'),
+      mix_first=False,
+    ),
+    'is_device_input': False,
+    'steps_per_dispatch': 1,
+    'model_name': 'wrn_10_1',
+    'init_from': '/start.npz',
+    'compute_dtype': 'bfloat16',
+    'dropout_masks': 2,
+    'label_smoothing': 0.125,
+    'ema_decay': 0.875,
+    'learning_rate': 0.5,
+    'schedule': 'cosine',
+    'warmup_steps': 5,
+    'sam': settings.Sam(rho=0.0625, ascent_fraction=0.375, synchronize=True),
+    'evaluate_every_epochs': 2.5,
+    'evaluation_batch_size': 77,
+    'evaluated_train_images': 88,
+    'save_every_steps': 55,
+    'keep_checkpoints': 3,
+    'log_every_steps': 7,
+  }
+  # Two are functions: the model is tested by its parameters, the optimiser by an update.
+  names = {field.name for field in dataclasses.fields(found)}
+  assert names - expected.keys() == {'make_model', 'optimizer'}
+  assert {name: getattr(found, name) for name in expected} == expected
+
+
+def test_keys_of_the_optimizer_arrive():
+  """Of one weight 2 with gradient 1: L2, momentum, Nesterov, and clipping by the norm."""
+  weight = {'conv': {'w': jnp.full((1, 1), 2.0)}}
+
+  def direction(**keys):
+    changes = {f'optimizer.{key}': value for key, value in keys.items()}
+    optimizer = settings.read(_config(**changes)).optimizer
+    state = optimizer.init(weight)
+    for _ in range(2):
+      update, state = optimizer.update({'conv': {'w': jnp.ones((1, 1))}}, state, weight)
+    return float(update['conv']['w'][0, 0])
+
+  plain = {'momentum': 0.5, 'weight_decay': 0.0}
+  assert direction(**plain) == pytest.approx(1.5)
+  assert direction(**plain, nesterov=True) == pytest.approx(1.75)
+  assert direction(momentum=0.5, weight_decay=0.25) == pytest.approx(1.5 * 1.5)
+  assert direction(**plain, clipping=0.25) == pytest.approx(1.5 * 0.5)
+  assert direction(**plain, clipping=0.25, clipping_eps=3.0) == pytest.approx(1.5 * 0.75)
+
+
+def test_keys_of_pad_and_device_input_arrive():
+  """The fixed batch: B is stated, and U follows."""
+  changes = {key: configs.flatten(configs.default_config())[key] for key in _VALUES if 'mi' in key}
+  changes |= {
+    'augmentation.crop': 'pad',
+    'augmentation.pad': 3,
+    'augmentation.pad_mode': 'constant',
+    'augmentation.randaugment.layers': 0,
+    'augmentation.mixup.share': 0.0,
+    'augmentation.cutmix.share': 0.0,
+    'placement': 'within',
+    'batch_size': 24,
+    'unique_images_per_batch': 0,
+    'input': 'device',
+    'steps_per_dispatch': 9,
+  }
+  found = settings.read(_config(**changes))
+  assert found.augmentation.crop == CropFlip(pad=3, pad_mode='constant', flip=False)
+  assert (found.is_device_input, found.steps_per_dispatch) == (True, 9)
+  assert (found.batch_size, found.unique_images_per_batch, found.augmult) == (24, 6, 4)
+  assert found.is_batch_size_fixed
+  assert not found.needs_tensorflow
