@@ -67,12 +67,8 @@ def check_count(count: int) -> None:
     raise NotParametersError(f'{count:,} arrays; at most {_MOST_ARRAYS:,} are read from one file')
 
 
-def check_name(module: Any, name: Any) -> None:
-  """Checks that `module/parameter` can be written and read back unchanged.
-
-  Raises:
-    NotParametersError: a name is empty, too long, not printable, or would change when read back.
-  """
+def _check_name(module: Any, name: Any) -> None:
+  """Checks that `module/parameter` can be written and read back unchanged."""
   for part in (module, name):
     if not isinstance(part, str):
       raise NotParametersError(f'a name of type {type(part).__name__}; names are text')
@@ -102,7 +98,7 @@ def check_params(params: Mapping[str, Mapping[str, Any]]) -> Params:
       )
     checked[module] = {}
     for name, leaf in values.items():
-      check_name(module, name)
+      _check_name(module, name)
       array = _as_plain(leaf, show(f'{module}/{name}'))
       if array.dtype.kind == 'f' and (bad := int(array.size - np.isfinite(array).sum())):
         not_finite[f'{module}/{name}'] = f'{bad:,} of {array.size:,}'
@@ -117,7 +113,7 @@ def check_params(params: Mapping[str, Mapping[str, Any]]) -> Params:
 
 
 def _as_plain(leaf: Any, shown_name: str) -> np.ndarray:
-  """Returns an array of one of NumPy's own dtypes, in native byte order."""
+  """An array of one of NumPy's own dtypes, in native byte order."""
   array = np.asarray(leaf)
   if not PLAIN_TYPE.fullmatch(array.dtype.str):
     # bfloat16 and narrower, which are no dtypes of NumPy's own; nothing else can be cast.

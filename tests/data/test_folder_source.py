@@ -27,7 +27,7 @@ def _write_classes(root, counts=(12, 20)):
 
 def _files(root, split):
   source = loading.load_source('folder', split=split, data_dir=str(root))
-  return list(source.relative_paths)
+  return list(source.listing)
 
 
 def test_folder_without_splits_holds_a_tenth_out(tmp_path):
@@ -103,7 +103,7 @@ def test_folder_reads_files(tmp_path):
     pixels = np.asarray(Image.open(io.BytesIO(encoded)), np.float32)
     assert label == (index >= 5)
     assert np.abs(pixels - photos[index]).mean() < (0.1 if index in (0, 4, 5) else 12)
-    assert source.image_name(index) == f'{tmp_path}/train/{source.relative_paths[index]}'
+    assert source.image_name(index) == f'{tmp_path}/train/{source.listing[index]}'
 
 
 def test_folder_passes_over_what_is_no_image(tmp_path):
@@ -183,7 +183,7 @@ def test_images_are_known_by_content(tmp_path):
   (folder / 'x.jpg').mkdir()
   shutil.copy(folder / '0.jpg', tmp_path / 'train' / 'stray')
   source = _load(tmp_path)
-  assert [path for path in source.relative_paths if path.startswith('a/')] == [
+  assert [path for path in source.listing if path.startswith('a/')] == [
     'a/0.jpg',
     'a/b.webp',
     'a/c.jfif',
@@ -221,7 +221,7 @@ def test_images_below_the_class_folder(tmp_path):
   (folder / '2019' / 'all').symlink_to(tmp_path)
   (folder / '9.jpg').symlink_to(folder / '0.jpg')
   source = _load(tmp_path / 'set')
-  assert source.relative_paths == (
+  assert source.listing == (
     'a/0.jpg',
     'a/2019/0.jpg',
     'a/2019/x.jpg/1.jpg',
@@ -272,10 +272,10 @@ def test_names_that_are_no_utf_8(tmp_path):
     shutil.copy(os.fsencode(tmp_path / 'train/a/0.jpg'), folder + b'/\xe9.jpg')
   source = _load(tmp_path)
   assert source.class_names == ('a', 'b', r'gr\xfcn')
-  assert source.relative_paths[2] == r'gr\xfcn/\xe9.jpg'
+  assert source.listing[2] == r'gr\xfcn/\xe9.jpg'
   assert source.image_name(2) == rf'{tmp_path}/train/gr\xfcn/\xe9.jpg'
   assert source.read(2)[1] == 2
-  '\n'.join((*source.relative_paths, *source.class_names)).encode()
+  '\n'.join((*source.listing, *source.class_names)).encode()
 
 
 @pytest.mark.parametrize('locale', ['C', 'POSIX'])
@@ -284,14 +284,14 @@ def test_reading_does_not_depend_on_the_locale(tmp_path, locale):
   _make(tmp_path, *(f'{name}/{i}é.jpg' for name in ('Zoo', 'apple', 'Äpfel') for i in range(9)))
   code = (
     'import sys; from nfnets_augmult.data import loading as l\n'
-    'print(ascii([l.load_source("folder", split=s, data_dir=sys.argv[1]).relative_paths '
+    'print(ascii([l.load_source("folder", split=s, data_dir=sys.argv[1]).listing '
     'for s in ("train", "test")]))'
   )
   environment = dict(os.environ, LC_ALL=locale, PYTHONUTF8='0', PYTHONCOERCECLOCALE='0')
   printed = subprocess.run(
     [sys.executable, '-c', code, tmp_path], env=environment, capture_output=True, check=True
   ).stdout.decode()
-  expected = [_load(tmp_path, split).relative_paths for split in ('train', 'test')]
+  expected = [_load(tmp_path, split).listing for split in ('train', 'test')]
   assert printed.strip() == ascii(expected)
   assert [name for name in _load(tmp_path).class_names] == ['Zoo', 'apple', 'Äpfel']
 
