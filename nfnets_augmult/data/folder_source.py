@@ -302,7 +302,7 @@ def _notes(scan: _Scan) -> tuple[str, ...]:
     )
   if below := [file.path for file in scan.files if file.path.count(b'/') > 1]:
     notes.append(
-      f'{len(below):,} of {len(scan.files):,} images lie in folders below that of their class '
+      f'{len(below):,} of {len(scan.files):,} images are in folders below that of their class '
       f'(e.g. {_shown(below[0])})'
     )
   return tuple(notes)
@@ -353,15 +353,15 @@ def _check_classes_are_not_splits(
   if is_undivided:
     for name in classes:
       inside = _folders(os.path.join(folder, name))
-      if splits := [inner for inner in inside if _split_purpose(inner)]:
+      if splits := [inner for inner in inside if _purpose(inner)]:
         raise ValueError(
-          f'{_shown(folder, name)} holds {_listed(splits)}, the name of a split: if classes lie in '
+          f'{_shown(folder, name)} holds {_listed(splits)}, the name of a split: if classes are '
           f'there, say {_argument("data_dir", os.path.join(folder, name))}, else divide '
           'the images as train/CLASS/... and test/CLASS/...'
         )
-  elif len(splits := [name for name in classes if _split_purpose(name)]) > 1:
+  elif len(splits := [name for name in classes if _purpose(name)]) > 1:
     raise ValueError(
-      f'{_shown(folder)} holds {_listed(splits)}, which are no names of classes but of splits: say '
+      f'{_shown(folder)} holds {_listed(splits)}, which are names of splits, not of classes: say '
       f'{_argument("data_dir", folder)}, or give the classes other names'
     )
 
@@ -376,9 +376,8 @@ def _hint_one_level_deeper(folder: bytes, only: bytes, *, is_undivided: bool) ->
     inner = os.path.join(inner, names[0])
   if not names:
     return ''
-  remedy = (
-    f'say {_argument("data_dir", inner)}' if is_undivided else f'move them to {_shown(folder)}'
-  )
+  move = f'move them to {_shown(folder)}'
+  remedy = f'say {_argument("data_dir", inner)}' if is_undivided else move
   return f'. If its folders {_listed(names)} are the ones meant, {remedy}'
 
 
@@ -401,14 +400,14 @@ def _holds_splits(root: bytes, folders: Sequence[bytes], asked: set[bytes]) -> b
   They are if one has the name of a split asked for, or a usual name of a split. Only `train` may
   also be a class, beside cars and ships: a folder of files among several other folders.
   """
-  splits = [name for name in folders if name in asked or _split_purpose(name)]
+  splits = [name for name in folders if name in asked or _purpose(name)]
   if splits == [b'train'] and len(folders) > 2:
     inside = [e for e in _entries(os.path.join(root, b'train')) if not _is_litter(e)]
     return not inside or any(entry.is_dir() for entry in inside)
   return bool(splits)
 
 
-def _split_purpose(name: bytes) -> str:
+def _purpose(name: bytes) -> str:
   """'train' or 'test' for a usual name of such a split, as `Train` or `val_images`, else ''."""
   words = {word.rstrip('0123456789') for word in re.split(r'[\W_]+', _text(name).lower())}
   for purpose, usual in (('train', _TRAIN_WORDS), ('test', _TEST_WORDS)):
@@ -421,10 +420,8 @@ def _no_such_split(root: bytes, folders: Sequence[bytes], split: str, train_spli
   """The message for a split without a folder, with the arguments that fit the folders found."""
   is_train = split == train_split
   key = 'train_split' if is_train else 'split'
-  usual = [folder for folder in folders if _split_purpose(folder)]
-  trains, tests = (
-    [f for f in usual if _split_purpose(f) == purpose] for purpose in ('train', 'test')
-  )
+  usual = [folder for folder in folders if _purpose(folder)]
+  trains, tests = ([f for f in usual if _purpose(f) == purpose] for purpose in ('train', 'test'))
   if fitting := trains if is_train else tests:
     remedy = f'; say {_argument(key, min(fitting, key=_rank))}'
     if is_train and tests and b'test' not in folders:

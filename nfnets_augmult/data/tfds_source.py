@@ -1,4 +1,4 @@
-"""Image classification data sets that TensorFlow Datasets has prepared, by index."""
+"""Image classification data sets prepared by TensorFlow Datasets, as sources."""
 
 import bisect
 import concurrent.futures
@@ -29,8 +29,8 @@ from nfnets_augmult.data.sources import (
 # A data set whose images all have one shape is decoded into memory up to this size.
 _MAX_BYTES_IN_MEMORY = 2 * 2**30
 
-# Of how many records the labels are looked at before a run: all of a small split; of a larger one
-# as many stretches, evenly spread, so that not every file must be opened.
+# Labels are checked before a run: all of a split of up to so many records; of a larger one only
+# those of some stretches of records, evenly spread, so that few files are opened.
 _MOST_RECORDS_LOOKED_AT = 10_000
 _STRETCHES, _STRETCH = 32, 64
 

@@ -73,7 +73,7 @@ def _check_name(module: Any, name: Any) -> None:
     if not isinstance(part, str):
       raise NotParametersError(f'a name of type {type(part).__name__}; names are text')
     if len(part) > _LONGEST_NAME or not part.isprintable():
-      raise NotParametersError(f'{show(part)} is no name: it is long, or cannot be printed')
+      raise NotParametersError(f'{show(part)} is not a name: it is long, or cannot be printed')
   parts = module.split('/')
   if '/' in name or not name or any(part in ('', '.', '..') for part in parts):
     raise NotParametersError(f'{show(f"{module}/{name}")} is not of the form module/parameter')
@@ -116,7 +116,7 @@ def _as_plain(leaf: Any, shown_name: str) -> np.ndarray:
   """An array of one of NumPy's own dtypes, in native byte order."""
   array = np.asarray(leaf)
   if not PLAIN_TYPE.fullmatch(array.dtype.str):
-    # bfloat16 and narrower, which are no dtypes of NumPy's own; nothing else can be cast.
+    # bfloat16 and narrower types, which NumPy itself lacks; nothing else can be cast.
     if not np.can_cast(array.dtype, np.float32):
       kind = show(str(array.dtype))
       raise NotParametersError(f'{shown_name} is of type {kind}; parameters are real numbers')

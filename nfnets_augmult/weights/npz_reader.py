@@ -36,7 +36,7 @@ def read_arrays(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
   """Returns the arrays of a `.npz` of `size` bytes by name, in native byte order.
 
   Raises:
-    ValueError: the archive or a member is damaged, is no array of real numbers, or is larger than
+    ValueError: the archive or a member is damaged, not an array of real numbers, or larger than
       `checks.check_size` allows.
   """
   with _opened(file, size) as (archive, members):
@@ -51,7 +51,7 @@ def read_metadata(file: BinaryIO, size: int) -> dict[str, object]:
   """Returns the metadata of a `.npz` of `size` bytes, `{}` if it has none.
 
   Raises:
-    ValueError: the archive or its metadata are damaged.
+    ValueError: the archive or its metadata is damaged.
   """
   with _opened(file, size) as (archive, members):
     if METADATA_MEMBER not in members:
@@ -106,7 +106,7 @@ def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
     if info.is_dir() and info.file_size == 0:
       continue
     if not info.filename.endswith(_SUFFIX):
-      raise ValueError(f'member {checks.show(info.filename)} is no array')
+      raise ValueError(f'member {checks.show(info.filename)} is not an array')
     name = info.filename.removesuffix(_SUFFIX)
     if name in members:
       raise ValueError(f'two members are called {checks.show(name)}')

@@ -106,7 +106,7 @@ def read_params(path: str | os.PathLike[str]) -> Params:
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-  """Returns the metadata of a `.npz` or `.safetensors`, `{}` if there are none.
+  """Returns the metadata of a `.npz` or `.safetensors`, `{}` if there is none.
 
   Raises:
     ValueError: the file or its metadata cannot be read; the message has the path.
@@ -128,7 +128,7 @@ def _read_safetensors_metadata(file: BinaryIO, size: int) -> dict[str, Any]:
   try:
     header = json.loads(file.read(length))
   except (ValueError, RecursionError) as error:
-    raise ValueError('its header is no JSON') from error
+    raise ValueError('its header is not JSON') from error
   texts = header.get('__metadata__', {}) if isinstance(header, dict) else None
   if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
     raise ValueError('its header is not that of a .safetensors')

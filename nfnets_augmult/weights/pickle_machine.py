@@ -162,7 +162,7 @@ class Interpreter:
   def _name_from_stack(self) -> None:
     module, name = self._pop(2)
     if not isinstance(module, str) or not isinstance(name, str):
-      raise UnsafePickleError('not a readable pickle: a name that is no text')
+      raise UnsafePickleError('not a readable pickle: a name that is not text')
     self._push(pickle_names.find(module, name))
 
   def _build(self) -> None:

@@ -207,7 +207,7 @@ def call(function: Any, arguments: Any) -> Any:
   """Returns the result of a call in a pickle.
 
   Raises:
-    UnsafePickleError: `function` is no stand-in, or does not take the arguments.
+    UnsafePickleError: `function` is not a stand-in, or does not take the arguments.
   """
   if not isinstance(function, types.FunctionType) or not isinstance(arguments, tuple):
     raise UnsafePickleError(f'a call of a {type_name(function)} with a {type_name(arguments)}')

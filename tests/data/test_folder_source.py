@@ -232,7 +232,7 @@ def test_images_below_the_class_folder(tmp_path):
   )
   assert source.labels.tolist() == [0] * 6 + [1]
   assert '3 linked to a folder that is read anyway' in source.notes[0]
-  assert source.notes[1].startswith('4 of 7 images lie in folders below that of their class')
+  assert source.notes[1].startswith('4 of 7 images are in folders below that of their class')
 
 
 def test_order_and_tenth_follow_the_path_below_the_class(tmp_path):
