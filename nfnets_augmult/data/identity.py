@@ -8,7 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from nfnets_augmult.data.sources import ArraySource, Source, describe_class_changes, shorten
+from nfnets_augmult.data.folder_source import FolderSource
+from nfnets_augmult.data.sources import (
+  ArraySource,
+  EncodedSource,
+  Source,
+  describe_class_changes,
+  shorten,
+)
 
 
 def describe_split(source: Source) -> dict[str, Any]:
@@ -61,27 +68,20 @@ def describe_split_changes(
 
 
 class _Relabelled:
-  """An `EncodedSource` with labels that index another list of classes."""
+  """A source with labels that index another list of classes."""
 
-  def __init__(self, source: Any, labels: np.ndarray, class_names: Sequence[str]):
+  def __init__(self, source: EncodedSource, labels: np.ndarray, class_names: tuple[str, ...]):
     self._source = source
     self._labels = labels
-    self.class_names = tuple(class_names)
-    self.description = source.description
+    self.class_names = class_names
 
-  @property
-  def num_images(self) -> int:
-    """N."""
-    return self._source.num_images
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._source, name)
 
   def read(self, index: int) -> tuple[bytes, int]:
     """Returns the encoded image and the new label."""
     encoded, label = self._source.read(index)
     return encoded, int(self._labels[label])
-
-  def image_name(self, index: int) -> str:
-    """Returns the name of the image in the original source."""
-    return self._source.image_name(index)
 
 
 def map_classes(source: Source, class_names: Sequence[str]) -> Source:
@@ -92,11 +92,12 @@ def map_classes(source: Source, class_names: Sequence[str]) -> Source:
   """
   if any(len(set(names)) < len(names) for names in (class_names, source.class_names)):
     raise ValueError('classes cannot be mapped by name: a name is there twice')
-  if new := [name for name in source.class_names if name not in class_names]:
+  label_of = {name: label for label, name in enumerate(class_names)}
+  if new := [name for name in source.class_names if name not in label_of]:
     raise ValueError(
       f'classes cannot be mapped by name: {describe_class_changes(new, ())} ({source.description})'
     )
-  labels = np.array([list(class_names).index(name) for name in source.class_names], np.int32)
-  if isinstance(source, ArraySource):
+  labels = np.array([label_of[name] for name in source.class_names], np.int32)
+  if isinstance(source, ArraySource | FolderSource):
     return dataclasses.replace(source, labels=labels[source.labels], class_names=tuple(class_names))
-  return _Relabelled(source, labels, class_names)
+  return _Relabelled(source, labels, tuple(class_names))

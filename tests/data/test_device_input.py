@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -72,10 +73,8 @@ def test_batches_are_those_of_tf_data(crop, placement):
   epochs = set()
   for step, batch in enumerate(expected):
     epochs.add(tuple(np.unique(batch['epoch'])))
-    made = device_batch(step)
-    assert made.keys() == batch.keys()
-    for key, array in batch.items():
-      np.testing.assert_array_equal(made[key], deal_to_devices(array, 4), err_msg=key)
+    dealt = {key: deal_to_devices(array, 4) for key, array in batch.items()}
+    chex.assert_trees_all_equal(device_batch(step), dealt)
   assert (0, 1) in epochs
 
 
@@ -96,8 +95,8 @@ def test_two_hosts_fill_the_global_batch():
       )
     )
     made = _device_batches(source, multiplicity, crop, device_count=3, **hosts)(4)
-    for key, array in batch.items():
-      np.testing.assert_array_equal(made[key], deal_to_devices(array, 3), err_msg=key)
+    dealt = {key: deal_to_devices(array, 3) for key, array in batch.items()}
+    chex.assert_trees_all_equal(made, dealt)
 
 
 def test_host_batches_without_tensorflow_are_those_of_tf_data():
@@ -120,11 +119,7 @@ def test_host_batches_without_tensorflow_are_those_of_tf_data():
         pipeline.evaluation_batches(source, **evaluation),
       ),
     ):
-      for mine, other in zip(ours, theirs, strict=True):
-        assert mine.keys() == other.keys()
-        for key, array in other.items():
-          assert mine[key].dtype == array.dtype
-          np.testing.assert_array_equal(mine[key], array, err_msg=key)
+      chex.assert_trees_all_equal(list(ours), list(theirs), strict=True)
 
 
 def test_what_does_not_fit_is_refused():

@@ -123,7 +123,7 @@ def hostile_pickles():
     yield f'call_{name[-5:]}', _in_net(data), 'a call with|only mention'
   yield 'twice', _START + b'}(' + (_text('a') + b'}') * 2 + b'u.', "'a' is there twice"
   for name in ('a/b', '', 'a\nb', 'a\0b', '\x1b[2J', '\u202e'):
-    yield f'name_{name!r}', _in_net(_array(b')'), name), 'no name|not of the form'
+    yield f'name_{name!r}', _in_net(_array(b')'), name), 'not a name|not of the form'
   for name in ('', '/net', '../net', 'net//x', 'net/'):
     data = _in_net(_array(b')')).replace(_text('net'), _text(name))
     yield f'module_{name!r}'.replace('/', '|'), data, 'not of the form'
