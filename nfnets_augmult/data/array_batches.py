@@ -92,9 +92,4 @@ def evaluation_batches(
   total = source.num_images if num_images is None else min(num_images, source.num_images)
   hosts = {'host_index': host_index, 'host_count': host_count}
   for index, mask in evaluation_indices(total, batch_size=batch_size, **hosts):
-    yield evaluation_batch(source, index, mask)
-
-
-def evaluation_batch(source: ArraySource, index: np.ndarray, mask: np.ndarray) -> Batch:
-  """Returns images `index` of `source`, un-augmented, with their `mask`."""
-  return dict(image=source.images[index], label=source.labels[index], mask=mask, image_index=index)
+    yield dict(image=source.images[index], label=source.labels[index], mask=mask, image_index=index)

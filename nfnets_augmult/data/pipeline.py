@@ -36,7 +36,6 @@ tf.config.set_visible_devices([], 'GPU')
 _READ_OPTIONS, _EVALUATION_CROP = ReadOptions(), EvaluationCrop()  # as default arguments
 
 _CROP_TYPES = {'image': tf.uint8, 'label': tf.int32, 'mask': tf.float32, **SLOT_TYPES}
-_EVALUATION_TYPES = {key: _CROP_TYPES[key] for key in ('image', 'label', 'mask', 'image_index')}
 _MIX_TYPES = {'partner': tf.int64, 'kind': tf.int32, 'weight': tf.float32, 'box': tf.int32}
 _RANDAUGMENT_TYPES = {'operation': tf.int32, 'negate': tf.bool, 'centre': tf.float32}
 
@@ -111,18 +110,15 @@ def evaluation_batches(
     read_options: how images are read.
     num_images: the number of images to evaluate, from the first; None for all.
   """
-  total = source.num_images if num_images is None else min(num_images, source.num_images)
   hosts = {'host_index': host_index, 'host_count': host_count}
-  indices = list(array_batches.evaluation_indices(total, batch_size=batch_size, **hosts))
-  reader = ImageReader(source, read_options)
   if isinstance(source, ArraySource):
-
-    def fill_from_memory(batch: np.ndarray) -> Batch:
-      return array_batches.evaluation_batch(source, *indices[int(batch)])
-
-    fill = functools.partial(numpy_call, fill_from_memory, _EVALUATION_TYPES)
-    batches = tf.data.Dataset.range(len(indices)).map(fill, num_parallel_calls=2)
-    return _iterate(batches, reader)
+    # Copying arrays is so fast that it needs no background threads.
+    return array_batches.evaluation_batches(
+      source, batch_size=batch_size, num_images=num_images, **hosts
+    )
+  reader = ImageReader(source, read_options)
+  total = source.num_images if num_images is None else min(num_images, source.num_images)
+  indices = array_batches.evaluation_indices(total, batch_size=batch_size, **hosts)
 
   def read(index: tf.Tensor, is_used: tf.Tensor) -> dict[str, tf.Tensor]:
     centre = read_centre(reader, index, crop, reader.image_shape[0])

@@ -12,7 +12,7 @@ Params = dict[str, dict[str, np.ndarray]]
 # NumPy's type codes of real numbers.
 PLAIN_TYPE = re.compile(r'[<>|=]?(?:b1|[iu][1248]|f[248])')
 
-# Far above the names of any network; a hostile file could hold one of its own size.
+# Far longer than the names of any network; in a hostile file, a name could fill the file.
 _LONGEST_NAME = 500
 _LONGEST_SHOWN = 100
 _LONGEST_MESSAGE = 400
@@ -20,8 +20,8 @@ _LARGEST_EMPTY = 2**31
 _MOST_ARRAYS = 10_000
 
 # Arrays may be larger than their file, which can be compressed or have an array under two names.
-# Trained float32 compresses by a tenth, 90 % of zeros by 8. The constant admits small files of
-# zeros.
+# Trained float32 compresses by a tenth, with 90 % of zeros by a factor of 8. The constant admits
+# small files of zeros.
 _MOST_EXPANSION = 8
 _FREE_BYTES = 16 * 2**20
 

@@ -14,7 +14,7 @@ from nfnets_augmult.weights import checks, npz_reader, safe_pickle
 from nfnets_augmult.weights import metadata as metadata_lib
 from nfnets_augmult.weights.checks import Params
 
-# Of an archive with members and of an empty one.
+# Archives with members, and empty ones.
 _ZIP_MAGICS = (b'PK\x03\x04', b'PK\x05\x06')
 _PICKLE_MAGIC = b'\x80'
 
