@@ -164,7 +164,10 @@ def jpeg_header(encoded: bytes) -> JpegHeader:
     if marker == 0xE1 and not exif and encoded[place + 4 : place + 10] == b'Exif\0\0':
       exif = _exif_orientation(encoded[place + 10 : place + 2 + length])
     elif marker == 0xE1 and not xmp and encoded[place + 4 : place + 10] == b'http:/':
-      xmp = _xmp_orientation(encoded[place + 4 : place + 2 + length])
+      # Pillow uses it, too, if there is no EXIF.
+      segment = encoded[place + 4 : place + 2 + length]
+      found = re.search(rb'tiff:Orientation(?:="|>)([1-8])', segment)
+      xmp = int(found[1]) if found else 0
     if marker in (0xD9, 0xDA):
       break
     if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
@@ -202,12 +205,6 @@ def _exif_orientation(exif: bytes) -> int:
       (value,) = struct.unpack_from(order + {4: 'I'}.get(kind, 'H'), exif, entry + 8)
       return value if kind in (3, 4) and 1 <= value <= 8 else 0
   return 0
-
-
-def _xmp_orientation(xmp: bytes) -> int:
-  """Likewise in XMP, which Pillow uses, too, if there is no EXIF."""
-  found = re.search(rb'tiff:Orientation(?:="|>)([1-8])', xmp)
-  return int(found[1]) if found else 0
 
 
 def orient(pixels: np.ndarray, orientation: int) -> np.ndarray:

@@ -214,17 +214,14 @@ class Multiplicity:
   def _augmentation_key(self) -> np.ndarray:
     return np.concatenate(addressed_random.key_for(self.seed, 'augmentation'))
 
-  def epoch_order(self, epoch: int) -> np.ndarray:
-    """Returns the order of the images in `epoch`, a permutation of `range(num_images)`.
+  @functools.cached_property
+  def epoch_order(self) -> Callable[[int], np.ndarray]:
+    """The function from an epoch to its order, a permutation of `range(num_images)`.
 
     A shuffle, except that in a batch that spans two epochs, the images of the later epoch are
-    chosen from those that are not in the batch yet.
+    chosen from those that are not in the batch yet. The last few orders are cached, per object,
+    since many objects may be used alternately.
     """
-    return self._epoch_orders(epoch)
-
-  @functools.cached_property
-  def _epoch_orders(self) -> Callable[[int], np.ndarray]:
-    """Caches the last few orders, per object, since many objects may be used alternately."""
     order = functools.partial(
       _epoch_order, self.seed, self.num_images, self.unique_images_per_batch
     )

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from nfnets_augmult.data import array_batches, mixing, randaugment
 from nfnets_augmult.data.array_batches import Batch
-from nfnets_augmult.data.augmentation import Augmentation, Crop
+from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.copies import SLOT_TYPES, crops_of_images, numpy_call, read_centre
 from nfnets_augmult.data.decoding import ImageReader, ReadOptions
 from nfnets_augmult.data.evaluation_crop import EvaluationCrop
@@ -80,7 +80,15 @@ def train_batches(
   )
   steps, crop = tf.data.Dataset.range(start_step, stop_step), augmentation.crop
   if isinstance(source, ArraySource) and crop.cut is not None:
-    crops = steps.map(_crops_of_arrays(source, part, crop), num_parallel_calls=2)
+
+    def crop_slots(step: np.ndarray) -> Batch:
+      start, stop = part.cropped
+      return array_batches.train_batch(
+        source, multiplicity, int(step), crop=crop, start=start, stop=stop
+      )
+
+    # All in one operation, which is faster than one per image.
+    crops = steps.map(functools.partial(numpy_call, crop_slots, _CROP_TYPES), num_parallel_calls=2)
   else:
     crops = crops_of_images(reader, part, crop, start_step=start_step, stop_step=stop_step)
   finish = _finish_function(part, augmentation, reader.image_shape)
@@ -128,20 +136,6 @@ def evaluation_batches(
   images = tf.data.Dataset.from_tensor_slices(flat)
   images = images.map(read, num_parallel_calls=tf.data.AUTOTUNE)
   return _iterate(images.batch(batch_size, drop_remainder=True), reader)
-
-
-def _crops_of_arrays(
-  source: ArraySource, part: HostPart, crop: Crop
-) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-  """Returns the function from a step to its crops, all made in one operation."""
-
-  def make_crops(step: np.ndarray) -> Batch:
-    start, stop = part.cropped
-    return array_batches.train_batch(
-      source, part.multiplicity, int(step), crop=crop, start=start, stop=stop
-    )
-
-  return functools.partial(numpy_call, make_crops, _CROP_TYPES)
 
 
 def _finish_function(
