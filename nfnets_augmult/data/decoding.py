@@ -12,7 +12,7 @@ from absl import logging
 from nfnets_augmult.data import image_formats, pillow_images
 from nfnets_augmult.data.image_formats import DecodeError, DecodeRules, JpegHeader
 from nfnets_augmult.data.read_options import ReadOptions
-from nfnets_augmult.data.sources import ArraySource, BadDataError, Source
+from nfnets_augmult.data.sources import ArraySource, BadDataError, Source, check_image_size
 
 # Images of other formats than JPEG are scaled down only if they have more pixels: smaller ones stay
 # exact, larger ones would take too much memory, 25 bytes a pixel.
@@ -162,16 +162,12 @@ class ImageReader:
 
   def __init__(self, source: Source, options: ReadOptions):
     """Raises ValueError if the images differ in size and `options` has no image size."""
+    check_image_size(source, options.image_size)
     self.bad_images: dict[int, str] = {}
     self.antialias = options.antialias
     self.image_shape = (options.image_size, options.image_size, 3)
     if isinstance(source, ArraySource):
       self.image_shape = source.images.shape[1:]
-    elif options.image_size < 1:
-      raise ValueError(
-        f'image_size={options.image_size}: the images of {source.description} differ in size; say '
-        'how many pixels the network gets, as in image_size=224'
-      )
     self._source = source
     self._options = options
     self._lock = threading.Lock()

@@ -216,6 +216,15 @@ def _split_name(description: str) -> str:
   return f'split {split!r} of {name!r}'
 
 
+def check_image_size(source: Source, image_size: int) -> None:
+  """Raises ValueError if the images of `source` differ in size and `image_size` is not set."""
+  if image_size < 1 and not isinstance(source, ArraySource):
+    raise ValueError(
+      f'image_size={image_size}: the images of {source.description} differ in size; say '
+      'how many pixels the network gets, as in image_size=224'
+    )
+
+
 def check_split(name: str, split: str, splits: Sequence[str] = ('train', 'test')) -> None:
   """Raises ValueError unless `split` is one of `splits`, which are listed."""
   if split not in splits:
