@@ -125,8 +125,9 @@ case "$type" in
   v6e-*) runtime=v2-alpha-tpuv6e ;;
 esac
 workers=$((hosts * slices))
-size="$type ($number $counts): $((chips * slices)) chips, $workers hosts, $((devices * slices))"
-size="$size JAX devices"
+size="$type ($number $counts): $((chips * slices)) chips, $workers hosts"
+[ "$workers" -gt 1 ] || size="${size%s}"
+size="$size, $((devices * slices)) JAX devices"
 
 root="$(cd "$(dirname "$0")/.." && pwd)"
 config='' workdir=''
@@ -219,7 +220,6 @@ look() {
     cat "$files/state"
     return 0
   fi
-  [ "$(grep -c . "$files/state")" -ge "$slices" ] || machines=gone why='a TPU VM is missing'
   while read -r node; do
     case "$node" in PREEMPTED | TERMINATED | STOPPING | STOPPED | DELETING)
       machines=gone why="a TPU VM is $node"
@@ -326,6 +326,8 @@ give_up() {
 }
 
 fail() {
+  look
+  [ "$machines" = active ] || return 0 # they were taken away, which explains it
   failures=$((failures + 1))
   say "$1 ($failures in a row)"
   [ "$failures" -lt "$most_failures" ] ||
@@ -343,7 +345,8 @@ refuse() {
 keep() {
   local failures=0 refusals=0 unknown=0 stragglers=0 silent=0 before='' requested='' finished=''
   local started=$SECONDS
-  trap 'say "no longer watched. The machines and the training go on, and cost: keep watches them again, delete ends them"; exit 130' INT TERM
+  exec 3>&2 # for the trap, which may come while the output goes into a file
+  trap 'say "no longer watched. The machines and the training go on, and cost: keep watches them again, delete ends them" >&3; exit 130' INT TERM
   pack
   until [ -n "$finished" ]; do
     look
@@ -353,7 +356,7 @@ keep() {
     case "$machines" in
       none)
         request || refuse
-        requested=1 silent=0 stragglers=0
+        requested=1 failures=0 silent=0 stragglers=0
         ;;
       gone)
         if [ -n "$requested" ]; then # they never came
@@ -445,7 +448,7 @@ case "$action" in
     say "$name: $machines${why:+ ($why)}"
     if [ "$machines" = active ]; then
       ask "$(worker status)" || say "only $(count .) of $workers hosts answer"
-      grep '^==' "$files/answers" || cat "$files/answers"
+      [ -n "$dry_run" ] || grep '^==' "$files/answers" || cat "$files/answers"
     fi
     ;;
   logs) show_logs ;;

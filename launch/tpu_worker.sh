@@ -46,14 +46,16 @@ setup() {
 }
 
 start() {
-  if is_running; then # a second try of an ssh connection that broke off
-    return
-  fi
+  is_running && return # a second try of an ssh connection that broke off
   rm -f "$files/ended" "$files/pid"
   # Left by a process that was killed, it keeps the next one from the TPU.
   rm -f /tmp/libtpu_lockfile 2>/dev/null || sudo -n rm -f /tmp/libtpu_lockfile
   setsid nohup bash "$code/launch/tpu_worker.sh" run "$@" >>"$files/log" 2>&1 </dev/null &
-  until [ -s "$files/pid" ]; do sleep 0.1; done
+  for _ in $(seq 100); do
+    [ ! -s "$files/pid" ] || return 0
+    sleep 0.1
+  done
+  return 1
 }
 
 # Trains, in a session of its own; outlives the ssh connection and signals to the group.
