@@ -167,7 +167,7 @@ trap 'rm -rf "$files"' EXIT
 archive=''
 queue=(gcloud compute tpus queued-resources)
 place=("--zone=$zone" "--project=$project")
-everywhere=(--node=all --worker=all --quiet "${place[@]}" ${ssh_flags[@]+"${ssh_flags[@]}"})
+everywhere=(--node=all --worker=all ${ssh_flags[@]+"${ssh_flags[@]}"} --quiet "${place[@]}")
 
 # Runs a command, or prints it so that a shell reads the same one.
 call() {

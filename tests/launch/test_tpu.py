@@ -13,16 +13,14 @@ import time
 
 import pytest
 
-from experiments import quickstart_digits
-from nfnets_augmult import configs
 from nfnets_augmult.training import records
 from tests.launch import fake_gcloud
-from tests.toy_runs import toy_config
+from tests.launch.toy_flags import CONFIG, toy_flags
+from tests.launch.toy_flags import STEPS as TRAIN_STEPS
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 SCRIPT = ROOT / 'launch' / 'tpu.sh'
 FLAGS = ('--name=toy', '--zone=us-central2-b', '--project=p', '--type=v4-16', '--poll_seconds=0.1')
-CONFIG = '--config=experiments/quickstart_digits.py'
 
 WORKDIR = 'for word; do case "$word" in --workdir=*) workdir="${word#*=}" ;; esac; done; '
 # Forty steps, which go on from the last one; host 0 keeps the records, the other waits for its end.
@@ -178,8 +176,27 @@ def test_dry_runs_print_commands_for_a_shell():
   assert started[3:] == ['--multi_host', CONFIG, '--workdir=gs://b/a run']
 
 
+def _documented(program):
+  """The commands of docs/pods.md that begin so, each on one line."""
+  text = (ROOT / 'docs' / 'pods.md').read_text(encoding='utf-8').replace('\\\n', ' ')
+  blocks = '\n'.join(re.findall(r'```bash\n(.*?)```', text, re.DOTALL))
+  return [line for line in blocks.splitlines() if line.startswith(program)]
+
+
+def test_the_documented_commands_are_accepted():
+  commands = _documented('./launch/tpu.sh')
+  assert len(commands) >= 9
+  for command in commands:
+    program, action, *arguments = shlex.split(command)
+    done = subprocess.run(
+      [program, action, '--dry_run', *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.skipif(not shutil.which('gcloud'), reason='needs gcloud')
 def test_gcloud_knows_the_commands(tmp_path):
+  """Those of the script and of the documentation."""
   flags = (*FLAGS, '--spot', '--create_flags=--network=n --reserved', '--ssh_flags=--internal-ip')
   commands = {
     line
@@ -192,6 +209,7 @@ def test_gcloud_knows_the_commands(tmp_path):
     if line.startswith('gcloud')
   }
   assert len(commands) >= 10
+  commands |= set(_documented('gcloud'))
   # In the quotes that Python writes, which gcloud reads, too.
   strings = [{'command_string': shlex.join(shlex.split(command))} for command in commands]
   (tmp_path / 'commands.json').write_text(json.dumps(strings))
@@ -204,27 +222,18 @@ def test_gcloud_knows_the_commands(tmp_path):
   results = json.loads(done.stdout)
   assert len(results) == len(commands)
   for result in results:
-    assert result['success'], result['error_message']
+    assert result['success'], f'{result["command_string"]}: {result["error_message"]}'
 
 
 def test_keep_trains_through_a_preemption(cloud, tmp_path):
   """Two hosts train for real; their machines are taken away once there is a checkpoint."""
-  config = toy_config(
-    total_steps=160, evaluation__every_epochs=100.0, checkpoint__every_steps=8, log_every_steps=8
-  )
-  plain = configs.flatten(quickstart_digits.get_config())
-  overrides = [
-    f'--config.{key}={value}'
-    for key, value in configs.flatten(config).items()
-    if value != plain[key]
-  ]
   workdir = tmp_path / 'run'
   checkpoints = workdir / 'checkpoints'
   process = _start(
     cloud,
     'keep',
     '--spot',
-    *('--', CONFIG, f'--workdir={workdir}', *overrides),
+    *('--', f'--workdir={workdir}', *toy_flags()),
     XLA_FLAGS='--xla_backend_optimization_level=0',
   )
   try:
@@ -235,13 +244,13 @@ def test_keep_trains_through_a_preemption(cloud, tmp_path):
   finally:
     process.kill()
   assert process.returncode == 0, output
-  assert records.read_object(str(workdir / 'result.json'))['step'] == 160
+  assert records.read_object(str(workdir / 'result.json'))['step'] == TRAIN_STEPS
   steps = [
     json.loads(line)['step']
     for line in (workdir / 'metrics.jsonl').read_text().splitlines()
     if 'train/loss' in line
   ]
-  assert steps == sorted(set(steps)) and steps[-1] == 160
+  assert steps == sorted(set(steps)) and steps[-1] == TRAIN_STEPS
   assert cloud.count('queued-resources', 'create', '--spot') == 2
   assert cloud.read('toy') is None
   # On two workers, twice: with the same constraints as everywhere.
