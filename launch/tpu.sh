@@ -246,6 +246,16 @@ worker() {
   echo "bash nfnets_augmult/launch/tpu_worker.sh$arguments"
 }
 
+# Copies a file to all hosts, in up to three tries.
+copy() {
+  local try
+  for try in 1 2 3; do
+    ! call "${queue[@]}" scp "$1" "$name:$2" "${everywhere[@]}" || return 0
+    [ "$try" = 3 ] || pause
+  done
+  return 1
+}
+
 # Asks up to three times, and shows what was answered if not all workers end in the wanted state.
 tell() {
   local wanted="$1" try
@@ -279,7 +289,7 @@ set_up() {
   [ -n "$archive" ] || pack
   file="$(basename "$archive")" # named by its commit, so that no host unpacks another one
   say 'installing' >&2
-  call "${queue[@]}" scp "$archive" "$name:$file" "${everywhere[@]}" &&
+  copy "$archive" "$file" &&
     tell '(ready|running|ended)' "mkdir -p $code && find $code -mindepth 1 -maxdepth 1 ! -name .venv -exec rm -rf {} + && tar -xzf $file -C $code && $(worker setup)"
 }
 

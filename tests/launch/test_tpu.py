@@ -232,7 +232,7 @@ def test_keep_trains_through_a_preemption(cloud, tmp_path):
   process = _start(
     cloud,
     'keep',
-    '--spot',
+    *('--spot', '--poll_seconds=1'),
     *('--', f'--workdir={workdir}', *toy_flags()),
     XLA_FLAGS='--xla_backend_optimization_level=0',
   )
