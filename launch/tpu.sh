@@ -2,6 +2,8 @@
 # Trains on a Cloud TPU, from the request for machines to their deletion. docs/pods.md explains it.
 set -euo pipefail
 
+{ # read to the end before anything runs: the file may change in the days that `keep` takes
+
 usage() {
   cat <<'END'
 Usage: launch/tpu.sh ACTION --name=NAME --zone=ZONE --project=PROJECT --type=TYPE [FLAGS]
@@ -482,3 +484,5 @@ case "$action" in
     remove
     ;;
 esac
+exit
+}
