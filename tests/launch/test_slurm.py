@@ -19,7 +19,7 @@ SCRIPT = ROOT / 'launch' / 'slurm.sbatch'
 CLUSTER = pathlib.Path(__file__).parent / 'slurm_cluster.sh'
 
 
-def _wait(condition, seconds=120):
+def _wait(condition, seconds=300):
   deadline = time.monotonic() + seconds
   while not condition():
     assert time.monotonic() < deadline, 'waited too long'

@@ -71,7 +71,7 @@ def _run(cloud, action, *arguments, **variables):
   return process.returncode, output
 
 
-def _wait(condition, seconds=120):
+def _wait(condition, seconds=300):
   deadline = time.monotonic() + seconds
   while not condition():
     assert time.monotonic() < deadline, 'waited too long'
