@@ -41,6 +41,6 @@ slurmctld -D -f "$SLURM_CONF" >"$folder/slurmctld.out" 2>&1 &
 controller=$!
 slurmd -D -f "$SLURM_CONF" >"$folder/slurmd.out" 2>&1 &
 node=$!
-trap 'kill "$node" "$controller" 2>/dev/null; wait' EXIT
+trap 'kill "$node" "$controller" 2>/dev/null; sleep 3; kill -KILL "$node" "$controller" 2>/dev/null' EXIT
 trap 'exit 0' TERM INT
 wait
