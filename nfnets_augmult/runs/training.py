@@ -10,6 +10,7 @@ import numpy as np
 from absl import logging
 
 from nfnets_augmult import configs
+from nfnets_augmult.ops import files
 from nfnets_augmult.runs import batches, network, pictures, summary
 from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training import groups, loop, records
@@ -82,7 +83,7 @@ def train(
   if is_first_host:
     print(summary.plan_text(runs, folder), flush=True)
     for run in runs:
-      os.makedirs(run.workdir, exist_ok=True)
+      files.make_dirs(run.workdir)
       summary.write_description(run)
       pictures.draw_contact_sheet(run)
   class_names = first.data.train.class_names
