@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from nfnets_augmult.data import array_batches, mixing, randaugment
 from nfnets_augmult.data.augmentation import Augmentation
-from nfnets_augmult.data.copies import SLOT_TYPES, crops_of_images, read_centre
+from nfnets_augmult.data.copies import SLOT_TYPES, crops_of_images, read_ahead, read_centre
 from nfnets_augmult.data.crops import Crop
 from nfnets_augmult.data.decoding import ImageReader, ReadOptions
 from nfnets_augmult.data.evaluation_crop import EvaluationCrop
@@ -142,12 +142,14 @@ def evaluation_batches(
     batches = tf.data.Dataset.range(len(addresses)).map(fill, num_parallel_calls=2)
     return _iterate(batches, reader)
 
-  def read(index: tf.Tensor, in_use: tf.Tensor) -> dict[str, tf.Tensor]:
-    made = read_centre(reader, index, crop, reader.image_shape[0])
-    return dict(made, mask=made['mask'] * in_use, image_index=index)
+  def read(found: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    made = read_centre(reader, found['image_index'], crop, reader.image_shape[0])
+    return dict(made, mask=made['mask'] * found['in_use'], image_index=found['image_index'])
 
-  flat = tuple(np.concatenate(column) for column in zip(*addresses, strict=True))
-  images = tf.data.Dataset.from_tensor_slices(flat)
+  indices, in_use = (np.concatenate(column) for column in zip(*addresses, strict=True))
+  images = tf.data.Dataset.from_tensor_slices({'image_index': indices, 'in_use': in_use})
+  if reader.reads_ahead:
+    images = read_ahead(images.batch(batch_size), reader).unbatch()
   images = images.map(read, num_parallel_calls=tf.data.AUTOTUNE)
   return _iterate(images.batch(batch_size, drop_remainder=True), reader)
 

@@ -75,7 +75,10 @@ def walk(path: str) -> Iterator[tuple[str, list[str], list[str]]]:
 
 
 def sizes(path: str) -> dict[str, int]:
-  """Returns the size in bytes of each file in a folder of a bucket, by name."""
+  """Returns the size in bytes of each file in a folder, by name."""
+  if not is_url(path):
+    with os.scandir(path) as entries:
+      return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
   return {name: size for name, is_folder, size in _entries(path) if not is_folder}
 
 
@@ -197,6 +200,19 @@ def _entries(path: str) -> Iterator[tuple[str, bool, int]]:
 
 
 @contextlib.contextmanager
+def explained(path: str) -> Iterator[None]:
+  """Makes OSErrors of the errors of what reads a URL without this module; ValueErrors stay."""
+  try:
+    yield
+  except (OSError, ValueError):
+    raise
+  except Exception as error:  # each library raises its own
+    if not is_url(path):
+      raise
+    raise _os_error(path, error) from error
+
+
+@contextlib.contextmanager
 def _on_bucket(path: str | os.PathLike[str]) -> Iterator[tuple[Any, str]]:
   """Yields the file system of a URL and the name in it; all errors become OSErrors."""
   url = os.fspath(path).rstrip('/')
@@ -212,7 +228,11 @@ def _on_bucket(path: str | os.PathLike[str]) -> Iterator[tuple[Any, str]]:
     raise ImportError(f'{url}: a library for {scheme}:// is not installed: {how}') from error
   except FileNotFoundError as error:
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url) from error
-  except Exception as error:  # each library raises its own
-    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    number = errno.EACCES if str(error).startswith('Forbidden') else errno.EIO
-    raise OSError(number, ' '.join(lines)[:300], url) from error
+  except Exception as error:
+    raise _os_error(url, error) from error
+
+
+def _os_error(url: str, error: Exception) -> OSError:
+  """An error of a library for buckets, as one of the system."""
+  text = ' '.join(str(error).split())[:300] or type(error).__name__
+  return OSError(errno.EACCES if text.startswith('Forbidden') else errno.EIO, text, url)
