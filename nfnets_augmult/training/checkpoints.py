@@ -163,12 +163,15 @@ class Checkpoints:
 
   def __exit__(self, error_type: type | None, *unused: object) -> None:
     # After an error the last write is still waited for, but only that error is raised.
-    with contextlib.suppress(Exception) if error_type else contextlib.nullcontext():
-      self.wait()
-    self._latest.close()
-    self._best.close()
-    if self._alias:
-      self._alias.cleanup()
+    try:
+      with contextlib.suppress(Exception) if error_type else contextlib.nullcontext():
+        self.wait()
+    finally:
+      for manager in (self._latest, self._best):
+        with contextlib.suppress(Exception):  # closing raises again what waiting has raised
+          manager.close()
+      if self._alias:
+        self._alias.cleanup()
 
   @property
   def latest_step(self) -> int | None:
