@@ -29,7 +29,6 @@ class Bucket:
     variables: of the environment, by which libraries find the server.
     refuse: from method and path of a request to the status it is answered with, or 0 to let it
       pass; called from many threads.
-    most_at_a_time: how many requests were being answered at a time, at most.
   """
 
   def __init__(self, port: int, server_port: int):
@@ -43,9 +42,6 @@ class Bucket:
     }
     self.server_port = server_port
     self.refuse: Callable[[str, str], int] = lambda method, path: 0
-    self.most_at_a_time = 0
-    self._at_a_time = 0
-    self._lock = threading.Lock()
 
   def url(self, name: str) -> str:
     """Returns the URL of an object or folder in the bucket."""
@@ -59,18 +55,6 @@ class Bucket:
       yield
     finally:
       self.refuse = lambda method, path: 0
-
-  @contextlib.contextmanager
-  def counted(self) -> Iterator[None]:
-    """Counts a request while it is being answered."""
-    with self._lock:
-      self._at_a_time += 1
-      self.most_at_a_time = max(self.most_at_a_time, self._at_a_time)
-    try:
-      yield
-    finally:
-      with self._lock:
-        self._at_a_time -= 1
 
 
 def is_write(method: str) -> bool:
@@ -149,17 +133,15 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
   def _answer(self) -> None:
     bucket = self.server.bucket
     body = self._body()
-    with bucket.counted():
-      status = bucket.refuse(self.command, self.path)
-      if status:
-        self._reply(status, [], f'{{"error": {{"code": {status}, "message": "no"}}}}'.encode())
-        return
-      if self._connection is None:
-        self._connection = http.client.HTTPConnection('127.0.0.1', bucket.server_port, timeout=60)
-      headers = {k: v for k, v in self.headers.items() if k.lower() != 'transfer-encoding'}
-      self._connection.request(self.command, self.path, body, headers)
-      answer = self._connection.getresponse()
-      self._reply(answer.status, answer.getheaders(), answer.read())
+    if status := bucket.refuse(self.command, self.path):
+      self._reply(status, [], f'{{"error": {{"code": {status}, "message": "no"}}}}'.encode())
+      return
+    if self._connection is None:
+      self._connection = http.client.HTTPConnection('127.0.0.1', bucket.server_port, timeout=60)
+    headers = {k: v for k, v in self.headers.items() if k.lower() != 'transfer-encoding'}
+    self._connection.request(self.command, self.path, body, headers)
+    answer = self._connection.getresponse()
+    self._reply(answer.status, answer.getheaders(), answer.read())
 
   do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = _answer
 
