@@ -27,7 +27,11 @@ os.environ.setdefault('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')
 
 # What grows, such as the metrics of a run, is uploaded again no more often than this.
 SECONDS_BETWEEN_UPLOADS = 15.0
-_SECONDS_WITHOUT_ANSWER = 60.0
+_SECONDS_WITHOUT_ANSWER = 60
+# Of TensorStore, through which Orbax reads and writes arrays; without them it waits for ever.
+for _name in ('CONNECT_TIMEOUT_SECONDS', 'LOW_SPEED_TIME_SECONDS'):
+  os.environ.setdefault(f'TENSORSTORE_CURL_{_name}', str(_SECONDS_WITHOUT_ANSWER))
+os.environ.setdefault('TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES', '1')
 
 
 def is_url(path: str | os.PathLike[str]) -> bool:
