@@ -111,8 +111,11 @@ def write_whole(path: str | os.PathLike[str], content: bytes | Callable[[BinaryI
     return
   buffer = io.BytesIO()
   write(buffer)
-  with _on_bucket(path) as (system, name):
-    system.pipe_file(name, buffer.getvalue())
+  try:
+    with _on_bucket(path) as (system, name):
+      system.pipe_file(name, buffer.getvalue())
+  except FileNotFoundError as error:
+    raise FileNotFoundError(errno.ENOENT, 'there is no such bucket', os.fspath(path)) from error
 
 
 def remove(path: str) -> None:

@@ -95,6 +95,12 @@ def test_a_request_that_is_refused_is_an_error_of_the_system(bucket):
   assert files.read(bucket.url('refused')) == b'old'
 
 
+def test_there_is_no_such_bucket(bucket):
+  del bucket
+  with pytest.raises(FileNotFoundError, match=r'no such bucket.*gs://no-such-bucket/run'):
+    files.write_whole('gs://no-such-bucket/run', b'')
+
+
 def test_a_passing_failure_passes(bucket):
   answers = iter([503, 429, 0])
   with bucket.refusing(lambda method, path: next(answers, 0)):
