@@ -63,7 +63,7 @@ def main() -> None:
       'clipping (optimizer.clipping=0.1) and a warm-up (optimizer.warmup_steps) make larger ones '
       'possible'
     )
-  except (CheckpointError, BadDataError) as error:
+  except (CheckpointError, BadDataError, records.TakenOverError) as error:
     command_line.fail(str(error))
   except OSError as error:
     command_line.fail(f'cannot write to {workdir}: {error}; the checkpoints there are kept')

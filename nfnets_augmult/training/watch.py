@@ -171,6 +171,8 @@ class Watch:
     state = devices.first_replica(state)
     if not self._is_group:  # the step of a group never accepts parameters that are not finite
       self._check_finite(state)
+    for log in self._logs:  # a run that resumes from this checkpoint has the records up to it
+      log.upload()
     self._checkpoints.save(state)
 
   def _check_finite(self, state: Any) -> None:
@@ -198,6 +200,7 @@ class Watch:
         self._say_evaluation(step, run_results)
       if not log.is_evaluated(step):
         log.record_evaluation(step, run_results)
+      log.upload()
     self._progress.reset_clock(step)
 
   def _say_evaluation(self, step: int, results: dict[str, dict[str, dict[str, float]]]) -> None:
