@@ -12,8 +12,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from nfnets_augmult.data import multiplicity
-
 # The mapped axis of all devices of all hosts.
 AXIS_NAME = 'devices'
 
@@ -66,17 +64,17 @@ def first_replica(tree: Any) -> Any:
 
 
 def place_batch(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-  """Deals the slots of a host batch to the local devices, transferring asynchronously.
+  """Divides a host's batch among the local devices, transferring asynchronously.
 
   Args:
     batch: arrays `[B, ...]`; image and copy indices are not transferred.
 
   Returns:
-    Arrays `[D, B / D, ...]`; the copies of one image are spread evenly over the D devices.
+    Arrays `[D, B / D, ...]`; each device gets slots that follow each other.
   """
   count = jax.local_device_count()
   return {
-    key: place(multiplicity.deal_to_devices(batch[key], count))
+    key: place(batch[key].reshape(count, -1, *batch[key].shape[1:]))
     for key in _DEVICE_KEYS
     if key in batch
   }
