@@ -114,9 +114,7 @@ def make_model(name: str, *, num_classes: int, **options: Any) -> hk.Transformed
     # Checks the arguments: modules check them when constructed, and make no parameters then.
     hk.transform(make_module).init(None)
 
-  def network(
-    images: jax.Array, *, is_training: bool, slot: jax.Array | None = None
-  ) -> jax.Array:
+  def network(images: jax.Array, *, is_training: bool, slot: jax.Array | None = None) -> jax.Array:
     if slot is None:
       slot = jnp.arange(len(images))
     return make_module()(images, is_training=is_training, slot=slot)

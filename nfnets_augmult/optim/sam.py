@@ -77,7 +77,7 @@ def take_slots(slots: np.ndarray, *, batch_size: int) -> Callable[[Any], Any]:
     >>> import jax.numpy as jnp
     >>> from nfnets_augmult import ascent_slots, take_slots
     >>> take = take_slots(ascent_slots(batch_size=16, ascent_fraction=0.2), batch_size=16)
-    >>> part = take({'slot': jnp.arange(8, 16), 'mask': jnp.ones(8)})  # of the second of two devices
+    >>> part = take({'slot': jnp.arange(8, 16), 'mask': jnp.ones(8)})  # the second of two devices
     >>> part['slot'].tolist(), part['mask'].tolist()
     ([8, 12], [1.0, 1.0])
   """

@@ -12,7 +12,7 @@ from absl import logging
 from nfnets_augmult import configs
 from nfnets_augmult.runs import batches, network, pictures, summary
 from nfnets_augmult.runs.run import Run
-from nfnets_augmult.training import groups, loop, records
+from nfnets_augmult.training import groups, hosts, loop, records
 from nfnets_augmult.training.checkpoints import Checkpoints
 from nfnets_augmult.training.feeding import Advance, TrainStep
 from nfnets_augmult.training.run_log import BEST_BY, DivergedError, RunLog
@@ -79,12 +79,13 @@ def train(
   first, is_group = runs[0], len(runs) > 1
   folder = folder or first.workdir
   is_first_host = jax.process_index() == 0
-  if is_first_host:
-    print(summary.plan_text(runs, folder), flush=True)
-    for run in runs:
-      os.makedirs(run.workdir, exist_ok=True)
-      summary.write_description(run)
-      pictures.draw_contact_sheet(run)
+  with hosts.failing_together():
+    if is_first_host:
+      print(summary.plan_text(runs, folder), flush=True)
+      for run in runs:
+        os.makedirs(run.workdir, exist_ok=True)
+        summary.write_description(run)
+        pictures.draw_contact_sheet(run)
   class_names = first.data.train.class_names
   keep = first.settings.keep_checkpoints
   with contextlib.ExitStack() as stack:

@@ -4,6 +4,7 @@ The only module that uses `jax.pmap`.
 """
 
 import collections
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -61,6 +62,22 @@ def first_replica(tree: Any) -> Any:
   """
   shards = jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, tree)
   return jax.tree.map(lambda leaf: np.asarray(leaf[0]), jax.device_get(shards))
+
+
+def copy_to_host(tree: Any) -> Any:
+  """Returns what `first_replica` does, as arrays that share no memory with the devices."""
+  replica = first_replica(tree)
+  return jax.tree.map(np.array, replica) if jax.default_backend() == 'cpu' else replica
+
+
+@functools.cache
+def _maximum() -> Any:
+  return on_each_device(lambda flag: jax.lax.pmax(flag, AXIS_NAME))
+
+
+def any_device(flag: bool) -> jax.Array:
+  """Returns whether `flag` is true on any host, replicated int32; does not wait for the result."""
+  return _maximum()(place(np.full(jax.local_device_count(), flag, np.int32)))
 
 
 def place_batch(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:

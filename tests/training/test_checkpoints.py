@@ -43,7 +43,7 @@ def test_keeps_the_best(tmp_path):
     best = []
     for step, metric in ((1, 0.5), (2, 0.9), (3, 0.7), (4, 0.9)):
       checkpoints.save(_state(step))
-      best.append(checkpoints.save_if_best(_state(step), metric))
+      best.append(checkpoints.save_if_best(lambda step=step: _state(step), metric))
     assert best == [True, True, False, False]  # an equal one does not replace the first
   with Checkpoints(str(tmp_path), keep=1, read_only=True) as checkpoints:
     assert (checkpoints.latest_step, checkpoints.best_step) == (4, 2)
@@ -131,7 +131,7 @@ def test_any_path_works(tmp_path, name):
   for step, workdir in ((1, neighbour), (2, own)):
     with Checkpoints(workdir, class_names=(name,)) as checkpoints:
       checkpoints.save(_state(step))
-      checkpoints.save_if_best(_state(step), 0.5)
+      checkpoints.save_if_best(lambda step=step: _state(step), 0.5)
   for step, workdir in ((1, neighbour), (2, own)):
     assert has_checkpoint(workdir)
     with Checkpoints(workdir, read_only=True) as checkpoints:
