@@ -234,13 +234,14 @@ def fail(message: str, *, cause: Exception | None = None) -> None:
 
   Args:
     message: for people.
-    cause: an error that may be this host's alone. The process then ends without waiting for the
-      other hosts, which notice it. If it says that another host is lost, so does the message.
+    cause: the error behind it. If it is one of several hosts' own, the process ends without waiting
+      for the others, which notice that. If it says that another host is lost, so does the message.
   """
-  status = 1
+  status, is_alone = 1, False
   if cause is not None and _is_joined():
     from nfnets_augmult.training import hosts
 
+    is_alone = not isinstance(cause, hosts.SharedError)
     if hosts.is_lost(cause):
       status = HOST_LOST
       message = (
@@ -250,16 +251,15 @@ def fail(message: str, *, cause: Exception | None = None) -> None:
   with contextlib.suppress(OSError):
     sys.stdout.flush()
   print(f'error: {message}', file=sys.stderr, flush=True)
-  if cause is not None and _is_joined():
+  if is_alone:
     os._exit(status)
   raise SystemExit(status)
 
 
 def _is_joined() -> bool:
   """Whether this process is one of several hosts."""
-  import jax
-
-  return jax.distributed.is_initialized() and jax.process_count() > 1
+  jax = sys.modules.get('jax')
+  return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 class StopSignals:

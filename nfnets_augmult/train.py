@@ -54,7 +54,7 @@ def main() -> None:
       return
     run = Run(config, workdir).prepare()
   except (ValueError, CheckpointError) as error:
-    command_line.fail(str(error))
+    command_line.fail(str(error), cause=error)
   try:
     with contextlib.ExitStack() as locks:
       hosts.from_first_host(lambda: _lock(workdir, locks))
@@ -69,9 +69,7 @@ def main() -> None:
       'clipping (optimizer.clipping=0.1) and a warm-up (optimizer.warmup_steps) make larger ones '
       'possible'
     )
-  except (hosts.HostError, _LockedError) as error:
-    command_line.fail(str(error))
-  except (CheckpointError, BadDataError) as error:
+  except (CheckpointError, BadDataError, _LockedError, hosts.HostError) as error:
     command_line.fail(str(error), cause=error)
   except OSError as error:
     command_line.fail(

@@ -142,6 +142,9 @@ class Run:
     resumes, self.recorded_data = hosts.from_first_host(lambda: self._read_workdir(checkpoint_dir))
     with hosts.failing_together():
       self._prepare(resumes=resumes)
+    if resumes:  # from the checkpoint, so `init_from` need not exist
+      self.initial_params = None
+    _ = self.initial_params  # reads and checks them, all hosts together
     return self
 
   def _read_workdir(self, checkpoint_dir: str) -> tuple[bool, dict[str, Any] | None]:
@@ -164,10 +167,7 @@ class Run:
         image_shape=data.image_shape,
       )
     self._check_memory()
-    if resumes:  # from the checkpoint, so `init_from` need not exist
-      self.initial_params = None
     self.make_train_step()  # checks the warm-up and the ascent set of SAM
-    _ = self.initial_params  # reads and checks them
 
   def _check_memory(self) -> None:
     """Checks that the memory of this host can hold a batch and the parameters."""

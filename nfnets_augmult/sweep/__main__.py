@@ -58,7 +58,7 @@ def main() -> None:
     stop_signals = command_line.StopSignals()
     tally = running.run_sweep(sweep, todo, workdir, stop_requested=stop_signals)
   except ValueError as error:
-    command_line.fail(str(error))
+    command_line.fail(str(error), cause=error)
   except OSError as error:
     command_line.fail(f'cannot write to {workdir}: {error}', cause=error)
   except StopRequested:

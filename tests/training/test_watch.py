@@ -158,8 +158,9 @@ def test_parameters_that_are_not_finite_are_never_saved():
   state = _state(1, step=1)
   watch.start(state)
   watch.save(devices.replicate(state))
-  bad = state._replace(ema_params=jax.tree.map(lambda leaf: leaf * np.nan, state.ema_params))
-  with pytest.raises(DivergedError, match='the parameters after step 1 are not finite'):
+  bad = _state(1, step=2)
+  bad = bad._replace(ema_params=jax.tree.map(lambda leaf: leaf * np.nan, bad.ema_params))
+  with pytest.raises(DivergedError, match='the parameters after step 2 are not finite'):
     watch.save(devices.replicate(bad))
   assert checkpoints.saved == [1]
 
@@ -179,6 +180,33 @@ def test_evaluations_are_recorded_for_each_run(num_runs):
     assert record['test/raw/top_1'] == record[BEST_BY]
   expected = [(4, recorders[0].records[0][BEST_BY])] if num_runs == 1 else []
   assert checkpoints.best == expected
+
+
+def test_a_state_is_copied_once(monkeypatch):
+  """For the checkpoint and the best one together; a state that was saved before not at all."""
+  copied = []
+  copy = devices.copy_to_host
+  monkeypatch.setattr(devices, 'copy_to_host', lambda tree: copied.append(1) or copy(tree))
+  watch, _, checkpoints = _watch(1)
+  watch.start(_state(1, step=4))
+  state = devices.replicate(_state(1, step=4))
+  watch.evaluate(4, state, saved=watch.save(state))
+  assert checkpoints.saved == [step for step, _ in checkpoints.best] == [4]
+  assert len(copied) == 1
+  assert watch.save(state) is None
+  assert len(copied) == 1
+
+
+def test_other_hosts_hold_no_copy(monkeypatch):
+  """Arrays of the shapes and types of the state, each of a single number."""
+  monkeypatch.setattr(jax, 'process_index', lambda: 1)
+  watch, _, checkpoints = _watch(1)
+  watch.start(_state(1, step=4))
+  saved = watch.save(devices.replicate(_state(1, step=4)))
+  assert checkpoints.saved == [4]
+  for ours, theirs in zip(*map(jax.tree.leaves, (saved, _state(1, step=4))), strict=True):
+    assert (ours.shape, ours.dtype) == (np.shape(theirs), theirs.dtype)
+    assert not any(ours.strides)
 
 
 def test_a_stop_is_obeyed_between_the_batches_of_an_evaluation():
