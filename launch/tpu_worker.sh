@@ -42,7 +42,7 @@ setup() {
     PYTHON="$(uv python find 3.12)"
     export PYTHON
   fi
-  extras=tpu bash -e "$code/launch/environment.sh"
+  extras=tpu,gcs bash -e "$code/launch/environment.sh"
 }
 
 start() {

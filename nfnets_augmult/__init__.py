@@ -22,7 +22,6 @@ _DEFINED_AS = {
   'solve_batch': 'training.plan.solve_batch',
   'Multiplicity': 'data.multiplicity.Multiplicity',
   'Slots': 'data.multiplicity.Slots',
-  'deal_to_devices': 'data.multiplicity.deal_to_devices',
   # Crops and flips.
   'CropFlip': 'data.crop_flip.CropFlip',
   'draw_crop_flip': 'data.crop_flip.draw',
@@ -51,8 +50,8 @@ _DEFINED_AS = {
   'clip_unitwise': 'optim.agc.clip_unitwise',
   'is_clipped': 'optim.agc.is_clipped',
   'sharpness_aware': 'optim.sam.sharpness_aware',
-  'first_slots': 'optim.sam.first_slots',
-  'ascent_slots_per_device': 'optim.sam.ascent_slots_per_device',
+  'ascent_slots': 'optim.sam.ascent_slots',
+  'take_slots': 'optim.sam.take_slots',
   'ema_decay_at': 'optim.ema.decay_at',
   'ema_update': 'optim.ema.update',
   # Image operations in TensorFlow.

@@ -33,6 +33,9 @@ from nfnets_augmult.ops import paths
 # The flags that are defined here are those of the program that asks for them: --help lists them.
 flags.disclaim_key_flags()
 
+# Exit status after another machine was lost: the same command on all of them goes on.
+HOST_LOST = 75
+
 _PACKAGE = str(pathlib.Path(__file__).parent)
 
 
@@ -123,6 +126,9 @@ def define_host_flags() -> None:
   flags.DEFINE_string('coordinator', None, 'With --multi_host elsewhere: ADDRESS:PORT of host 0.')
   flags.DEFINE_integer('num_hosts', None, 'With --coordinator: number of machines.', 1)
   flags.DEFINE_integer('host_index', None, 'With --coordinator: which of them this is, from 0.', 0)
+  flags.DEFINE_integer(
+    'heartbeat_timeout', 100, 'With --multi_host: seconds until a silent machine counts as lost.', 1
+  )
 
 
 def join_hosts() -> None:
@@ -135,7 +141,12 @@ def join_hosts() -> None:
   import jax
 
   try:
-    jax.distributed.initialize(args.coordinator, args.num_hosts, args.host_index)
+    jax.distributed.initialize(
+      args.coordinator,
+      args.num_hosts,
+      args.host_index,
+      heartbeat_timeout_seconds=args.heartbeat_timeout,
+    )
   except (RuntimeError, ValueError) as error:
     fail(f'--multi_host: the machines cannot be joined: {_one_line(str(error))}')
 
@@ -194,7 +205,13 @@ def _call(main: Callable[[], None]) -> None:
     main()
   except Exception as error:
     if explanation := _explain(error):
-      fail(explanation)
+      fail(explanation, cause=error)
+    if _is_joined():
+      from nfnets_augmult.training import hosts
+
+      if not hosts.is_lost(error):
+        traceback.print_exc()
+      fail('this machine failed with the error above, and ends the others', cause=error)
     raise
   try:
     sys.stdout.flush()
@@ -212,12 +229,37 @@ def _explain(error: Exception) -> str:
   return ''
 
 
-def fail(message: str) -> None:
-  """Prints one message and exits with status 1."""
+def fail(message: str, *, cause: Exception | None = None) -> None:
+  """Prints one message and exits with status 1, or `HOST_LOST`.
+
+  Args:
+    message: for people.
+    cause: the error behind it. If it is one of several hosts' own, the process ends without waiting
+      for the others, which notice that. If it says that another host is lost, so does the message.
+  """
+  status, is_alone = 1, False
+  if cause is not None and _is_joined():
+    from nfnets_augmult.training import hosts
+
+    is_alone = not isinstance(cause, hosts.SharedError)
+    if hosts.is_lost(cause):
+      status = HOST_LOST
+      message = (
+        'the connection to another machine is lost, so this one ends, too: start all of them '
+        f'again, and the run goes on from its last checkpoint ({_one_line(str(cause))})'
+      )
   with contextlib.suppress(OSError):
     sys.stdout.flush()
   print(f'error: {message}', file=sys.stderr, flush=True)
-  raise SystemExit(1)
+  if is_alone:
+    os._exit(status)
+  raise SystemExit(status)
+
+
+def _is_joined() -> bool:
+  """Whether this process is one of several hosts."""
+  jax = sys.modules.get('jax')
+  return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 class StopSignals:

@@ -104,7 +104,7 @@ def default_config() -> ml_collections.ConfigDict:
   # Sharpness-aware minimization: the gradient is taken after an ascent step of length rho; 0: none.
   config.sam = ml_collections.ConfigDict()
   config.sam.rho = 0.0
-  config.sam.ascent_fraction = 1.0  # of the unique images of a batch; Brock et al. use 0.2
+  config.sam.ascent_fraction = 1.0  # of the slots of a batch, evenly spaced; Brock et al. use 0.2
   # False: each device climbs the gradient of its own samples, as published. True: all devices climb
   # that of the global batch, and the number of devices does not matter.
   config.sam.synchronize = False

@@ -14,13 +14,12 @@ import sys
 from nfnets_augmult import command_line  # first: it quietens libraries before they are imported
 
 # isort: split
-import jax
 from absl import flags, logging
 
 from nfnets_augmult.data.sources import BadDataError
 from nfnets_augmult.runs import summary, training, workdirs
 from nfnets_augmult.runs.run import Run
-from nfnets_augmult.training import records
+from nfnets_augmult.training import hosts, records
 from nfnets_augmult.training.checkpoints import CheckpointError
 from nfnets_augmult.training.run_log import DivergedError
 from nfnets_augmult.training.watch import StopRequested
@@ -32,26 +31,33 @@ def _finder_command() -> str:
   return shlex.join(['python', '-m', 'nfnets_augmult.find_learning_rate', *config])
 
 
+class _LockedError(Exception):
+  """Another process is training in the work directory."""
+
+
+def _lock(workdir: str, locks: contextlib.ExitStack) -> None:
+  if not locks.enter_context(records.lock_workdir(workdir)):
+    raise _LockedError(
+      f'another process is training in {workdir}: wait for it, stop it, or choose another --workdir'
+    )
+
+
 def main() -> None:
   """Parses the flags and trains; expected errors end with one message."""
   config = flags.FLAGS.config
   workdir = flags.FLAGS.workdir or command_line.default_workdir(command_line.config_path())
   try:
-    if result := workdirs.finished_result(config, workdir):
-      print(summary.result_text(result, workdir, 'This run is finished'))
-      return
     command_line.join_hosts()
     command_line.check_devices()
+    if result := hosts.from_first_host(lambda: workdirs.finished_result(config, workdir)):
+      print(summary.result_text(result, workdir, 'This run is finished'))
+      return
     run = Run(config, workdir).prepare()
   except (ValueError, CheckpointError) as error:
-    command_line.fail(str(error))
+    command_line.fail(str(error), cause=error)
   try:
     with contextlib.ExitStack() as locks:
-      if jax.process_index() == 0 and not locks.enter_context(records.lock_workdir(workdir)):
-        command_line.fail(
-          f'another process is training in {workdir}: wait for it, stop it, or choose another '
-          '--workdir'
-        )
+      hosts.from_first_host(lambda: _lock(workdir, locks))
       (result,) = training.train([run], stop_requested=command_line.StopSignals()).results
   except StopRequested:
     logging.info('stopped and saved in %s; the same command goes on from there', workdir)
@@ -63,10 +69,18 @@ def main() -> None:
       'clipping (optimizer.clipping=0.1) and a warm-up (optimizer.warmup_steps) make larger ones '
       'possible'
     )
-  except (CheckpointError, BadDataError, records.TakenOverError) as error:
-    command_line.fail(str(error))
+  except (
+    BadDataError,
+    CheckpointError,
+    records.TakenOverError,
+    hosts.HostError,
+    _LockedError,
+  ) as error:
+    command_line.fail(str(error), cause=error)
   except OSError as error:
-    command_line.fail(f'cannot write to {workdir}: {error}; the checkpoints there are kept')
+    command_line.fail(
+      f'cannot write to {workdir}: {error}; the checkpoints there are kept', cause=error
+    )
   else:
     if result:
       print(summary.result_text(result, workdir, 'Finished'))

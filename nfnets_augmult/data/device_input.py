@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nfnets_augmult.data.crop_flip import CropFlip, Draws
-from nfnets_augmult.data.multiplicity import Images, Multiplicity, deal_to_devices, fill_slots
+from nfnets_augmult.data.multiplicity import Images, Multiplicity, fill_slots
 from nfnets_augmult.data.sources import ArraySource, Source
 
 
@@ -114,7 +114,7 @@ def device_slots(
     host_count: number of hosts.
   """
   start, stop = multiplicity.host_slots(host_index, host_count)
-  return deal_to_devices(np.arange(start, stop, dtype=np.int32), device_count)
+  return np.arange(start, stop, dtype=np.int32).reshape(device_count, -1)
 
 
 def check_source(source: Source, *, device_bytes: int | None) -> None:

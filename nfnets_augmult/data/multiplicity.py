@@ -23,8 +23,8 @@ Guarantees:
 - Everything is a pure function of (seed, step): any step can be computed without the ones before.
 
 Slots are numbered image by image. Hosts take contiguous ranges of slots, so an image is read and
-decoded by one host; the slots of a host are dealt to its devices like cards (`deal_to_devices`), so
-that the copies of an image are spread evenly.
+decoded by one host, and the devices of a host divide its range likewise: of D devices, whichever
+hosts they belong to, device d fills slots `[d B / D, (d + 1) B / D)`.
 """
 
 import dataclasses
@@ -278,23 +278,3 @@ def _shuffle(seed: int, num_images: int, epoch: int) -> np.ndarray:
   """The random permutation of the images in `epoch`."""
   key = addressed_random.key_for(seed, 'epoch order')
   return addressed_random.random_permutation(key, num_images, epoch)
-
-
-def deal_to_devices(array: np.ndarray, num_devices: int) -> np.ndarray:
-  """Returns `[D, B / D, ...]` for `array` `[B, ...]`: slot b goes to device `b % D`.
-
-  The copies of an image are in successive slots, so no device gets more than `ceil(n / D)` of them.
-  A view where possible.
-
-  Raises:
-    ValueError: D does not divide B.
-
-  Example:
-    >>> import numpy as np
-    >>> from nfnets_augmult import deal_to_devices
-    >>> deal_to_devices(np.array([10, 11, 12, 20, 21, 22]), 2).tolist()
-    [[10, 12, 21], [11, 20, 22]]
-  """
-  if len(array) % num_devices:
-    raise ValueError(f'{num_devices} devices do not divide a batch of {len(array)}')
-  return np.swapaxes(array.reshape(-1, num_devices, *array.shape[1:]), 0, 1)

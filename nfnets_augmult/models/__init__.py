@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
+import jax.numpy as jnp
 
 from nfnets_augmult.models.nf_resnet import DEPTHS, NFResNet
 from nfnets_augmult.models.nfnet import VARIANTS, NFNet
@@ -70,7 +71,9 @@ def make_model(name: str, *, num_classes: int, **options: Any) -> hk.Transformed
 
   `init(key, images, is_training=...)` makes the parameters, a dict of dicts of float32 arrays;
   `apply(params, key, images, is_training=...)` gives logits `[B, K]` for normalized images
-  `[B, H, W, C]`. The key of `apply` may be None unless training uses dropout or stochastic depth.
+  `[B, H, W, C]`. The key of `apply` may be None unless training uses dropout or stochastic depth,
+  whose draws are a function of the key and of `slot`, int32 `[B]`, the place of each image in the
+  whole batch; by default `images` are the whole batch, in order.
 
   Args:
     name: a name of `MODEL_NAMES`.
@@ -111,7 +114,9 @@ def make_model(name: str, *, num_classes: int, **options: Any) -> hk.Transformed
     # Checks the arguments: modules check them when constructed, and make no parameters then.
     hk.transform(make_module).init(None)
 
-  def network(images: jax.Array, *, is_training: bool) -> jax.Array:
-    return make_module()(images, is_training=is_training)
+  def network(images: jax.Array, *, is_training: bool, slot: jax.Array | None = None) -> jax.Array:
+    if slot is None:
+      slot = jnp.arange(len(images))
+    return make_module()(images, is_training=is_training, slot=slot)
 
   return hk.transform(network)

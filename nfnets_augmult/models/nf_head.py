@@ -1,10 +1,10 @@
 """The classifier of normalizer-free networks, and the checks of their options."""
 
-import haiku as hk
 import jax
 
 from nfnets_augmult.models.grouped_conv import ALGORITHMS
 from nfnets_augmult.models.nf_blocks import ACTIVATIONS, linear
+from nfnets_augmult.models.random_by_slot import dropout
 from nfnets_augmult.ops.checks import check_bool, check_choice, check_int, check_number
 
 _SMALLEST_RATIO, _LARGEST_RATIO = 0.001, 16
@@ -40,9 +40,14 @@ def check_options(
 
 
 def classify(
-  params: dict[str, jax.Array], features: jax.Array, *, dropout_rate: float, is_training: bool
+  params: dict[str, jax.Array],
+  features: jax.Array,
+  *,
+  dropout_rate: float,
+  is_training: bool,
+  slot: jax.Array,
 ) -> jax.Array:
   """Returns logits `[B, K]` of `features` `[B, C]`, under dropout when training."""
   if is_training and dropout_rate > 0:
-    features = hk.dropout(hk.next_rng_key(), dropout_rate, features)
+    features = dropout(features, dropout_rate, slot)
   return linear(params, features)

@@ -128,7 +128,7 @@ class NFResNet(hk.Module):
     features = width * _BOTTLENECK_CHANNELS[-1]
     self._classifier = Linear(features, num_classes, stddev=_CLASSIFIER_STDDEV)
 
-  def features(self, images: jax.Array, *, is_training: bool) -> jax.Array:
+  def features(self, images: jax.Array, *, is_training: bool, slot: jax.Array) -> jax.Array:
     """Returns the classifier's input `[B, 512 * width]` of `images` `[B, H, W, 3]`."""
     initial_conv = self._initial_conv.parameters()
     block_params = [block.parameters() for block in self._blocks]
@@ -141,7 +141,7 @@ class NFResNet(hk.Module):
       x,
       self._block_specs,
       block_params,
-      draw_keep(self._block_specs, len(images), is_training=is_training),
+      draw_keep(self._block_specs, slot, is_training=is_training),
       activation=self._activation,
       alpha=self._alpha,
       conv_algorithm=self._conv_algorithm,
@@ -150,12 +150,13 @@ class NFResNet(hk.Module):
     )
     return jnp.mean(activate(x, self._activation), axis=(1, 2))
 
-  def __call__(self, images: jax.Array, *, is_training: bool) -> jax.Array:
+  def __call__(self, images: jax.Array, *, is_training: bool, slot: jax.Array) -> jax.Array:
     """Returns logits `[B, K]` of normalized `images` `[B, H, W, 3]`, in their dtype."""
-    features = self.features(images, is_training=is_training)
+    features = self.features(images, is_training=is_training, slot=slot)
     return classify(
       self._classifier.parameters(),
       features,
       dropout_rate=self._dropout_rate,
       is_training=is_training,
+      slot=slot,
     )

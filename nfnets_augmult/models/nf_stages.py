@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from nfnets_augmult.models.grouped_conv import default_algorithm
 from nfnets_augmult.models.nf_blocks import BlockShape, nf_block
+from nfnets_augmult.models.random_by_slot import uniform
 
 
 class BlockSpec(NamedTuple):
@@ -44,16 +45,22 @@ def make_block_specs(
   return specs
 
 
-def draw_keep(specs: Sequence[BlockSpec], batch_size: int, *, is_training: bool) -> list[Any]:
+def draw_keep(specs: Sequence[BlockSpec], slot: jax.Array, *, is_training: bool) -> list[Any]:
   """Returns per block a bool mask `[B]` of the samples that keep its branch, None for all of them.
 
-  Draws a Haiku key for each block that can be dropped, and no other.
+  Draws one Haiku key, if any block can be dropped.
+
+  Args:
+    specs: of the blocks, in order.
+    slot: int32 `[B]`, of each sample in the whole batch.
+    is_training: whether branches are dropped at all.
   """
+  if not is_training or not any(spec.drop_rate > 0 for spec in specs):
+    return [None] * len(specs)
+  draws = uniform(hk.next_rng_key(), slot, (len(specs),))
   return [
-    jax.random.bernoulli(hk.next_rng_key(), 1 - spec.drop_rate, (batch_size,))
-    if is_training and spec.drop_rate > 0
-    else None
-    for spec in specs
+    draws[:, index] >= spec.drop_rate if spec.drop_rate > 0 else None
+    for index, spec in enumerate(specs)
   ]
 
 

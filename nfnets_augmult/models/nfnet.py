@@ -151,7 +151,7 @@ class NFNet(hk.Module):
     self._final_conv = WSConv2D(spec.widths[-1], final_channels, 1, name='final_conv')
     self._classifier = Linear(final_channels, num_classes, stddev=_CLASSIFIER_STDDEV)
 
-  def features(self, images: jax.Array, *, is_training: bool) -> jax.Array:
+  def features(self, images: jax.Array, *, is_training: bool, slot: jax.Array) -> jax.Array:
     """Returns the classifier's input `[B, 2 * widths[-1]]` of `images` `[B, H, W, 3]`."""
     stem = [conv.parameters() for conv in self._stem]
     block_params = [block.parameters() for block in self._blocks]
@@ -168,7 +168,7 @@ class NFNet(hk.Module):
       x,
       self._block_specs,
       block_params,
-      draw_keep(self._block_specs, len(images), is_training=is_training),
+      draw_keep(self._block_specs, slot, is_training=is_training),
       activation=self._activation,
       alpha=self._alpha,
       conv_algorithm=self._conv_algorithm,
@@ -178,12 +178,13 @@ class NFNet(hk.Module):
     x = ws_conv2d(final_conv, x, algorithm=self._conv_algorithm)
     return jnp.mean(activate(x, self._activation), axis=(1, 2))
 
-  def __call__(self, images: jax.Array, *, is_training: bool) -> jax.Array:
+  def __call__(self, images: jax.Array, *, is_training: bool, slot: jax.Array) -> jax.Array:
     """Returns logits `[B, K]` of normalized `images` `[B, H, W, 3]`, in their dtype."""
-    features = self.features(images, is_training=is_training)
+    features = self.features(images, is_training=is_training, slot=slot)
     return classify(
       self._classifier.parameters(),
       features,
       dropout_rate=self._dropout_rate,
       is_training=is_training,
+      slot=slot,
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from nfnets_augmult.ops.checks import check_number
 
@@ -32,58 +33,66 @@ def ascent_direction(grad: Any, *, rho: float) -> Any:
   return jax.tree.map(lambda leaf: (leaf.astype(jnp.float32) * scale).astype(leaf.dtype), grad)
 
 
-def ascent_slots_per_device(
-  *, unique_images_per_batch: int, augmult: int, device_count: int, ascent_fraction: float
-) -> int:
-  """Returns how many slots of a device's batch, its first, the ascent step reads.
+def ascent_slots(*, batch_size: int, ascent_fraction: float) -> np.ndarray:
+  """Returns the slots of a batch that the ascent step reads, int64 `[ceil(fraction * B)]`, rising.
 
-  The fraction is of unique images: the first `ceil(ascent_fraction * U)` of the global batch, with
-  all their copies. A global batch is image-major, `[U, n]`, and dealt to D devices in turn, so that
-  on each device these images fill a prefix. The prefixes are padded to equal lengths with slots of
-  the next image, since all devices run one program.
+  They are evenly spaced over the batch, whose slots are numbered image by image. Every device, as
+  it holds slots that follow each other, therefore holds the same number of them, up to one: they
+  are a function of the batch alone, whatever the number of devices and hosts.
 
   Args:
-    unique_images_per_batch: U.
-    augmult: n, copies per unique image.
-    device_count: D, which divides `U * n`.
+    batch_size: B.
     ascent_fraction: in (0, 1].
 
   Raises:
-    ValueError: the fraction is out of range, or D does not divide the batch.
+    ValueError: the fraction is out of range.
 
   Example:
-    >>> from nfnets_augmult import ascent_slots_per_device
-    >>> ascent_slots_per_device(
-    ...   unique_images_per_batch=10, augmult=4, device_count=2, ascent_fraction=0.2
-    ... )
-    4
+    >>> from nfnets_augmult import ascent_slots
+    >>> ascent_slots(batch_size=16, ascent_fraction=0.2).tolist()
+    [0, 4, 8, 12]
   """
   check_number('ascent_fraction', ascent_fraction, above=0, most=1)
-  batch_size = unique_images_per_batch * augmult
-  if batch_size % device_count:
-    raise ValueError(
-      f'{unique_images_per_batch} images x {augmult} copies do not divide over '
-      f'{device_count} devices'
-    )
   # Minus a tolerance, for products such as 0.07 * 100 that round to above the integer.
-  ascent_images = math.ceil(ascent_fraction * unique_images_per_batch - 1e-9)
-  return math.ceil(ascent_images * augmult / device_count)
+  count = math.ceil(ascent_fraction * batch_size - 1e-9)
+  return np.arange(count) * batch_size // count
 
 
-def first_slots(count: int) -> Callable[[Any], Any]:
-  """Returns a function that takes the first `count` slots of every array of a batch.
+def take_slots(slots: np.ndarray, *, batch_size: int) -> Callable[[Any], Any]:
+  """Returns a function from a device's part of a batch to those of its samples that are in `slots`.
+
+  As all devices run one program, each takes as many samples as the one that holds most; those that
+  fill up have mask 0.
+
+  Args:
+    slots: see `ascent_slots`.
+    batch_size: B, over all devices.
+
+  Returns:
+    A function of a dict of arrays `[B / D, ...]`, among them `slot`, integers that follow each
+    other, and `mask`, 0 for samples that do not count; its result has arrays `[ceil(S / D), ...]`
+    for S slots.
 
   Example:
-    >>> import numpy as np
-    >>> from nfnets_augmult import first_slots
-    >>> first_slots(2)({'image': np.zeros((6, 8, 8, 3)), 'label': np.arange(6)})['label'].tolist()
-    [0, 1]
+    >>> import jax.numpy as jnp
+    >>> from nfnets_augmult import ascent_slots, take_slots
+    >>> take = take_slots(ascent_slots(batch_size=16, ascent_fraction=0.2), batch_size=16)
+    >>> part = take({'slot': jnp.arange(8, 16), 'mask': jnp.ones(8)})  # the second of two devices
+    >>> part['slot'].tolist(), part['mask'].tolist()
+    ([8, 12], [1.0, 1.0])
   """
 
-  def select(batch: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf[:count], batch)
+  def take(batch: Any) -> Any:
+    held = len(batch['slot'])
+    count = math.ceil(len(slots) * held / batch_size)
+    first = batch['slot'][0]
+    filled = jnp.asarray(np.append(slots, np.full(count, batch_size)))
+    start = jnp.searchsorted(jnp.asarray(slots), first)
+    place = jax.lax.dynamic_slice_in_dim(filled, start, count) - first
+    part = jax.tree.map(lambda leaf: leaf[jnp.minimum(place, held - 1)], batch)
+    return dict(part, mask=jnp.where(place < held, part['mask'], 0))
 
-  return select
+  return take
 
 
 def sharpness_aware(
@@ -110,7 +119,7 @@ def sharpness_aware(
       device's samples only.
     rho: radius of the ascent step, >= 0; at 0 the result equals `value_and_grad_fn`'s.
     axis_name: mapped axis of devices over which the ascent gradient is averaged, or None.
-    select_ascent: maps a batch to the part that the ascent step reads, see `first_slots`; None for
+    select_ascent: maps a batch to the part that the ascent step reads, see `take_slots`; None for
       all of it.
 
   Raises:

@@ -129,17 +129,19 @@ def _sharpness(settings: Settings, plan: Plan) -> Callable[..., Any] | None:
   """Returns the SAM transformation of the gradient, or None."""
   if not settings.sam.rho:
     return None
-  slots = sam.ascent_slots_per_device(
-    unique_images_per_batch=plan.multiplicity.unique_images_per_batch,
-    augmult=plan.multiplicity.copies_per_batch,
-    device_count=plan.device_count,
-    ascent_fraction=settings.sam.ascent_fraction,
-  )
+  batch_size, fraction = plan.multiplicity.batch_size, settings.sam.ascent_fraction
+  slots = sam.ascent_slots(batch_size=batch_size, ascent_fraction=fraction)
+  if len(slots) < plan.device_count and not settings.sam.synchronize:
+    raise ValueError(
+      f'sam.ascent_fraction={fraction} of batch_size={batch_size} is {len(slots)} samples, too few '
+      f'for {plan.device_count} devices that each climb the gradient of their own: raise it, or '
+      'set sam.synchronize=True'
+    )
   return functools.partial(
     sam.sharpness_aware,
     rho=settings.sam.rho,
     axis_name=devices.AXIS_NAME if settings.sam.synchronize else None,
-    select_ascent=sam.first_slots(slots),
+    select_ascent=sam.take_slots(slots, batch_size=batch_size) if fraction < 1 else None,
   )
 
 

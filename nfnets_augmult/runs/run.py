@@ -17,7 +17,7 @@ from nfnets_augmult.runs import batches, images, network, settings, workdirs
 from nfnets_augmult.runs.batches import Batches
 from nfnets_augmult.runs.images import Data
 from nfnets_augmult.runs.network import InitialParams, Network
-from nfnets_augmult.training import records
+from nfnets_augmult.training import hosts, records
 from nfnets_augmult.training.checkpoints import Checkpoints, has_checkpoint
 from nfnets_augmult.training.feeding import TrainStep
 from nfnets_augmult.training.plan import Plan
@@ -130,6 +130,8 @@ class Run:
   def prepare(self, *, checkpoint_dir: str = '') -> 'Run':
     """Checks all that can be checked before compiling or writing anything; returns the run.
 
+    The first of several hosts reads the work directory for all. An error on one ends all.
+
     Args:
       checkpoint_dir: folder of the checkpoints, if not the work directory.
 
@@ -137,11 +139,24 @@ class Run:
       ValueError: config, data and work directory are inconsistent; the message names the key.
       CheckpointError: the folder of the checkpoints cannot be read.
     """
+    resumes, self.recorded_data = hosts.from_first_host(lambda: self._read_workdir(checkpoint_dir))
+    with hosts.failing_together():
+      self._prepare(resumes=resumes)
+    if resumes:  # from the checkpoint, so `init_from` need not exist
+      self.initial_params = None
+    _ = self.initial_params  # reads and checks them, all hosts together
+    return self
+
+  def _read_workdir(self, checkpoint_dir: str) -> tuple[bool, dict[str, Any] | None]:
+    """Returns whether the run resumes, and the recorded description of its data."""
     workdirs.check_workdir(self.config, self.workdir)
-    if self.workdir:
-      paths.check_writable('workdir', self.workdir)
+    if not self.workdir:
+      return False, None
+    paths.check_writable('workdir', self.workdir)
+    return has_checkpoint(checkpoint_dir or self.workdir), self.recorded_data
+
+  def _prepare(self, *, resumes: bool) -> None:
     data = self.data
-    resumes = bool(self.workdir) and has_checkpoint(checkpoint_dir or self.workdir)
     if resumes and self.recorded_data:
       images.check_same_data(data, self.recorded_data)
     if self.settings.is_device_input:
@@ -152,11 +167,7 @@ class Run:
         image_shape=data.image_shape,
       )
     self._check_memory()
-    if resumes:  # from the checkpoint, so `init_from` need not exist
-      self.initial_params = None
     self.make_train_step()  # checks the warm-up and the ascent set of SAM
-    _ = self.initial_params  # reads and checks them
-    return self
 
   def _check_memory(self) -> None:
     """Checks that the memory of this host can hold a batch and the parameters."""

@@ -13,7 +13,7 @@ from nfnets_augmult import configs
 from nfnets_augmult.ops import files
 from nfnets_augmult.runs import batches, network, pictures, summary
 from nfnets_augmult.runs.run import Run
-from nfnets_augmult.training import groups, loop, records
+from nfnets_augmult.training import groups, hosts, loop, records
 from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
 from nfnets_augmult.training.feeding import Advance, TrainStep
 from nfnets_augmult.training.run_log import BEST_BY, DivergedError, RunLog
@@ -82,13 +82,14 @@ def train(
   folder = folder or first.workdir
   is_first_host = jax.process_index() == 0
   claims = {}
-  if is_first_host:
-    print(summary.plan_text(runs, folder), flush=True)
-    claims = {path: records.Claim(path) for path in {folder, *(run.workdir for run in runs)}}
-    for run in runs:
-      files.make_dirs(run.workdir)
-      summary.write_description(run)
-      pictures.draw_contact_sheet(run)
+  with hosts.failing_together():
+    if is_first_host:
+      print(summary.plan_text(runs, folder), flush=True)
+      claims = {path: records.Claim(path) for path in {folder, *(run.workdir for run in runs)}}
+      for run in runs:
+        files.make_dirs(run.workdir)
+        summary.write_description(run)
+        pictures.draw_contact_sheet(run)
   class_names = first.data.train.class_names
   keep = first.settings.keep_checkpoints
   with contextlib.ExitStack() as stack:

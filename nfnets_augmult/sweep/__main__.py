@@ -16,11 +16,11 @@ import shlex
 from nfnets_augmult import command_line  # first: it quietens libraries before they are imported
 
 # isort: split
-import jax
 from absl import flags
 
 from nfnets_augmult.ops import console
 from nfnets_augmult.sweep import grid, groups, running
+from nfnets_augmult.training import hosts
 from nfnets_augmult.training.watch import StopRequested
 
 
@@ -45,22 +45,22 @@ def main() -> None:
       return
     command_line.join_hosts()
     command_line.check_devices()
-    running.check(sweep, points, workdir, together=args.together)
-    shapes = groups.by_shape(points) if args.together else [[point] for point in points]
-    todo = grid.take_shard(shapes, args.shard)
-    if args.together:
-      todo = [group for shape in todo for group in groups.split(shape, workdir)]
+    with hosts.failing_together():
+      running.check(sweep, points, workdir, together=args.together)
+      shapes = groups.by_shape(points) if args.together else [[point] for point in points]
+      todo = grid.take_shard(shapes, args.shard)
+      if args.together:
+        todo = [group for shape in todo for group in groups.split(shape, workdir)]
     todo = groups.broadcast_from_first_host(todo, points)
-    if jax.process_index() == 0:
-      grid.describe(sweep, workdir)
+    hosts.from_first_host(lambda: grid.describe(sweep, workdir))
     running.cache_compiled_programs(os.path.join(workdir, '.compiled'))
     running.say(f'{sweep.title}: {sum(map(len, todo))} of {len(points)} runs, in {workdir}')
     stop_signals = command_line.StopSignals()
     tally = running.run_sweep(sweep, todo, workdir, stop_requested=stop_signals)
   except ValueError as error:
-    command_line.fail(str(error))
+    command_line.fail(str(error), cause=error)
   except OSError as error:
-    command_line.fail(f'cannot write to {workdir}: {error}')
+    command_line.fail(f'cannot write to {workdir}: {error}', cause=error)
   except StopRequested:
     running.say(
       f'stopped and saved; the same command goes on from there. Work directory: {workdir}'

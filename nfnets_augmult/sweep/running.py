@@ -159,7 +159,8 @@ def run_group(
 ) -> str:
   """Runs the points of a group to their ends and returns a line on the outcome.
 
-  A failure is recorded in `status.json`, with the traceback in `log.txt`, and not raised.
+  A failure is recorded in `status.json`, with the traceback in `log.txt`, and not raised, unless it
+  is one of several hosts' own.
 
   Raises:
     StopRequested: `stop_requested` was true; the state is saved.
@@ -191,6 +192,8 @@ def run_group(
   except DivergedError as error:
     return f'{name}: diverged ({error})' if is_single else f'{name}: all diverged'
   except Exception as error:
+    if jax.process_count() > 1 and not isinstance(error, hosts.SharedError):
+      raise  # the other hosts are elsewhere in the program
     unfinished = [f for p, f in zip(group, folders, strict=True) if not groups.is_done(workdir, p)]
     return f'{name}: failed ({_note_failure(error, unfinished)})'
   finished = [100 * result[sweep.metric] for result in results if result]

@@ -18,6 +18,8 @@ from nfnets_augmult.ops.checks import check_int
 from nfnets_augmult.training import fit, hosts, records
 from nfnets_augmult.training.state import TrainState
 
+_FOLDERS = ('checkpoints', 'best')
+_ITEM = 'default'  # the name by which Orbax saves what has no name
 _METRIC = 'metric'
 _CLASS_NAMES = 'class_names'
 _PATTERN_CHARACTERS = '*?[]\\'
@@ -84,6 +86,17 @@ def _plain_path_to(workdir: epath.Path) -> tempfile.TemporaryDirectory | None:
   return folder
 
 
+class _Unchanging(np.ndarray):
+  """An array that Orbax need not copy before it writes it in the background."""
+
+  def __deepcopy__(self, unused: dict[int, Any]) -> '_Unchanging':
+    return self
+
+
+def _arrays(state: TrainState) -> dict[str, Any]:
+  return jax.tree.map(lambda leaf: np.asarray(leaf).view(_Unchanging), state._asdict())
+
+
 class CheckpointError(RuntimeError):
   """A checkpoint could not be written or read; the message lists the remaining ones."""
 
@@ -131,10 +144,9 @@ class Checkpoints:
         files.make_dirs(os.fspath(self._workdir))  # Orbax does not create the target of a link
       if not read_only and jax.process_count() > 1:
         # Orbax waits for the other hosts only where it finds a folder missing: all must find it.
-        if jax.process_index() == 0:
-          for name in ('checkpoints', 'best'):
-            files.make_dirs(os.fspath(self._workdir / name))
-        hosts.any_host(False)
+        hosts.from_first_host(
+          lambda: [files.make_dirs(os.fspath(self._workdir / name)) for name in _FOLDERS]
+        )
       self._latest, self._best = (
         ocp.CheckpointManager(
           epath.Path(self._alias.name) / 'workdir' / name if self._alias else self._workdir / name,
@@ -143,6 +155,7 @@ class Checkpoints:
             read_only=read_only,
             create=not read_only,
             cleanup_tmp_directories=not read_only,
+            single_host_load_and_broadcast=not read_only and jax.process_count() > 1,
             enable_async_checkpointing=not read_only,
             # Created asynchronously, a folder that fails leaves threads waiting for it.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
@@ -153,8 +166,8 @@ class Checkpoints:
           ),
         )
         for name, count, best_fn in (
-          ('checkpoints', keep, None),
-          ('best', 1, lambda metrics: metrics[_METRIC]),
+          (_FOLDERS[0], keep, None),
+          (_FOLDERS[1], 1, lambda metrics: metrics[_METRIC]),
         )
       )
 
@@ -162,6 +175,8 @@ class Checkpoints:
     return self
 
   def __exit__(self, error_type: type | None, *unused: object) -> None:
+    if error_type and jax.process_count() > 1 and not issubclass(error_type, hosts.SharedError):
+      return  # the other hosts are elsewhere, and would be waited for
     # After an error the last write is still waited for, but only that error is raised.
     try:
       with contextlib.suppress(Exception) if error_type else contextlib.nullcontext():
@@ -189,8 +204,15 @@ class Checkpoints:
       return -np.inf
     return float(self._best.metrics(self.best_step)[_METRIC])
 
+  def has(self, step: int) -> bool:
+    """Whether the state after `step` updates is there, or being written."""
+    return step in self._latest.all_steps()
+
   def save(self, state: TrainState) -> None:
     """Starts to write a state of NumPy arrays; does nothing if its step is there already.
+
+    They must not be changed later. Of several hosts the first writes its own; those of the others
+    need only have the same shapes.
 
     The first checkpoint of a run is waited for and read back, so that a broken disk or file system
     is noticed before the checkpoint is needed.
@@ -200,14 +222,14 @@ class Checkpoints:
       TakenOverError: another process was started in the work directory since.
     """
     step = int(state.step)
-    if step in self._latest.all_steps():
+    if self.has(step):
       return
     self._check_claim()
     is_first = self.latest_step is None and not self._is_verified
     with self._explain('write'):
       self._latest.save(
         step,
-        args=ocp.args.StandardSave(state._asdict()),
+        args=ocp.args.StandardSave(_arrays(state)),
         custom_metadata=self._metadata,
         force=True,
       )
@@ -218,28 +240,41 @@ class Checkpoints:
   def _verify(self, state: TrainState) -> None:
     """Raises CheckpointError unless the newest checkpoint is `state`, bit for bit."""
     self.wait()
-    written = self.restore(jax.tree.map(np.asarray, state))
-    is_equal = jax.tree.map(
-      lambda ours, theirs: np.asarray(ours).tobytes() == np.asarray(theirs).tobytes(),
-      state,
-      written,
-    )
-    if not all(jax.tree.leaves(is_equal)):
-      raise CheckpointError(
-        f'the first checkpoint in {self._workdir} does not read as it was written: is the disk, or '
-        'the file system, damaged?'
-      )
+    with hosts.failing_together():
+      if jax.process_index() == 0 and not self._reads_as(state):
+        raise CheckpointError(
+          f'the first checkpoint in {self._workdir} does not read as it was written: is the disk, '
+          'or the file system, damaged?'
+        )
 
-  def save_if_best(self, state: TrainState, metric: float) -> bool:
-    """Writes the state to `best` if `metric` is the highest so far, and returns whether it is."""
+  def _reads_as(self, state: TrainState) -> bool:
+    """Whether the newest checkpoint is `state`; looked at by one host, unlike `restore`."""
+    folder = self._latest.directory / str(self.latest_step) / _ITEM
+    template = jax.tree.map(np.asarray, state._asdict())
+    with self._explain('read'):
+      handler = ocp.StandardCheckpointHandler()
+      written = handler.restore(folder, args=ocp.args.StandardRestore(template))
+    is_equal = jax.tree.map(
+      lambda ours, theirs: ours.tobytes() == np.asarray(theirs).tobytes(), template, written
+    )
+    return all(jax.tree.leaves(is_equal))
+
+  def save_if_best(self, make_state: Callable[[], TrainState], metric: float) -> bool:
+    """Writes the state to `best` if `metric` is the highest so far, and returns whether it is.
+
+    Args:
+      make_state: returns the state, see `save`; called if it is written.
+      metric: of the state.
+    """
     self.wait()  # so that `best` is never ahead of `checkpoints`
-    if not metric > self.best_metric():
+    if not hosts.from_first_host(lambda: bool(metric > self.best_metric())):
       return False
     self._check_claim()
+    state = make_state()
     with self._explain('write'):
       self._best.save(
         int(state.step),
-        args=ocp.args.StandardSave(state._asdict()),
+        args=ocp.args.StandardSave(_arrays(state)),
         metrics={_METRIC: float(metric)},
         custom_metadata=self._metadata,
         force=True,
@@ -248,19 +283,10 @@ class Checkpoints:
 
   def _check_claim(self) -> None:
     """Raises on all hosts if another process was started in the work directory since."""
-    if not self._is_remote:
-      return
-    error = None
-    try:
-      if self._claim:
-        self._claim.check()
-    except (OSError, records.TakenOverError) as problem:
-      error = problem
-    if hosts.any_host(error is not None):
-      if isinstance(error, OSError):
-        with self._explain('write'):
-          raise error
-      raise error or records.TakenOverError(f'the first host may not write to {self._workdir}')
+    if self._is_remote:
+      with hosts.failing_together(), self._explain('write'):
+        if self._claim:
+          self._claim.check()
 
   def wait(self) -> None:
     """Waits for all writes.

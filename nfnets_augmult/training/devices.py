@@ -4,6 +4,7 @@ The only module that uses `jax.pmap`.
 """
 
 import collections
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -11,8 +12,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-
-from nfnets_augmult.data import multiplicity
 
 # The mapped axis of all devices of all hosts.
 AXIS_NAME = 'devices'
@@ -65,18 +64,34 @@ def first_replica(tree: Any) -> Any:
   return jax.tree.map(lambda leaf: np.asarray(leaf[0]), jax.device_get(shards))
 
 
+def copy_to_host(tree: Any) -> Any:
+  """Returns what `first_replica` does, as arrays that share no memory with the devices."""
+  replica = first_replica(tree)
+  return jax.tree.map(np.array, replica) if jax.default_backend() == 'cpu' else replica
+
+
+@functools.cache
+def _maximum() -> Any:
+  return on_each_device(lambda flag: jax.lax.pmax(flag, AXIS_NAME))
+
+
+def any_device(flag: bool) -> jax.Array:
+  """Returns whether `flag` is true on any host, replicated int32; does not wait for the result."""
+  return _maximum()(place(np.full(jax.local_device_count(), flag, np.int32)))
+
+
 def place_batch(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-  """Deals the slots of a host batch to the local devices, transferring asynchronously.
+  """Divides a host's batch among the local devices, transferring asynchronously.
 
   Args:
     batch: arrays `[B, ...]`; image and copy indices are not transferred.
 
   Returns:
-    Arrays `[D, B / D, ...]`; the copies of one image are spread evenly over the D devices.
+    Arrays `[D, B / D, ...]`; each device gets slots that follow each other.
   """
   count = jax.local_device_count()
   return {
-    key: place(multiplicity.deal_to_devices(batch[key], count))
+    key: place(batch[key].reshape(count, -1, *batch[key].shape[1:]))
     for key in _DEVICE_KEYS
     if key in batch
   }

@@ -43,13 +43,12 @@ def fit(
   try:
     while True:
       if plan.is_evaluation_due(step) and not watch.is_evaluated(step):
-        watch.save(state)
-        watch.evaluate(step, state)
+        watch.evaluate(step, state, saved=watch.save(state))
       if step == plan.total_steps:
         watch.save(state)
         watch.wait()
         return devices.first_replica(state)
-      if watch.is_stopping(step):
+      if watch.is_stopping():
         watch.save(state)
         watch.wait()
         raise StopRequested

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nfnets_augmult.training import hosts
 from nfnets_augmult.training.plan import Plan
 from nfnets_augmult.training.records import Recorder
 from nfnets_augmult.training.rises import Rise, RiseDetector
@@ -17,7 +18,7 @@ BEST_BY = 'test/ema/top_1'
 _LAST_LOSSES = 10
 
 
-class DivergedError(RuntimeError):
+class DivergedError(hosts.SharedError, RuntimeError):
   """The loss, the gradient or the parameters are no longer finite numbers.
 
   Attributes:

@@ -20,7 +20,7 @@ COMPUTE_DTYPES = ('float32', 'bfloat16')
 _MOST_DROPOUT_MASKS = 4096
 
 Metrics = dict[str, jax.Array]
-# From (params, key, images, *, is_training) to logits: uint8 [B, H, W, C] to float32 [B, K].
+# From (params, key, images, *, is_training, slot) to logits: uint8 [B, H, W, C] to float32 [B, K].
 Classifier = Callable[..., jax.Array]
 
 
@@ -39,7 +39,7 @@ def make_classifier(
   Images are transferred as uint8, a quarter of the bytes.
 
   Args:
-    apply_fn: `(params, key, images, *, is_training)` to logits.
+    apply_fn: `(params, key, images, *, is_training, slot)` to logits, see `models.make_model`.
     normalization: subtracted from and divided into each channel.
     compute_dtype: `'float32'` or `'bfloat16'`; parameters and results are always float32.
 
@@ -49,11 +49,18 @@ def make_classifier(
   checks.check_choice('compute_dtype', compute_dtype, COMPUTE_DTYPES)
   policy = jmp.get_policy(f'params=float32,compute={compute_dtype},output=float32')
 
-  def classifier(params: Any, key: jax.Array, images: jax.Array, *, is_training: bool) -> jax.Array:
+  def classifier(
+    params: Any,
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    is_training: bool,
+    slot: jax.Array | None = None,
+  ) -> jax.Array:
     mean, std = (jnp.asarray(values, jnp.float32) for values in normalization)
     inputs = (images.astype(jnp.float32) - mean) / std
     params, inputs = policy.cast_to_compute((params, inputs))
-    return policy.cast_to_output(apply_fn(params, key, inputs, is_training=is_training))
+    return policy.cast_to_output(apply_fn(params, key, inputs, is_training=is_training, slot=slot))
 
   return classifier
 
@@ -125,6 +132,10 @@ def make_train_step(
   both before the update, the `gradient_norm` and the `learning_rate`. The accuracy of a mixed image
   is by its label of larger weight.
 
+  The batches of all devices one after another are the whole batch; the place of a sample in it is
+  its slot. Dropout and stochastic depth are a function of (key, step, slot), so that the number of
+  devices changes results by rounding alone.
+
   Args:
     classifier: see `make_classifier`.
     optimizer: from the gradient to a direction, without the learning rate.
@@ -148,7 +159,7 @@ def make_train_step(
     params: Any, batch: dict[str, jax.Array], key: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
     def losses_and_hits(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-      logits = classifier(params, key, batch['image'], is_training=True)
+      logits = classifier(params, key, batch['image'], is_training=True, slot=batch['slot'])
       labels = losses.mixed_labels(batch, logits.shape[-1])
       loss_per_copy = losses.cross_entropy(logits, labels, label_smoothing=label_smoothing)
       return loss_per_copy, losses.in_top_k(logits, losses.main_label(batch), 1).astype(jnp.float32)
@@ -163,9 +174,10 @@ def make_train_step(
   def train_step(
     state: TrainState, batch: dict[str, jax.Array], key: jax.Array
   ) -> tuple[TrainState, Metrics]:
+    held = len(batch['mask'])
+    batch = dict(batch, slot=jax.lax.axis_index(axis_name) * held + jnp.arange(held))
     key_per_step = jax.random.fold_in(key, state.step)
-    key_per_device = jax.random.fold_in(key_per_step, jax.lax.axis_index(axis_name))
-    (loss, hits), gradient = value_and_grad(state.params, batch, key_per_device)
+    (loss, hits), gradient = value_and_grad(state.params, batch, key_per_step)
     accuracy = losses.masked_mean(hits, batch['mask'], axis_name=axis_name)
     gradient, loss, accuracy = jax.lax.pmean((gradient, loss, accuracy), axis_name)
     metrics = {

@@ -14,7 +14,7 @@ from nfnets_augmult.training.progress import Progress
 from nfnets_augmult.training.run_log import BEST_BY, DivergedError, RunLog
 
 
-class StopRequested(Exception):
+class StopRequested(hosts.SharedError):
   """The run was asked to stop, and its state is saved. Not an error."""
 
 
@@ -45,7 +45,8 @@ class Watch:
         and compiled for all devices here.
       evaluation_batches: makes the batches of each split, by the name under which it is recorded.
       checkpoints: of the run or the group.
-      stop_requested: called between dispatches, and between the batches of an evaluation.
+      stop_requested: whether this host was asked to stop; called between dispatches, and between
+        the batches of an evaluation. If it is true on one host, all stop at the same place.
       show_progress: whether this process displays progress.
       on_divergence: called with the index of a run that diverges, and the error.
     """
@@ -57,7 +58,7 @@ class Watch:
     self._evaluation_step = devices.on_each_device(evaluation_step)
     self._evaluation_batches = evaluation_batches
     self._checkpoints = checkpoints
-    self._stop_requested = stop_requested
+    self._stop_votes = hosts.StopVotes(stop_requested)
     self._show_progress = show_progress
     self._diverged: dict[int, str] = {}
     self._on_divergence = on_divergence
@@ -86,11 +87,9 @@ class Watch:
     """Whether the step was evaluated before the run was resumed; the same on all hosts."""
     return hosts.any_host(all(log.is_evaluated(step) for _, log in self.active_runs()))
 
-  def is_stopping(self, step: int) -> bool:
-    """Whether any host was asked to stop; several hosts communicate at log steps only."""
-    if jax.process_count() == 1:
-      return self._stop_requested()
-    return step % self._plan.cadence.log == 0 and hosts.any_host(self._stop_requested())
+  def is_stopping(self) -> bool:
+    """Whether any host was asked to stop; to be called before each dispatch."""
+    return self._stop_votes.is_agreed()
 
   def consume_metrics(self, step: int, stop: int, metrics: dict[str, jax.Array]) -> None:
     """Queues the metrics of dispatched steps, and processes those beyond the steps in flight."""
@@ -160,34 +159,50 @@ class Watch:
     if not self.active_runs():
       raise DivergedError(f'all runs diverged: {"; ".join(self._diverged.values())}')
 
-  def save(self, state: Any) -> None:
+  def save(self, state: Any) -> Any:
     """Saves a state, after checking that it and all metrics up to it are finite.
+
+    Returns:
+      The state that was saved; on hosts other than the first, which writes it, arrays of its shapes
+      that take no memory. None if its step was saved before.
 
     Raises:
       DivergedError: no run is left, or a parameter is not finite.
       CheckpointError: this or the previous write failed.
     """
     self._consume_all()
-    state = devices.first_replica(state)
+    if self._checkpoints.has(int(devices.first_replica(state.step))):
+      return None
+    state = _state_to_write(state)
     if not self._is_group:  # the step of a group never accepts parameters that are not finite
       self._check_finite(state)
     for log in self._logs:  # a run that resumes from this checkpoint has the records up to it
       log.upload()
     self._checkpoints.save(state)
+    return state
 
   def _check_finite(self, state: Any) -> None:
     """Checks the parameters, which no later loss checks if this is the last step."""
     params = jax.tree.leaves((state.params, state.ema_params))
-    if not all(np.isfinite(leaf).all() for leaf in params):
+    is_finite = jax.process_index() > 0 or all(np.isfinite(leaf).all() for leaf in params)
+    if hosts.any_host(not is_finite):
       step = int(state.step)
       self._end(0, step, f'the parameters after step {step} are not finite')
 
-  def evaluate(self, step: int, state: Any) -> None:
-    """Evaluates and records a state on all splits; saves the best one of a single run."""
+  def evaluate(self, step: int, state: Any, *, saved: Any = None) -> None:
+    """Evaluates and records a state on all splits; saves the best one of a single run.
+
+    Args:
+      step: of the state.
+      state: on the devices.
+      saved: what `save` returned for it.
+    """
     results = self._evaluate_splits(state.runs if self._is_group else state)
     if not self._is_group:
       split, name, key = BEST_BY.split('/')
-      self._checkpoints.save_if_best(devices.first_replica(state), results[split][name][key])
+      self._checkpoints.save_if_best(
+        lambda: _state_to_write(state) if saved is None else saved, results[split][name][key]
+      )
     for index, log in self.active_runs():
       run_results = {
         split: {
@@ -216,7 +231,7 @@ class Watch:
     """Returns the means of each split for the last parameters, `raw`, and the averaged, `ema`."""
 
     def check_stop() -> None:
-      if jax.process_count() == 1 and self._stop_requested():
+      if self.is_stopping():
         self._checkpoints.wait()
         raise StopRequested
 
@@ -235,3 +250,11 @@ class Watch:
   def close(self) -> None:
     """Ends the display of progress."""
     self._progress.close()
+
+
+def _state_to_write(state: Any) -> Any:
+  """Returns the state as NumPy arrays on the first host; see `Watch.save` for the others."""
+  if jax.process_index() == 0:
+    return devices.copy_to_host(state)
+  empty = jax.tree.map(lambda leaf: np.broadcast_to(leaf.dtype.type(0), leaf.shape[1:]), state)
+  return empty._replace(step=devices.first_replica(state.step))

@@ -213,34 +213,6 @@ def test_slots_are_pinned():
 
 
 @pytest.mark.parametrize(
-  ('unique', 'augmult', 'num_devices'), [(6, 4, 3), (5, 4, 10), (4, 3, 2), (2, 16, 8), (3, 1, 1)]
-)
-def test_devices_share_the_copies_of_an_image(unique, augmult, num_devices):
-  """Every slot goes to one device, and no device gets more than ceil(n / D) copies of an image."""
-  images = Multiplicity(3 * unique, unique, augmult, 0).slots(0).image_index
-  slots = np.arange(len(images))
-  dealt = lib.deal_to_devices(slots, num_devices)
-  assert dealt.shape == (num_devices, len(slots) // num_devices)
-  np.testing.assert_array_equal(np.sort(dealt.ravel()), slots)
-  for device in dealt:
-    assert np.bincount(images[device]).max() <= -(-augmult // num_devices)
-
-
-def test_dealing_keeps_what_is_in_a_slot():
-  """Slot b, with all its pixels, is entry b // D of device b % D."""
-  images = np.random.default_rng(0).integers(0, 256, (12, 3, 2), np.uint8)
-  dealt = lib.deal_to_devices(images, 4)
-  for slot in range(12):
-    np.testing.assert_array_equal(dealt[slot % 4, slot // 4], images[slot])
-
-
-def test_devices_must_divide_the_batch():
-  """A batch that cannot be dealt evenly is refused."""
-  with pytest.raises(ValueError, match='5 devices do not divide a batch of 12'):
-    lib.deal_to_devices(np.arange(12), 5)
-
-
-@pytest.mark.parametrize(
   ('changed', 'key_and_remedy'),
   [
     (dict(placement='beside'), "placement='beside' must be one of within, neighbouring"),

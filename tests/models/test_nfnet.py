@@ -73,7 +73,7 @@ def _features_and_logits(name, **options):
 
   def network(images):
     module = spec.module(**spec.arguments, num_classes=1000, **options)
-    features = module.features(images, is_training=False)
+    features = module.features(images, is_training=False, slot=None)
     return features, module(images, is_training=False)
 
   return hk.transform(network)
@@ -263,7 +263,9 @@ class PiecesTest(parameterized.TestCase):
     specs = make_block_specs([[shape] * 4], alpha=0.2, stochastic_depth_rate=0.25)
 
     def masks(is_training):
-      return hk.transform(lambda: draw_keep(specs, 10_000, is_training=is_training)).apply
+      return hk.transform(
+        lambda: draw_keep(specs, jnp.arange(10_000), is_training=is_training)
+      ).apply
 
     self.assertEqual(masks(False)({}, None), [None] * 4)
     first, *others = masks(True)({}, jax.random.key(0))

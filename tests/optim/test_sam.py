@@ -8,9 +8,9 @@ from absl.testing import absltest, parameterized
 
 from nfnets_augmult.optim.sam import (
   ascent_direction,
-  ascent_slots_per_device,
-  first_slots,
+  ascent_slots,
   sharpness_aware,
+  take_slots,
 )
 
 
@@ -78,7 +78,9 @@ class SharpnessAwareTest(chex.TestCase):
     # The first slot is at the point's left, the second far below. Climbing from the first alone
     # moves along a only: to (1 + 0.5, 0); the gradient there is that of both samples.
     batch = {'x': jnp.asarray([[0.0, 0.0], [1.0, -8.0]])}
-    function = sharpness_aware(_VALUE_AND_GRAD, rho=0.5, select_ascent=first_slots(1))
+    batch |= {'slot': jnp.arange(2), 'mask': jnp.ones(2)}
+    take = take_slots(np.array([0]), batch_size=2)
+    function = sharpness_aware(_VALUE_AND_GRAD, rho=0.5, select_ascent=take)
     (_, aux), grad = function(_params(1, 0), batch)
     chex.assert_trees_all_close(grad, _params(1.5 - 0.5, 0 + 4), rtol=1e-6)
     self.assertEqual(int(aux['samples']), 2)
@@ -101,47 +103,45 @@ class SharpnessAwareTest(chex.TestCase):
 
 
 class AscentSlotsTest(parameterized.TestCase):
-  """Which slots of a device the ascent step reads."""
+  """Which slots of a batch the ascent step reads, and the part of them on each device."""
 
   @parameterized.parameters(
-    # U, n, D, fraction, slots
-    (256, 16, 128, 0.2, 7),  # 52 images, 832 slots of the batch, 6.5 per device
-    (20, 1, 1, 0.2, 4),
-    (100, 1, 1, 0.07, 7),  # 0.07 * 100 is 7.000000000000001
-    (64, 4, 8, 1.0, 32),
-    (4, 2, 8, 0.1, 1),
+    (20, 0.2, [0, 5, 10, 15]),
+    (16, 0.2, [0, 4, 8, 12]),  # 3.2 rounded up
+    (6, 1.0, [0, 1, 2, 3, 4, 5]),
+    (3, 0.1, [0]),
+    (100, 0.07, [0, 14, 28, 42, 57, 71, 85]),  # 0.07 * 100 is 7.000000000000001
   )
-  def test_worked_by_hand(self, unique_images, augmult, devices, fraction, slots):
-    got = ascent_slots_per_device(
-      unique_images_per_batch=unique_images,
-      augmult=augmult,
-      device_count=devices,
-      ascent_fraction=fraction,
-    )
-    self.assertEqual(got, slots)
+  def test_worked_by_hand(self, batch_size, fraction, slots):
+    got = ascent_slots(batch_size=batch_size, ascent_fraction=fraction)
+    self.assertEqual(got.tolist(), slots)
 
-  @parameterized.product(unique_images=[8, 24], augmult=[1, 3, 16], devices=[1, 2, 8])
-  def test_prefixes_hold_the_first_images_with_all_copies(self, unique_images, augmult, devices):
-    image_of_slot = np.repeat(np.arange(unique_images), augmult)
-    slots = ascent_slots_per_device(
-      unique_images_per_batch=unique_images,
-      augmult=augmult,
-      device_count=devices,
-      ascent_fraction=0.25,
-    )
-    dealt = [image_of_slot[device::devices] for device in range(devices)]
-    chosen = np.concatenate([first_slots(slots)(device) for device in dealt])
-    left = np.concatenate([device[slots:] for device in dealt])
-    assert np.all(left >= unique_images // 4)
-    # No device reads more than one slot beyond the chosen images.
-    assert np.sum(chosen >= unique_images // 4) < devices
+  @parameterized.product(
+    batch_size=[48, 96], fraction=[0.05, 0.2, 0.5, 0.9, 1.0], devices=[1, 2, 3, 8, 48]
+  )
+  def test_devices_take_equal_parts_that_are_the_whole_together(
+    self, batch_size, fraction, devices
+  ):
+    slots = ascent_slots(batch_size=batch_size, ascent_fraction=fraction)
+    take = jax.jit(take_slots(slots, batch_size=batch_size))
+    taken = []
+    for held in np.split(np.arange(batch_size), devices):
+      part = take({'slot': held, 'mask': np.ones(len(held)), 'image': 10 * held})
+      counts = np.asarray(part['mask']) > 0
+      assert len(counts) == -(-len(slots) // devices)
+      assert sum(counts) >= len(slots) // devices
+      np.testing.assert_array_equal(part['image'], 10 * part['slot'])
+      taken += part['slot'][counts].tolist()
+    self.assertEqual(taken, slots.tolist())
+
+  def test_samples_that_do_not_count_still_do_not(self):
+    take = take_slots(np.array([0, 2]), batch_size=4)
+    part = take({'slot': jnp.arange(4), 'mask': jnp.asarray([1.0, 1.0, 0.0, 1.0])})
+    self.assertEqual(part['mask'].tolist(), [1, 0])
 
   def test_errors_show_the_values(self):
-    arguments = {'unique_images_per_batch': 6, 'augmult': 2}
     with self.assertRaisesRegex(ValueError, 'ascent_fraction=0'):
-      ascent_slots_per_device(**arguments, device_count=2, ascent_fraction=0)
-    with self.assertRaisesRegex(ValueError, '6 images x 2 copies.*8 devices'):
-      ascent_slots_per_device(**arguments, device_count=8, ascent_fraction=0.5)
+      ascent_slots(batch_size=12, ascent_fraction=0)
 
 
 if __name__ == '__main__':

@@ -40,7 +40,7 @@ def _loops(monkeypatch):
 
 
 def test_trains_as_with_tf_data(run):
-  """On eight devices: the same batches dealt to the same devices give the same curves."""
+  """On eight devices: the same batches on the same devices give the same curves."""
   _, ours = run()
   _, theirs = run(input='tf.data')
   assert_same_records(ours, theirs, rtol=1e-4)

@@ -1,12 +1,15 @@
 """Checkpoints: whole or not at all, the last few and the best."""
 
+import copy
 import os
 import pathlib
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
+from nfnets_augmult.training import checkpoints as checkpoints_lib
 from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints, has_checkpoint
 from tests.training import toy
 
@@ -43,7 +46,7 @@ def test_keeps_the_best(tmp_path):
     best = []
     for step, metric in ((1, 0.5), (2, 0.9), (3, 0.7), (4, 0.9)):
       checkpoints.save(_state(step))
-      best.append(checkpoints.save_if_best(_state(step), metric))
+      best.append(checkpoints.save_if_best(lambda step=step: _state(step), metric))
     assert best == [True, True, False, False]  # an equal one does not replace the first
   with Checkpoints(str(tmp_path), keep=1, read_only=True) as checkpoints:
     assert (checkpoints.latest_step, checkpoints.best_step) == (4, 2)
@@ -124,6 +127,17 @@ def test_a_checkpoint_of_other_classes_says_how_many(tmp_path):
     checkpoints.restore(state(10))
 
 
+def test_orbax_gets_arrays_that_it_does_not_copy():
+  """It copies NumPy arrays before it writes them in the background, by `copy.deepcopy`."""
+  state = _state(3)
+  for ours, theirs in zip(
+    jax.tree.leaves(copy.deepcopy(checkpoints_lib._arrays(state))),
+    jax.tree.leaves(state._asdict()),
+    strict=True,
+  ):
+    assert np.shares_memory(ours, theirs)
+
+
 @pytest.mark.parametrize('name', ['n4 [try 2]', 'a*', 'what?', 'back\\slash', '[!a]', 'ü {b} $x'])
 def test_any_path_works(tmp_path, name):
   """Also a path with glob characters, which would match other folders."""
@@ -131,7 +145,7 @@ def test_any_path_works(tmp_path, name):
   for step, workdir in ((1, neighbour), (2, own)):
     with Checkpoints(workdir, class_names=(name,)) as checkpoints:
       checkpoints.save(_state(step))
-      checkpoints.save_if_best(_state(step), 0.5)
+      checkpoints.save_if_best(lambda step=step: _state(step), 0.5)
   for step, workdir in ((1, neighbour), (2, own)):
     assert has_checkpoint(workdir)
     with Checkpoints(workdir, read_only=True) as checkpoints:
@@ -151,19 +165,19 @@ def test_no_checkpoint_where_there_is_none(tmp_path):
 def test_the_first_checkpoint_is_read_again(tmp_path, monkeypatch):
   """A difference is noticed at the first save, and checked at no other."""
   written = []
-  restore = Checkpoints.restore
+  restore = ocp.StandardCheckpointHandler.restore
 
-  def damaged(self, template, *, which='latest'):
-    written.append(self.latest_step)
-    state = restore(self, template, which=which)
-    leaf = jax.tree.leaves(state.params)[0]
+  def damaged(self, folder, **arguments):
+    written.append(int(folder.parent.name))
+    state = restore(self, folder, **arguments)
+    leaf = jax.tree.leaves(state['params'])[0]
     leaf[...] += 1
     return state
 
   with Checkpoints(str(tmp_path / 'good'), keep=2) as checkpoints:
     checkpoints.save(_state(1))
     checkpoints.save(_state(2))
-  monkeypatch.setattr(Checkpoints, 'restore', damaged)
+  monkeypatch.setattr(ocp.StandardCheckpointHandler, 'restore', damaged)
   with Checkpoints(str(tmp_path / 'good'), keep=2) as checkpoints:
     checkpoints.save(_state(3))
   assert not written

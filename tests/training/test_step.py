@@ -107,24 +107,23 @@ def test_masked_slots_do_not_count():
     np.testing.assert_allclose(a[0], b[0], rtol=1e-4, atol=1e-6)
 
 
-def test_dropout_differs_by_step_and_device_and_repeats():
-  """Randomness is a function of (key, step, device) and of nothing else."""
+def test_dropout_differs_by_step_and_slot_and_repeats():
+  """Randomness is a function of (key, step, slot) and of nothing else."""
   train_step, _, state = toy.make(dropout_rate=0.5)
   update = jax.pmap(train_step, axis_name='devices')
-  half = toy.batch(8)
-  both = {key: np.concatenate([value, value]) for key, value in half.items()}
+  batch = toy.batch(8)
 
-  def norm(step, batch, num_devices, seed=3):
+  def norm(step, batch, seed=3):
     start = state._replace(step=jnp.asarray(step, jnp.int32))
-    key = toy.replicate(jax.random.PRNGKey(seed), num_devices)
-    return float(update(toy.replicate(start, num_devices), batch, key)[1]['gradient_norm'][0])
+    key = toy.replicate(jax.random.PRNGKey(seed), 1)
+    metrics = update(toy.replicate(start, 1), toy.shard(batch, 1), key)[1]
+    return float(metrics['gradient_norm'][0])
 
-  stacked = {key: value.reshape(2, 8, *value.shape[1:]) for key, value in both.items()}
-  assert norm(0, toy.shard(half, 1), 1) == norm(0, toy.shard(half, 1), 1)
-  assert norm(0, toy.shard(half, 1), 1) != norm(1, toy.shard(half, 1), 1)
-  assert norm(0, toy.shard(half, 1), 1) != norm(0, toy.shard(half, 1), 1, seed=4)
-  # Equal samples on two devices: with equal masks the mean would be that of one device.
-  assert norm(0, stacked, 2) != norm(0, toy.shard(half, 1), 1)
+  assert norm(0, batch) == norm(0, batch)
+  assert norm(0, batch) != norm(1, batch)
+  assert norm(0, batch) != norm(0, batch, seed=4)
+  # The same samples in other slots meet other masks.
+  assert norm(0, batch) != pytest.approx(norm(0, {k: v[::-1] for k, v in batch.items()}), rel=1e-4)
 
 
 def test_learns():
@@ -194,18 +193,67 @@ def test_sam_per_device_climbs_each_devices_own_gradient():
     np.testing.assert_array_equal(leaf, np.stack([leaf[0]] * 4))
 
 
-def test_ascent_reads_whole_images_of_every_device():
-  """16 images x 1 copy on 2 devices, a quarter: the first two slots of each."""
-  count = sam.ascent_slots_per_device(
-    unique_images_per_batch=16, augmult=1, device_count=2, ascent_fraction=0.25
-  )
+@pytest.mark.parametrize('synchronize', [True, False])
+def test_ascent_reads_the_same_slots_on_any_number_of_devices(synchronize):
+  """Slots 0, 5, 10, by hand from the gradients of single samples, on 1, 2 and 4 devices."""
+  slots = sam.ascent_slots(batch_size=16, ascent_fraction=0.18)
+  np.testing.assert_array_equal(slots, [0, 5, 10])
+  axis_name = 'devices' if synchronize else None
   sharpness = functools.partial(
-    sam.sharpness_aware, rho=0.5, axis_name='devices', select_ascent=sam.first_slots(count)
+    sam.sharpness_aware,
+    rho=0.5,
+    axis_name=axis_name,
+    select_ascent=sam.take_slots(slots, batch_size=16),
   )
-  _, fraction = _train(2, sharpness=sharpness, steps=1)
-  _, whole = _train(2, sharpness=functools.partial(sharpness, select_ascent=None), steps=1)
-  assert count == 2
-  assert fraction[0]['loss'] != whole[0]['loss']
+  _, _, state = toy.make()
+  batch = toy.batch(seed=0)
+  x = (batch['image'].reshape(16, 16).astype(np.float64) - 100) / 50
+
+  def loss_and_gradient(params, chosen):
+    logits = x[chosen] @ params['w'] + params['b']
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    target = np.eye(3)[batch['label'][chosen]]
+    delta = (p - target) / len(chosen)
+    loss = -np.sum(np.log(p[target > 0])) / len(chosen)
+    return loss, {'w': x[chosen].T @ delta, 'b': delta.sum(0)}
+
+  params = jax.device_get(state.params)['linear']
+  for num_devices in (1, 2) if not synchronize else (1, 2, 4):
+    held = np.split(np.arange(16), num_devices)
+    losses = []
+    for device in held:
+      climbed = slots if synchronize else np.intersect1d(slots, device)
+      _, gradient = loss_and_gradient(params, climbed)
+      norm = np.sqrt(sum((g**2).sum() for g in gradient.values()))
+      perturbed = {name: params[name] + 0.5 * gradient[name] / norm for name in params}
+      losses.append(loss_and_gradient(perturbed, device)[0])
+    _, metrics = _train(num_devices, sharpness=sharpness, steps=1)
+    assert metrics[0]['loss'] == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+@pytest.mark.parametrize('num_devices', [2, 8])
+def test_devices_do_not_change_dropout_and_the_ascent_set(num_devices):
+  """SAM on a fifth of the batch, under two dropout masks; rounding grows from 1e-7 per step."""
+  options = {
+    'dropout_rate': 0.5,
+    'dropout_masks': 2,
+    'sharpness': functools.partial(
+      sam.sharpness_aware,
+      rho=0.5,
+      axis_name='devices',
+      select_ascent=sam.take_slots(
+        sam.ascent_slots(batch_size=16, ascent_fraction=0.2), batch_size=16
+      ),
+    ),
+  }
+  state, metrics = _train(num_devices, **options)
+  one, one_metrics = _train(1, **options)
+  for name in ('loss', 'accuracy', 'gradient_norm'):
+    np.testing.assert_allclose(
+      [m[name] for m in metrics], [m[name] for m in one_metrics], rtol=1e-5
+    )
+  for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(one), strict=True):
+    np.testing.assert_allclose(a[0], b[0], rtol=1e-4, atol=1e-6)
 
 
 def test_clipping_bounds_what_a_step_changes():

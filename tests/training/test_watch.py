@@ -41,8 +41,11 @@ class _Checkpoints:
   def save(self, state):
     self.saved.append(int(state.step))
 
-  def save_if_best(self, state, metric):
-    self.best.append((int(state.step), metric))
+  def has(self, step):
+    return step in self.saved
+
+  def save_if_best(self, make_state, metric):
+    self.best.append((int(make_state().step), metric))
 
   def wait(self):
     pass
@@ -158,8 +161,9 @@ def test_parameters_that_are_not_finite_are_never_saved():
   state = _state(1, step=1)
   watch.start(state)
   watch.save(devices.replicate(state))
-  bad = state._replace(ema_params=jax.tree.map(lambda leaf: leaf * np.nan, state.ema_params))
-  with pytest.raises(DivergedError, match='the parameters after step 1 are not finite'):
+  bad = _state(1, step=2)
+  bad = bad._replace(ema_params=jax.tree.map(lambda leaf: leaf * np.nan, bad.ema_params))
+  with pytest.raises(DivergedError, match='the parameters after step 2 are not finite'):
     watch.save(devices.replicate(bad))
   assert checkpoints.saved == [1]
 
@@ -181,11 +185,38 @@ def test_evaluations_are_recorded_for_each_run(num_runs):
   assert checkpoints.best == expected
 
 
+def test_a_state_is_copied_once(monkeypatch):
+  """For the checkpoint and the best one together; a state that was saved before not at all."""
+  copied = []
+  copy = devices.copy_to_host
+  monkeypatch.setattr(devices, 'copy_to_host', lambda tree: copied.append(1) or copy(tree))
+  watch, _, checkpoints = _watch(1)
+  watch.start(_state(1, step=4))
+  state = devices.replicate(_state(1, step=4))
+  watch.evaluate(4, state, saved=watch.save(state))
+  assert checkpoints.saved == [step for step, _ in checkpoints.best] == [4]
+  assert len(copied) == 1
+  assert watch.save(state) is None
+  assert len(copied) == 1
+
+
+def test_other_hosts_hold_no_copy(monkeypatch):
+  """Arrays of the shapes and types of the state, each of a single number."""
+  monkeypatch.setattr(jax, 'process_index', lambda: 1)
+  watch, _, checkpoints = _watch(1)
+  watch.start(_state(1, step=4))
+  saved = watch.save(devices.replicate(_state(1, step=4)))
+  assert checkpoints.saved == [4]
+  for ours, theirs in zip(*map(jax.tree.leaves, (saved, _state(1, step=4))), strict=True):
+    assert (ours.shape, ours.dtype) == (np.shape(theirs), theirs.dtype)
+    assert not any(ours.strides)
+
+
 def test_a_stop_is_obeyed_between_the_batches_of_an_evaluation():
   watch, (recorder,), _ = _watch(1, stop_requested=lambda: True)
   state = _state(1, step=4)
   watch.start(state)
-  assert watch.is_stopping(4)
+  assert watch.is_stopping()
   with pytest.raises(StopRequested):
     watch.evaluate(4, devices.replicate(state))
   assert not recorder.records

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nfnets_augmult.models.random_by_slot import dropout
 from nfnets_augmult.optim import schedules, sgd
 from nfnets_augmult.training import state as state_lib
 from nfnets_augmult.training import step as step_lib
@@ -13,10 +14,10 @@ NORMALIZATION = step_lib.Normalization(mean=(100.0,), std=(50.0,))
 
 
 def network(dropout_rate=0.0):
-  def apply(images, *, is_training):
+  def apply(images, *, is_training, slot=None):
     x = hk.Flatten()(images)
     if is_training and dropout_rate:
-      x = hk.dropout(hk.next_rng_key(), dropout_rate, x)
+      x = dropout(x, dropout_rate, jnp.arange(len(x)) if slot is None else slot)
     return hk.Linear(3)(x)
 
   return hk.transform(apply)
@@ -60,8 +61,8 @@ def batch(size=16, seed=0):
 
 
 def shard(tree, num_devices):
-  """Slot b to device b % D."""
-  return jax.tree.map(lambda x: np.swapaxes(x.reshape(-1, num_devices, *x.shape[1:]), 0, 1), tree)
+  """Successive slots to each device."""
+  return jax.tree.map(lambda x: x.reshape(num_devices, -1, *x.shape[1:]), tree)
 
 
 def replicate(tree, num_devices):

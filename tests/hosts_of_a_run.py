@@ -1,0 +1,41 @@
+"""Processes on this machine as the hosts of a run."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import ml_collections
+
+from experiments import quickstart_digits
+from nfnets_augmult import configs
+
+
+def overrides(config: ml_collections.ConfigDict, *, varied: Sequence[str] = ()) -> list[str]:
+  """Returns the flags that make the quickstart `config`, but for the keys that are `varied`."""
+  plain = configs.flatten(quickstart_digits.get_config())
+  changed = {key: value for key, value in configs.flatten(config).items() if value != plain[key]}
+  return [f'--config.{key}={value}' for key, value in changed.items() if key not in varied]
+
+
+def start(program: str, flags: Sequence[str], *, count: int = 2) -> list[subprocess.Popen]:
+  """Starts `count` hosts of one device each that run a program with the quickstart's config."""
+  with socket.socket() as free:
+    free.bind(('127.0.0.1', 0))
+    address = f'127.0.0.1:{free.getsockname()[1]}'
+  return [
+    subprocess.Popen(
+      [
+        *(sys.executable, '-m', f'nfnets_augmult.{program}'),
+        *('--config=experiments/quickstart_digits.py', *flags),
+        *('--multi_host', f'--coordinator={address}', f'--num_hosts={count}'),
+        *(f'--host_index={index}', '--heartbeat_timeout=10'),
+      ],
+      env={**os.environ, 'XLA_FLAGS': '--xla_backend_optimization_level=0'},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+    for index in range(count)
+  ]
