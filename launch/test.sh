@@ -2,7 +2,7 @@
 # Lint, format and the whole test suite, in the same environment as the quickstart.
 # Arguments go to pytest. The tests run in one process per processor, at most eight; -n0 is for one.
 set -euo pipefail
-extras=test
+extras='test'
 . "$(dirname "$0")/environment.sh"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .

@@ -1,18 +1,22 @@
-"""Batches of a data set that is held in memory, made on the host with NumPy alone.
+"""Batches of a data set held in memory, made on the host with NumPy alone.
 
-The batches are those of `pipeline.py`, without threads that make the next ones in the background.
-They serve runs whose training batches are made on the device: evaluation, pictures.
+They equal those of `pipeline.py`, but are not made in the background. Runs whose training batches
+are made on the device use them for evaluation and pictures.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
 
-from nfnets_augmult.data.crops import Crop
+from nfnets_augmult.data.augmentation import Crop
 from nfnets_augmult.data.multiplicity import Multiplicity
 from nfnets_augmult.data.sources import ArraySource
 
-# See `pipeline.Batch`.
+# Name to array. Training and evaluation: 'image' uint8 [B, H, W, C], 'label' int32 [B], 'mask'
+# float32 [B] (0 for padding and for images that do not decode), 'image_index' int64 [B].
+# Training only: 'copy_index' int32 [B], 'epoch' int32 [B], 'seed' uint32 [B, 2].
+# If images are mixed, also 'partner_index' int64 [B], 'partner_label' int32 [B] and 'mix_weight'
+# float32 [B], the share of the slot's own image and label; 1 where nothing is mixed.
 Batch = dict[str, np.ndarray]
 
 
@@ -27,7 +31,7 @@ def train_batch(
 ) -> Batch:
   """Returns slots `start` to `stop` (default: all) of the training batch of `step`.
 
-  The images have the size that the network gets, so `crop` must be one with a `cut`.
+  The images have their final size already, so `crop` must have a `cut`.
   """
   slots = multiplicity.slots(step, start, stop)
   unique, owner = np.unique(slots.image_index, return_inverse=True)
@@ -49,7 +53,7 @@ def train_batches(
   host_index: int = 0,
   host_count: int = 1,
 ) -> Iterator[Batch]:
-  """Yields what `pipeline.train_batches` does."""
+  """Yields the batches of `pipeline.train_batches`."""
   crop.check_image_size(*source.images.shape[1:3])
   start, stop = multiplicity.host_slots(host_index, host_count)
   for step in range(start_step, stop_step):
@@ -59,16 +63,16 @@ def train_batches(
 def evaluation_indices(
   num_images: int, *, batch_size: int, host_index: int = 0, host_count: int = 1
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Yields which images are in each batch of this host, so that all hosts together have each once.
+  """Yields the images of each batch of this host; over all hosts, every image comes once.
 
   Args:
-    num_images: of the split.
+    num_images: number of images to evaluate.
     batch_size: images per batch of this host.
     host_index: which host this is; it gets images `host_index, host_index + host_count, ...`
     host_count: number of hosts, all of which get the same number of batches.
 
   Yields:
-    Indices int64 `[batch_size]`, and a mask float32 that is 0 where an index only fills up.
+    Indices int64 `[batch_size]`, and a mask float32 `[batch_size]` that is 0 for padding.
   """
   for batch in range(-(-num_images // (batch_size * host_count))):
     place = np.arange(batch * batch_size, (batch + 1) * batch_size)
@@ -84,18 +88,8 @@ def evaluation_batches(
   host_index: int = 0,
   host_count: int = 1,
 ) -> Iterator[Batch]:
-  """Yields what `pipeline.evaluation_batches` does."""
+  """Yields the batches of `pipeline.evaluation_batches`."""
   total = source.num_images if num_images is None else min(num_images, source.num_images)
   hosts = {'host_index': host_index, 'host_count': host_count}
   for index, mask in evaluation_indices(total, batch_size=batch_size, **hosts):
-    yield evaluation_batch(source, index, mask)
-
-
-def evaluation_batch(source: ArraySource, index: np.ndarray, mask: np.ndarray) -> Batch:
-  """Returns images `index` of `source`, un-augmented, with their `mask`."""
-  return {
-    'image': source.images[index],
-    'label': source.labels[index],
-    'mask': mask,
-    'image_index': index,
-  }
+    yield dict(image=source.images[index], label=source.labels[index], mask=mask, image_index=index)

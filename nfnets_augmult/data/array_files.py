@@ -2,7 +2,7 @@
 
 train_images.npy  uint8 [N, H, W, C]    train_labels.npy  int32 [N]
 test_images.npy   likewise              test_labels.npy
-data_set.json     {"name": ..., "class_names": [...]}, written last: with it the folder is whole
+data_set.json     {"name": ..., "class_names": [...]}, written last: it marks a complete data set
 """
 
 import json
@@ -11,13 +11,8 @@ import pathlib
 
 import numpy as np
 
-from nfnets_augmult.data.sources import (
-  ArraySource,
-  check_labels,
-  check_split,
-  require_data_dir,
-  split_and_part,
-)
+from nfnets_augmult.data import sources
+from nfnets_augmult.data.sources import ArraySource
 from nfnets_augmult.ops.atomic_file import write_atomically
 
 SPLITS = ('train', 'test')
@@ -25,7 +20,7 @@ _DESCRIPTION = 'data_set.json'
 
 
 def write_data_set(folder: str, *, name: str, train: ArraySource, test: ArraySource) -> None:
-  """Writes both splits of a data set into `folder`, which is made if need be.
+  """Writes both splits of a data set into `folder`, which is created if it does not exist.
 
   Raises:
     ValueError: the folder holds a data set already, or the splits differ in their classes.
@@ -44,16 +39,16 @@ def write_data_set(folder: str, *, name: str, train: ArraySource, test: ArraySou
 
 
 def array_source(*, split: str, data_dir: str) -> ArraySource:
-  """Returns a split of the data set in `data_dir`, or a part, as in `train[:400]`.
+  """Returns a split of the data set in `data_dir`, or a part of one, as `train[:400]`.
 
   Images are read when they are used.
 
   Raises:
-    ValueError: there is no data set, or no such split, or the arrays do not go together.
+    ValueError: there is no data set or no such split, or the arrays do not fit together.
   """
-  require_data_dir('arrays', data_dir)
-  name, part = split_and_part('arrays', split)
-  check_split('arrays', name, SPLITS)
+  sources.require_data_dir('arrays', data_dir)
+  name, part = sources.split_and_part('arrays', split)
+  sources.check_split('arrays', name, SPLITS)
   root = pathlib.Path(data_dir)
   if not (root / _DESCRIPTION).exists():
     raise ValueError(
@@ -67,7 +62,7 @@ def array_source(*, split: str, data_dir: str) -> ArraySource:
   if problem:
     raise ValueError(f'the {split} arrays in {data_dir} are not a data set: {problem}')
   source = ArraySource(images, np.array(labels), class_names, f'{description["name"]}/{split}')
-  check_labels(source.labels, len(class_names), source.description)
+  sources.check_labels(source.labels, len(class_names), source.description)
   return source
 
 
@@ -83,7 +78,7 @@ def _map_array(path: pathlib.Path) -> np.ndarray:
 
 
 def _problem(images: np.ndarray, labels: np.ndarray) -> str:
-  """What is wrong with the arrays of a split; '' if nothing."""
+  """What is wrong with the arrays of a split, '' if nothing."""
   if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape[1:]:
     return f'images must be uint8 [N, H, W, C], not {images.dtype} {list(images.shape)}'
   if labels.dtype != np.int32 or labels.shape != images.shape[:1]:

@@ -1,17 +1,16 @@
-"""Crops of images that are read one by one, each once for all its copies."""
+"""Crops of images that are read one at a time, each once for all its copies."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from nfnets_augmult.data.crops import Crop
+from nfnets_augmult.data.augmentation import Crop
 from nfnets_augmult.data.decoding import ImageReader
 from nfnets_augmult.data.evaluation_crop import EvaluationCrop
 from nfnets_augmult.data.host_part import HostPart
-from nfnets_augmult.data.numpy_calls import numpy_call
 from nfnets_augmult.data.resizing import resize_boxes
 
 SLOT_TYPES = {
@@ -23,18 +22,39 @@ SLOT_TYPES = {
 _READ_TYPES = {'pixels': tf.uint8, 'boxes': tf.int32, 'label': tf.int32, 'mask': tf.float32}
 
 
+def numpy_call(
+  function: Callable[..., Mapping[str, np.ndarray]],
+  types: Mapping[str, tf.DType],
+  *arguments: tf.Tensor,
+) -> dict[str, tf.Tensor]:
+  """Returns what a NumPy function makes of the arguments, by name, in a TensorFlow graph.
+
+  Args:
+    function: pure; from arrays to a dict with at least the keys of `types`.
+    types: name to dtype of the results to return.
+    *arguments: tensors.
+  """
+
+  def call(*arrays: np.ndarray) -> list[np.ndarray]:
+    results = function(*arrays)
+    return [results[key] for key in types]
+
+  tensors = tf.numpy_function(call, arguments, list(types.values()), stateful=False)
+  return dict(zip(types, tensors, strict=True))
+
+
 def crops_of_images(
   reader: ImageReader, part: HostPart, crop: Crop, *, start_step: int, stop_step: int
 ) -> tf.data.Dataset:
-  """Returns what fills the slots `part.cropped` of each step.
+  """Returns the content of the slots `part.cropped` of each step.
 
-  All crops of an image are made when it is read, also those for the n - 1 later batches of the
-  placement `neighbouring`; these wait in memory.
+  All crops of an image are made when it is read; with the placement `neighbouring`, those for the
+  n - 1 later batches stay in memory until then.
 
   Args:
     reader: of the images.
-    part: which slots, of which copies of which images.
-    crop: what a copy shows.
+    part: which slots, and the images and copies in them.
+    crop: what a copy shows of its image.
     start_step: first step.
     stop_step: one past the last step.
 
@@ -44,26 +64,26 @@ def crops_of_images(
   """
   draws = crop.draw(np.zeros((1, 2), np.uint32))  # for names, dtypes and shapes
   types = {key: tf.as_dtype(array.dtype) for key, array in draws._asdict().items()}
-  # Of one copy. Their number is known here, too, which single copies profit from.
+  # Of what each copy has; images, epochs, labels and masks are the same for all copies.
   shapes = {'copy_index': (), 'seed': (2,), 'image': reader.image_shape}
   shapes |= {key: array.shape[1:] for key, array in draws._asdict().items()}
 
-  def with_shapes(of_image: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+  def with_shapes(tensors: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    # With a static number of copies, `resize_boxes` is faster for a single one.
     return {
       key: tf.ensure_shape(array, [len(part.copies), *shapes[key]] if key in shapes else [])
-      for key, array in of_image.items()
+      for key, array in tensors.items()
     }
 
   def addresses(group: np.ndarray) -> dict[str, np.ndarray]:
-    found = part.addresses(int(group))
-    return found._asdict() | crop.draw(found.seed)._asdict()
+    slots = part.addresses(int(group))
+    return slots._asdict() | crop.draw(slots.seed)._asdict()
 
-  def read(found: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    found = with_shapes(found)
-    made = _read_copies(
-      reader, crop, found['image_index'], draws._make(found[key] for key in types)
-    )
-    return with_shapes(made) | {key: found[key] for key in SLOT_TYPES}
+  def read(slots: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    slots = with_shapes(slots)
+    drawn = draws._make(slots[key] for key in types)
+    copies = _read_copies(reader, crop, slots['image_index'], drawn)
+    return with_shapes(copies) | {key: slots[key] for key in SLOT_TYPES}
 
   def take_turn(group: dict[str, tf.Tensor], turn: tf.Tensor) -> dict[str, tf.Tensor]:
     return {
@@ -105,23 +125,21 @@ def _read_copies(
 def read_centre(
   reader: ImageReader, index: tf.Tensor, crop: EvaluationCrop, size: int
 ) -> dict[str, tf.Tensor]:
-  """Returns `image` uint8 `[S, S, C]`, `label` int32 and `mask` float32 of one image, uncut.
+  """Returns the centre of an image: `image` uint8 `[S, S, C]`, `label` int32, `mask` float32.
 
   Args:
     reader: of the images.
     index: of the image.
-    crop: which centre.
+    crop: how much of the image the centre is.
     size: S, pixels.
   """
   scaled = crop.scaled_size(size)
-  made = _read_boxes(
+  read = _read_boxes(
     reader, index, lambda height, width: crop.box(height, width, size), flips=None, size=scaled
   )
   border = (scaled - size + 1) // 2
-  image = made['image'][0, border : border + size, border : border + size]
-  return dict(
-    image=tf.ensure_shape(image, [size, size, None]), label=made['label'], mask=made['mask']
-  )
+  image = read['image'][0, border : border + size, border : border + size]
+  return dict(read, image=tf.ensure_shape(image, [size, size, None]))
 
 
 def _read_boxes(
@@ -132,12 +150,11 @@ def _read_boxes(
   flips: tf.Tensor | None,
   size: int,
 ) -> dict[str, tf.Tensor]:
-  """Parts of an image, scaled; `boxes` of height, width and what is drawn: as many as `flips`."""
+  """Parts of an image, scaled: the `boxes` of its height, its width and what is drawn."""
 
   def read(index: np.ndarray, *drawn: np.ndarray) -> dict[str, np.ndarray]:
-    return reader.read(
-      int(index), lambda height, width: boxes(height, width, *drawn), size
-    )._asdict()
+    image = reader.read(int(index), lambda height, width: boxes(height, width, *drawn), size)
+    return image._asdict()
 
   made = numpy_call(read, _READ_TYPES, index, *drawn)
   count = 1 if flips is None else flips.shape[0]

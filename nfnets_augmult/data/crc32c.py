@@ -1,4 +1,4 @@
-"""The checksum of TFRecord files, vectorised: no Python loop over bytes."""
+"""The checksum of TFRecord files, vectorised with NumPy."""
 
 import functools
 
@@ -11,17 +11,17 @@ _POLYNOMIAL = np.uint32(0x82F63B78)
 def crc32c(content: bytes | memoryview) -> int:
   """Returns the CRC-32C of `content`, of at least 4 bytes.
 
-  The checksum is linear in the bits: a word of the content counts as the same word followed by as
-  many zero bytes as come after it. So the content is folded: its first part, advanced over the
-  zeros, is added to its last part, until one word is left.
+  The checksum is linear in the bits: each word contributes as if only zeros came after it. So the
+  content is folded: its first part, advanced over as many zero words as the last part has, is added
+  to the last part, until one word is left.
 
   Raises:
     ValueError: fewer than 4 bytes.
   """
   if len(content) < 4:
     raise ValueError(f'a checksum of {len(content)} bytes; it takes at least 4')
-  # Zeros in front count nothing. The register begins with all bits set, which is the same as to
-  # flip the first 32 bits.
+  # Leading zeros do not change the checksum. That the register begins with all bits set is the same
+  # as flipping the first 32 bits.
   padded = np.zeros(-(-len(content) // 4) * 4, np.uint8)
   message = padded[len(padded) - len(content) :]
   message[:] = np.frombuffer(content, np.uint8)
@@ -34,20 +34,20 @@ def crc32c(content: bytes | memoryview) -> int:
 
 
 def masked_crc32c(content: bytes | memoryview) -> int:
-  """Returns the CRC-32C of `content` as TFRecord files store it: turned and shifted."""
+  """Returns the CRC-32C of `content` as TFRecord files store it: rotated, with a constant added."""
   crc = crc32c(content)
   return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _advance(registers: np.ndarray, level: int) -> np.ndarray:
-  """What uint32 `registers` become when `2**level` zero words follow."""
-  of_low_half, of_high_half = _tables(level)
-  return of_low_half.take(registers & 0xFFFF) ^ of_high_half.take(registers >> 16)
+  """What uint32 `registers` become after `2**level` zero words."""
+  low, high = _tables(level)
+  return low.take(registers & 0xFFFF) ^ high.take(registers >> 16)
 
 
 @functools.cache
 def _tables(level: int) -> tuple[np.ndarray, np.ndarray]:
-  """`_advance` of every register with 16 bits in its low half, and in its high half."""
+  """`_advance` of every register that is zero but for its low half, and but for its high half."""
   halves = np.arange(2**16, dtype=np.uint32), np.arange(2**16, dtype=np.uint32) << 16
   if level:
     return tuple(_advance(_advance(half, level - 1), level - 1) for half in halves)

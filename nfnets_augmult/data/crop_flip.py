@@ -15,9 +15,9 @@ _MOST_PAD = 2**14
 
 @dataclasses.dataclass(frozen=True)
 class CropFlip:
-  """Pad, random crop of the original size, and flip: a `crops.Crop`.
+  """Pad, random crop of the original size, and flip: an `augmentation.Crop`.
 
-  Of an encoded image the largest centred square is scaled first.
+  An encoded image is first cut to its largest centred square, and scaled.
 
   Attributes:
     pad: pixels added on every side before a crop of the original size; 0 switches the crop off.
@@ -41,7 +41,7 @@ class CropFlip:
     check_bool('flip', self.flip)
 
   def check_image_size(self, height: int, width: int) -> None:
-    """Raises ValueError where an image is too small to be mirrored by `pad` pixels."""
+    """Raises ValueError if an image is too small to be mirrored by `pad` pixels."""
     if self.pad_mode == 'mirror' and self.pad >= min(height, width):
       raise ValueError(
         f'pad={self.pad} needs images of more than {self.pad} pixels to mirror; '
@@ -73,8 +73,8 @@ class Draws(NamedTuple):
 def draw(seeds: np.ndarray, crop: CropFlip) -> Draws:
   """Returns the draws of copies with these `seeds`, uint32 `[B, 2]`, NumPy or JAX.
 
-  The corner is uniform in `[0, 2 pad]` squared, the flip fair, all independent. Draws 0, 1 and 2
-  of each seed are used, whether or not crop and flip are on, so switching one leaves the other.
+  The corner is uniform in `[0, 2 pad]` squared, the flip fair, all independent. Crop and flip use
+  draws 0, 1 and 2 of each seed whether or not they are on, so switching one leaves the other.
 
   Example:
     >>> from nfnets_augmult import CropFlip, Multiplicity, draw_crop_flip
@@ -94,7 +94,7 @@ def draw(seeds: np.ndarray, crop: CropFlip) -> Draws:
 def crop_and_flip(
   images: np.ndarray, owner: np.ndarray, draws: Draws, crop: CropFlip
 ) -> np.ndarray:
-  """Returns augmented copies: copy b is made of `images[owner[b]]` with draw b.
+  """Returns augmented copies: copy b is made from `images[owner[b]]` with draw b.
 
   Args:
     images: uint8 `[U, H, W, C]`, unique images; each is padded once for all its copies.

@@ -1,4 +1,4 @@
-"""Encoded images to uint8 pixels, no more of them than needed, with a policy for bad ones."""
+"""Decoding of images to uint8 pixels, no more of them than needed, with a policy for bad ones."""
 
 import struct
 import threading
@@ -12,18 +12,13 @@ from absl import logging
 from nfnets_augmult.data import image_formats, pillow_images
 from nfnets_augmult.data.image_formats import DecodeError, DecodeRules, JpegHeader
 from nfnets_augmult.data.read_options import ReadOptions
-from nfnets_augmult.data.sources import (
-  ArraySource,
-  BadDataError,
-  Source,
-  check_image_size,
-)
+from nfnets_augmult.data.sources import ArraySource, BadDataError, Source, check_image_size
 
-# Pixels of an image of another format than JPEG from which on it is scaled down as a JPEG would be:
-# smaller ones are exact, larger ones would take too much memory, 25 bytes a pixel.
+# Images of other formats than JPEG are scaled down only if they have more pixels: smaller ones stay
+# exact, larger ones would take too much memory, 25 bytes a pixel.
 _LARGE = 2**24
 
-# From the height and width of an image to the parts that will be used, see `ImageReader.read`.
+# From height and width of an image to the boxes that will be used, see `ImageReader.read`.
 MakeBoxes = Callable[[int, int], np.ndarray]
 
 _JPEG_START, _JPEG_END = b'\xff\xd8\xff', b'\xff\xd9'
@@ -44,11 +39,11 @@ def scale_denominator(boxes: np.ndarray, image_size: int) -> int:
 
 
 def decode(encoded: bytes, rules: DecodeRules, *, mode: str = 'RGB') -> np.ndarray:
-  """Returns all of an image in any of the formats that are read, uint8 `[H, W, C]`.
+  """Returns all of an image in any of the `READ_FORMATS`, uint8 `[H, W, C]`.
 
   Args:
-    encoded: the file.
-    rules: see there.
+    encoded: contents of the file.
+    rules: orientation and limits.
     mode: see `pillow_images.decode`.
 
   Raises:
@@ -61,9 +56,9 @@ def decode(encoded: bytes, rules: DecodeRules, *, mode: str = 'RGB') -> np.ndarr
 
 
 def is_plain(encoded: bytes, rules: DecodeRules) -> bool:
-  """Whether `tf.io.decode_image` makes the same of an image as `decode`.
+  """Returns whether `tf.io.decode_image` gives the same pixels as `decode`.
 
-  That is a PNG or JPEG that is not turned, not for print, and not too large.
+  It does for a PNG or JPEG that is not rotated, not in the colours of print, and not too large.
   """
   try:
     if encoded.startswith(_JPEG_START):
@@ -72,19 +67,19 @@ def is_plain(encoded: bytes, rules: DecodeRules) -> bool:
     if not encoded.startswith(_PNG_START):
       return False
     rules.check_size(*struct.unpack_from('>II', encoded, 16)[::-1])
-    # EXIF stands in a chunk of its own or in a text; colour profiles and texts may be bombs.
+    # EXIF is in a chunk of its own or in a text; profiles and texts may be decompression bombs.
     return not any(chunk in encoded for chunk in (b'eXIf', b'tEXt', b'iTXt', b'zTXt', b'iCCP'))
   except (DecodeError, struct.error):
     return False
 
 
 def check_some_image_decodes(source: Source, options: ReadOptions) -> None:
-  """Makes sure, before a run begins, that leaving bad images out would not leave out all.
+  """Checks, before a run begins, that the policy `'skip'` would not leave out all images.
 
-  Decodes images until one does, under the policy `'skip'` only: the other finds out by itself.
+  Decodes images until one succeeds. Under the policy `'fail'` nothing is to be done.
 
   Raises:
-    BadDataError: none does.
+    BadDataError: no image decodes.
   """
   if isinstance(source, ArraySource) or options.on_bad_image != 'skip':
     return
@@ -102,9 +97,9 @@ def check_some_image_decodes(source: Source, options: ReadOptions) -> None:
 
 
 def _header(encoded: bytes, rules: DecodeRules) -> JpegHeader | None:
-  """The header of a JPEG for TensorFlow's decoder; None for what is left to Pillow.
+  """The header of a JPEG that TensorFlow decodes; None for what is left to Pillow.
 
-  That is every other format, and JPEGs for print: TensorFlow is up to 11 grey levels off there.
+  That is every other format, and CMYK JPEGs, where TensorFlow is up to 11 grey levels off.
   """
   if not encoded.startswith(_JPEG_START):
     return None
@@ -123,7 +118,7 @@ def _decode_jpeg(
   denominator: int = 1,
   window: np.ndarray | None = None,
 ) -> np.ndarray:
-  """The pixels of a JPEG as they are stored, uint8 `[H, W, C]`: all, at a fraction, or a part."""
+  """Pixels of a JPEG as stored, uint8 `[H, W, C]`: all, scaled by 1 / denominator, or a window."""
   try:
     with tf.device('cpu'):
       if window is not None:
@@ -141,11 +136,11 @@ def _decode_jpeg(
 
 
 class Read(NamedTuple):
-  """An image, or the part of it that matters.
+  """The part of an image that contains some boxes.
 
   Attributes:
     pixels: uint8 `[H, W, C]`.
-    boxes: int32 `[M, 4]`, parts of `pixels`: top, left, height and width.
+    boxes: int32 `[M, 4]`, boxes in `pixels`: top, left, height and width.
     label: int32.
     mask: float32, 0 for an image that did not decode under the policy `'skip'`, else 1.
   """
@@ -157,24 +152,16 @@ class Read(NamedTuple):
 
 
 class ImageReader:
-  """Reads and decodes images of a source, and keeps account of those that cannot be decoded.
+  """Reads and decodes images of a source, and records those that do not decode.
 
   Attributes:
-    bad_images: index to name, and what is wrong, of every image that did not decode so far.
-    image_shape: height, width and channels of what is made of every image.
+    bad_images: from index to name and reason, for every image that did not decode so far.
+    image_shape: height, width and channels of each image after cropping and scaling.
     antialias: see `ReadOptions`.
   """
 
   def __init__(self, source: Source, options: ReadOptions):
-    """Checks the options.
-
-    Args:
-      source: where the images come from.
-      options: see there.
-
-    Raises:
-      ValueError: no image size where the images differ in theirs.
-    """
+    """Raises ValueError if the images differ in size and `options` has no image size."""
     check_image_size(source, options.image_size)
     self.bad_images: dict[int, str] = {}
     self.antialias = options.antialias
@@ -187,12 +174,15 @@ class ImageReader:
     self._unreadable = ''
 
   def read(self, index: int, make_boxes: MakeBoxes, image_size: int) -> Read:
-    """Returns as much of image `index` as covers some parts of it.
+    """Returns the part of image `index` that contains some boxes, perhaps scaled down.
 
     Args:
       index: of the image.
-      make_boxes: from height and width to the parts, int32 `[M, 4]`: top, left, height, width.
-      image_size: pixels that each part will be scaled to.
+      make_boxes: from height and width to boxes, int32 `[M, 4]`: top, left, height, width.
+      image_size: pixels that each box will be scaled to.
+
+    Raises:
+      ValueError: the file cannot be read, or does not decode under the policy `'fail'`.
     """
     if isinstance(self._source, ArraySource):
       pixels, label = self._source.images[index], self._source.labels[index]
@@ -206,45 +196,44 @@ class ImageReader:
       pixels, boxes = self._decode(encoded, make_boxes, image_size)
       return Read(pixels, boxes, np.int32(label), np.float32(1))
     except DecodeError as error:
-      self._take_account(index, str(error))
-    # One black pixel, scaled to as many parts as of any other image.
+      self._record_bad_image(index, str(error))
+    # One black pixel, as often as there would be boxes.
     boxes = np.tile(np.array([0, 0, 1, 1], np.int32), (len(make_boxes(1, 1)), 1))
     return Read(np.zeros((1, 1, 3), np.uint8), boxes, np.int32(label), np.float32(0))
 
   def _decode(
     self, encoded: bytes, make_boxes: MakeBoxes, image_size: int
   ) -> tuple[np.ndarray, np.ndarray]:
-    """The part of an image that covers the boxes, and where they lie in it."""
-    rules = self._options.rules
-    header = _header(encoded, rules)
+    """The part of an image that contains the boxes, and the boxes in this part."""
+    header = _header(encoded, self._options.rules)
     if header is None:
       return self._decode_by_pillow(encoded, make_boxes, image_size)
-    turn = header.orientation
-    # As it is to be seen, which the boxes are drawn in.
-    height, width = (header.height, header.width)[:: -1 if turn >= 5 else 1]
+    orientation = header.orientation
+    # Boxes are in the image as displayed.
+    height, width = (header.height, header.width)[:: -1 if orientation >= 5 else 1]
     boxes = make_boxes(height, width)
     denominator = scale_denominator(boxes, image_size) if self._options.jpeg_scaling else 1
     if denominator > 1:
       pixels = _decode_jpeg(encoded, header, denominator=denominator)
-      pixels = np.ascontiguousarray(image_formats.orient(pixels, turn))
+      pixels = np.ascontiguousarray(image_formats.orient(pixels, orientation))
       return pixels, _scale_boxes(boxes, (height, width), pixels.shape[:2])
     top, left = boxes[:, :2].min(axis=0)
     bottom, right = (boxes[:, :2] + boxes[:, 2:]).max(axis=0)
     window = np.array([top, left, bottom - top, right - left], np.int32)
-    # Of a file cut short a window may decode; such a file is to fail whatever is drawn.
+    # A window of a truncated file may decode, but such a file must fail whatever is drawn.
     is_whole = encoded.endswith(_JPEG_END)
     if is_whole and window[2] * window[3] < 0.9 * height * width:
-      stored = image_formats.stored_box(window, turn, height, width)
+      stored = image_formats.stored_box(window, orientation, height, width)
       pixels = _decode_jpeg(encoded, header, window=stored)
       boxes = boxes - np.array([top, left, 0, 0], np.int32)
     else:
       pixels = _decode_jpeg(encoded, header)
-    return np.ascontiguousarray(image_formats.orient(pixels, turn)), boxes
+    return np.ascontiguousarray(image_formats.orient(pixels, orientation)), boxes
 
   def _decode_by_pillow(
     self, encoded: bytes, make_boxes: MakeBoxes, image_size: int
   ) -> tuple[np.ndarray, np.ndarray]:
-    """See `_decode`; there is no decoding of a part, but large images are averaged down."""
+    """See `_decode`; all of the image is decoded, and large ones are averaged down."""
     full_size, boxes = (1, 1), np.empty((0, 4), np.int32)
 
     def shrink(height: int, width: int) -> int:
@@ -258,8 +247,8 @@ class ImageReader:
       boxes = _scale_boxes(boxes, full_size, pixels.shape[:2])
     return np.ascontiguousarray(pixels), boxes
 
-  def _take_account(self, index: int, reason: str) -> None:
-    """Records that an image does not decode; raises under the policy `'fail'`."""
+  def _record_bad_image(self, index: int, reason: str) -> None:
+    """Records that an image does not decode; raises ValueError under the policy `'fail'`."""
     name = f'{self._source.image_name(index)}: {reason}'
     with self._lock:
       is_new = index not in self.bad_images
@@ -276,7 +265,7 @@ class ImageReader:
     if self._unreadable:
       return BadDataError(f'the data set cannot be read: {self._unreadable}')
     if self.bad_images and self._options.on_bad_image == 'fail':
-      # Several where they were read at the same time; one is enough.
+      # There are several if they were read at the same time; one is enough.
       name = self.bad_images[min(self.bad_images)]
       return BadDataError(
         f'an image does not decode: {name}. Repair it and go on, or start again in another '
@@ -288,7 +277,7 @@ class ImageReader:
 def _scale_boxes(
   boxes: np.ndarray, size: tuple[int, int], scaled_size: tuple[int, ...]
 ) -> np.ndarray:
-  """Boxes `[M, 4]` of an image of `size` in the same image at `scaled_size`, to whole pixels."""
+  """Boxes `[M, 4]` of an image of `size` in the same image at `scaled_size`, rounded."""
   scale = np.array(scaled_size) / np.array(size)
   corners = np.stack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
   begin, end = np.minimum(np.rint(corners * scale), scaled_size).astype(np.int32)

@@ -1,9 +1,9 @@
-"""Training batches made on the device, inside the compiled step, from a data set that lies there.
+"""Training batches made on the device, inside the compiled step, from a data set in its memory.
 
-The host says which unique images are in a batch (`Multiplicity.images`: U integers, whatever n is);
-the device derives slots, seeds and draws from that, and gathers the pixels. Slots and draws are
-computed by the very functions that the tf.data input uses, so batches are equal bit for bit. Pure
-functions of one device.
+The host sends which unique images are in a batch (`Multiplicity.images`: U integers, whatever n
+is); the device derives slots, seeds and draws from them, and gathers the pixels. Slots and draws
+come from the same functions as in the tf.data input, so batches are equal bit for bit. The
+functions here are pure and concern one device.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from nfnets_augmult.data.sources import ArraySource, Source
 
 
 class DeviceData(NamedTuple):
-  """What lies in the memory of one device during the whole run.
+  """What one device holds in memory during the whole run.
 
   Attributes:
     image: uint8 `[N, H, W, C]`, all training images.
@@ -32,18 +32,14 @@ class DeviceData(NamedTuple):
 
 
 def make_batch(
-  data: DeviceData,
-  images: Images,
-  *,
-  copies_per_batch: int,
-  crop: CropFlip,
+  data: DeviceData, images: Images, *, copies_per_batch: int, crop: CropFlip
 ) -> dict[str, jax.Array]:
-  """Returns this device's part of a batch, with the keys of a `pipeline.Batch`.
+  """Returns this device's part of a batch, with the keys of a `Batch`.
 
-  What the step does not use (the identities of the slots) is not computed in a compiled step.
+  A compiled step computes only the entries that it uses.
 
   Args:
-    data: in the memory of this device.
+    data: of this device.
     images: all unique images of the global batch.
     copies_per_batch: of each unique image.
     crop: pad, crop and flip.
@@ -60,7 +56,7 @@ def make_batch(
 def crop_and_flip(
   images: jax.Array, image_index: jax.Array, draws: Draws, crop: CropFlip
 ) -> jax.Array:
-  """Returns what `crop_flip.crop_and_flip` does, as one gather without any padded image.
+  """Returns the same as `crop_flip.crop_and_flip`, in one gather and without padded images.
 
   Args:
     images: uint8 `[N, H, W, C]`.
@@ -99,7 +95,7 @@ def crop_and_flip(
 
 
 def _unpadded(place: jax.Array, size: int, crop: CropFlip) -> jax.Array:
-  """The row or column of the image behind a `place` in the padded image; `size` for a black one."""
+  """The image's row or column for a `place` in the padded image; beyond `size` if it is black."""
   place = place - crop.pad
   if crop.pad_mode == 'mirror':
     return (size - 1) - jnp.abs((size - 1) - jnp.abs(place))
@@ -122,14 +118,14 @@ def device_slots(
 
 
 def check_source(source: Source, *, device_bytes: int | None) -> None:
-  """Checks that the images of `source` can lie in the memory of a device.
+  """Checks that the images of `source` fit in the memory of a device.
 
   Args:
     source: training images.
-    device_bytes: memory of the smallest device, None where it is not known.
+    device_bytes: memory of the smallest device, None if it is not known.
 
   Raises:
-    ValueError: they are not held in memory as arrays, or they are too many.
+    ValueError: they are not decoded arrays, or there are too many.
   """
   if not isinstance(source, ArraySource):
     raise ValueError(

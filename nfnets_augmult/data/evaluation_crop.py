@@ -7,7 +7,7 @@ import numpy as np
 from nfnets_augmult.ops.checks import check_choice, check_int
 
 KINDS = ('crop_then_resize', 'resize_then_crop')
-# More pixels than any network gets; images are scaled to as many.
+# More pixels than the images of any network have.
 _MOST_PADDING = 2**12
 
 
@@ -35,7 +35,7 @@ class EvaluationCrop:
     check_int('padding', self.padding, most=_MOST_PADDING)
 
   def scaled_size(self, size: int) -> int:
-    """Returns to how many pixels the `box` is scaled; the central `size` of them are kept."""
+    """Returns the pixels to which the `box` is scaled; the central `size` of them are kept."""
     return size if self.kind == 'crop_then_resize' else size + self.padding
 
   def box(self, height: int, width: int, size: int) -> np.ndarray:

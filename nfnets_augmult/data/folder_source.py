@@ -1,8 +1,7 @@
 """A folder of images with one sub-folder per class, as a source.
 
-What is an image is decided by the first bytes of a file, not by its name, and images may lie any
-number of folders below their class. Nothing that is there is left out without a word: what is
-passed over is counted by its reason.
+Whether a file is an image is decided by its first bytes, not by its name, and images may be any
+number of folders below their class. Whatever is passed over is counted and reported, by reason.
 """
 
 import collections
@@ -14,6 +13,7 @@ import re
 import shlex
 import zlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,15 +25,25 @@ _NUM_THREADS = 16
 _FILES_PER_TASK = 256
 
 # Left by archives, file managers and file systems, besides everything that begins with a dot.
-_LITTER_FOLDERS = (b'__macosx', b'__pycache__', b'@eadir', b'$recycle.bin', b'lost+found')
-_LITTER_FOLDERS += (b'system volume information',)
+_LITTER_FOLDERS = (
+  *(b'__macosx', b'__pycache__', b'@eadir', b'$recycle.bin', b'lost+found'),
+  b'system volume information',
+)
 _LITTER_FILES = (b'thumbs.db', b'ehthumbs.db', b'desktop.ini', b'icon\r')
 
+# Words in the usual names of splits, the more usual ones first, and others that go with them.
 _TRAIN_WORDS = ('train', 'training', 'trn')
-_TEST_WORDS = ('test', 'testing', 'tst', 'val', 'valid', 'validation', 'eval', 'evaluation', 'dev')
-_TEST_WORDS += ('holdout',)
-# What may stand beside those words in the name of a split.
-_SPLIT_COMPANIONS = ('', 'set', 'split', 'data', 'image', 'images', 'img', 'imgs', 'photos')
+_TEST_WORDS = ('test', 'testing', 'tst', 'val', 'valid', 'validation')
+_TEST_WORDS += ('eval', 'evaluation', 'dev', 'holdout')
+_OTHER_WORDS = ('', 'set', 'split', 'data', 'image', 'images', 'img', 'imgs', 'photos')
+
+# Reasons to pass something over, as they follow a number.
+_NO_IMAGE = 'without an image'
+_STRAY = 'outside of the class folders'
+_LITTER = 'hidden or left by other programs'
+_BROKEN_LINK = 'linked to nothing'
+_SECOND_LINK = 'linked to a folder that is read anyway'
+_SPECIAL = 'neither a file nor a folder'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +51,12 @@ class FolderSource:
   """An `EncodedSource` of image files.
 
   Attributes:
-    folder: that the paths below it start from.
-    paths: of the images below `folder`, as the file system has them.
+    folder: the folder that `paths` are relative to.
+    paths: of the images, as the file system has them.
     labels: int32 `[N]`.
     class_names: one string per class.
     description: for messages, for example `folder/train`.
-    notes: lines about the reading that a user should see: what was passed over, and why.
+    notes: lines that a user should see: what was passed over, and why.
   """
 
   folder: bytes
@@ -62,14 +72,9 @@ class FolderSource:
     return len(self.paths)
 
   @functools.cached_property
-  def relative_paths(self) -> tuple[str, ...]:
-    r"""`class/.../file` of every image in order; bytes that are no UTF-8 are written `\xff`."""
-    return tuple(map(_name, self.paths))
-
-  @property
   def listing(self) -> tuple[str, ...]:
-    """What identifies the images: their relative paths."""
-    return self.relative_paths
+    r"""`class/.../file` of every image in order; bytes that are not UTF-8 are written `\xff`."""
+    return tuple(map(_text, self.paths))
 
   def read(self, index: int) -> tuple[bytes, int]:
     """Returns the bytes of the file and the label.
@@ -91,26 +96,25 @@ class FolderSource:
 def folder_source(*, split: str, data_dir: str, train_split: str = 'train') -> FolderSource:
   """Returns the images of a folder that has one sub-folder per class.
 
-  Either `data_dir/train/CLASS/...` and `data_dir/test/CLASS/...`, or just `data_dir/CLASS/...`;
-  then every file whose path from the class on has a CRC-32 divisible by 10 belongs to `test`, about
-  one in ten. The choice of a file does not change when others come or go.
+  Either `data_dir/train/CLASS/...` and `data_dir/test/CLASS/...`, or just `data_dir/CLASS/...`. In
+  the second layout about one file in ten belongs to `test`: those whose path, beginning with the
+  class, has a CRC-32 divisible by 10. Adding or removing files does not move others.
 
   Classes, and the files of each by their path below it, are ordered by the bytes of their names in
-  UTF-8, whatever the language of the system: `10` before `2`, `Z` before `a`. Images may lie in
-  folders below that of their class. Links are followed, except to a folder that was read for the
-  class already or that holds the class. What begins with a dot, and what archives and file managers
-  leave behind, is passed over. A file that is named as an image and is none counts as an image that
-  does not decode.
+  UTF-8, whatever the language of the system: `10` before `2`, `Z` before `a`. Links are followed,
+  except to a folder that was read for the class already or that contains the class. What begins
+  with a dot, and what archives and file managers leave behind, is passed over. A file with the name
+  of an image but another content counts as an image that does not decode.
 
   Args:
-    split: `train_split`, or the folder of another one; `train` or `test` without such folders.
+    split: `train_split` or the name of another folder; `train` or `test` in the second layout.
     data_dir: the folder.
-    train_split: the split whose folders are the classes of all others. Where it is not there, as
-      when only test images were copied, the folders of `split` are.
+    train_split: the split whose folders are the classes of all splits. If it does not exist, as
+      when only test images were copied, the folders of `split` are the classes.
 
   Raises:
-    ValueError: `data_dir` is missing, no folder, has another layout, or lacks images; the message
-      names the folders that are there and the argument that fits.
+    ValueError: `data_dir` is missing, not a folder, has another layout, or lacks images; the
+      message names the folders found and the argument to use.
   """
   require_data_dir('folder', data_dir)
   if '://' in data_dir or not os.path.isdir(data_dir):
@@ -139,85 +143,72 @@ def folder_source(*, split: str, data_dir: str, train_split: str = 'train') -> F
     scan = _scan(folder, classes, only_held_out=is_test)
     kept = [file for file in scan.files if _is_held_out(file.path) == is_test]
   if split in ('train', train_split):
-    _check_classes(folder, classes, scan, kept, is_share=folder == root)
+    _check_classes(folder, classes, scan, kept, is_undivided=folder == root)
   if not kept:
-    raise ValueError(_no_images(split, folder, classes, is_share=folder == root))
+    raise ValueError(_no_images(split, folder, classes, is_undivided=folder == root))
   return FolderSource(
     folder=folder,
     paths=tuple(file.path for file in kept),
     labels=np.array([file.label for file in kept], np.int32),
-    class_names=tuple(map(_name, classes)),
+    class_names=tuple(map(_text, classes)),
     description=f'folder/{split}',
     notes=_notes(scan),
   )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _File:
-  """An image, or what is named as one: `path` begins with the class; `kind` is '' for no image."""
+class _File(NamedTuple):
+  """A file that is an image or has the name of one; `path` begins with the class."""
 
   label: int
   path: bytes
-  kind: str
+  is_image: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class _Scan:
-  """What class folders hold: files in order, and what was passed over by its reason."""
+class _Scan(NamedTuple):
+  """What class folders contain: files in order, and what was passed over, by reason."""
 
   files: list[_File]
   passed_over: dict[str, list[bytes]]
 
 
 def _scan(folder: bytes, classes: Sequence[bytes], *, only_held_out: bool = False) -> _Scan:
-  """Reads which files of `folder/CLASS` are images.
+  """Finds the images of `folder/CLASS`, whose labels follow the order of `classes`.
 
-  Args:
-    folder: of the classes.
-    classes: names of its folders, in the order of their labels.
-    only_held_out: look at the tenth for the test alone, and leave what is passed over to the scan
-      of the others.
+  With `only_held_out`, only the tenth for the test is read, and nothing is reported as passed over:
+  the scan of the training images does that.
   """
   passed_over = collections.defaultdict(list)
   found = [
-    (label, path) for label, name in enumerate(classes) for path in _walk(folder, name, passed_over)
+    (label, path)
+    for label, name in enumerate(classes)
+    for path in _find_files(folder, name, passed_over)
+    if not only_held_out or _is_held_out(path)
   ]
-  if only_held_out:
-    found = [(label, path) for label, path in found if _is_held_out(path)]
   files = []
   kinds = _formats(folder, [path for _, path in found])
   for (label, path), kind in zip(found, kinds, strict=True):
     is_read = kind in image_formats.READ_FORMATS
-    if is_read or _name(path).lower().endswith(image_formats.IMAGE_SUFFIXES):
-      files.append(_File(label, path, kind if is_read else ''))
+    if is_read or _text(path).lower().endswith(image_formats.IMAGE_SUFFIXES):
+      files.append(_File(label, path, is_read))
     else:
       passed_over[f'in the format {kind}, which is not read' if kind else _NO_IMAGE].append(path)
   if only_held_out:
     return _Scan(files, {})
-  beside = _entries(folder)
-  passed_over[_LITTER] += [entry.name for entry in beside if _is_litter(entry)]
-  strays = [entry.name for entry in beside if entry.is_file() and not _is_litter(entry)]
+  entries = _entries(folder)
+  passed_over[_LITTER] += [entry.name for entry in entries if _is_litter(entry)]
+  strays = [entry.name for entry in entries if entry.is_file() and not _is_litter(entry)]
   kinds = _formats(folder, strays)
   passed_over[_STRAY] += [name for name, kind in zip(strays, kinds, strict=True) if kind]
   return _Scan(files, passed_over)
 
 
-# Reasons to pass something over, as they follow a number.
-_NO_IMAGE = 'without an image'
-_STRAY = 'outside of the class folders'
-_LITTER = 'hidden or left by other programs'
-_NOWHERE = 'linked to nothing'
-_AGAIN = 'linked to a folder that is read anyway'
-_SPECIAL = 'neither a file nor a folder'
-
-
-def _walk(root: bytes, name: bytes, passed_over: dict[str, list[bytes]]) -> list[bytes]:
+def _find_files(root: bytes, name: bytes, passed_over: dict[str, list[bytes]]) -> list[bytes]:
   """Paths below `root` of all files of the class folder `name`, sorted."""
   if not os.path.isdir(os.path.join(root, name)):
     return []  # a class of the training images that this split lacks
   real_class = os.path.realpath(os.path.join(root, name))
-  if _holds(real_class, os.path.realpath(root)):
-    passed_over[_AGAIN].append(name)
+  if _contains(real_class, os.path.realpath(root)):
+    passed_over[_SECOND_LINK].append(name)
     return []
   files, folders, links, seen = [], [name], [], set()
   while folders or links:
@@ -225,7 +216,7 @@ def _walk(root: bytes, name: bytes, passed_over: dict[str, list[bytes]]) -> list
     folder = folders.pop() if folders else links.pop(0)
     status = os.stat(os.path.join(root, folder))
     if (status.st_dev, status.st_ino) in seen:
-      passed_over[_AGAIN].append(folder)
+      passed_over[_SECOND_LINK].append(folder)
       continue
     seen.add((status.st_dev, status.st_ino))
     for entry in _entries(os.path.join(root, folder)):
@@ -237,24 +228,20 @@ def _walk(root: bytes, name: bytes, passed_over: dict[str, list[bytes]]) -> list
       elif entry.is_dir() and not entry.is_symlink():
         folders.append(path)
       elif entry.is_dir():
-        is_above = _holds(os.path.realpath(entry.path), real_class)
-        (passed_over[_AGAIN] if is_above else links).append(path)
+        is_above = _contains(os.path.realpath(entry.path), real_class)
+        (passed_over[_SECOND_LINK] if is_above else links).append(path)
       else:
-        passed_over[_NOWHERE if entry.is_symlink() else _SPECIAL].append(path)
+        passed_over[_BROKEN_LINK if entry.is_symlink() else _SPECIAL].append(path)
   return sorted(files)
 
 
-def _holds(outer: bytes, inner: bytes) -> bool:
-  """Whether the folder `outer` is `inner`, or one that it lies in."""
+def _contains(outer: bytes, inner: bytes) -> bool:
+  """Whether the folder `inner` is `outer` or is below it."""
   return os.path.join(inner, b'').startswith(os.path.join(outer, b''))
 
 
 def _entries(folder: bytes) -> list[os.DirEntry[bytes]]:
-  """What is in a folder, sorted by name.
-
-  Raises:
-    ValueError: it cannot be read.
-  """
+  """What is in a folder, sorted by name."""
   try:
     with os.scandir(folder) as entries:
       return sorted(entries, key=lambda entry: entry.name)
@@ -277,34 +264,29 @@ def _is_held_out(path: bytes) -> bool:
 
 
 def _formats(folder: bytes, paths: Sequence[bytes]) -> list[str]:
-  """See `image_formats.format_of`, of many files."""
+  """`image_formats.format_of` many files, on several threads."""
 
   def read(start: int) -> list[str]:
     return [_format(os.path.join(folder, path)) for path in paths[start : start + _FILES_PER_TASK]]
 
   starts = range(0, len(paths), _FILES_PER_TASK)
-  if len(starts) < 2:
-    return [kind for start in starts for kind in read(start)]
   with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
     return [kind for kinds in pool.map(read, starts) for kind in kinds]
 
 
 def _format(path: bytes) -> str:
   try:
-    file = os.open(path, os.O_RDONLY | getattr(os, 'O_BINARY', 0))
-    try:
-      start = os.read(file, image_formats.NUM_START_BYTES)
-    finally:
-      os.close(file)
+    with open(path, 'rb', buffering=0) as file:
+      start = file.read(image_formats.NUM_START_BYTES)
   except OSError as error:
     raise ValueError(f'{_shown(path)} cannot be read: {error.strerror}') from error
-  return image_formats.format_of(start, _name(path))
+  return image_formats.format_of(start, _text(path))
 
 
 def _notes(scan: _Scan) -> tuple[str, ...]:
-  """What a user should know of a scan, a line for each kind of thing."""
+  """What a user should know of a scan, one line for each topic."""
   notes = []
-  # Sorted, so that it says the same wherever and however the files were found.
+  # Sorted, so that the text does not depend on the order in which files were found.
   counts = [
     f'{len(paths):,} {reason} (e.g. {_shown(min(paths))})'
     for reason, paths in sorted(scan.passed_over.items())
@@ -313,35 +295,34 @@ def _notes(scan: _Scan) -> tuple[str, ...]:
   if counts:
     total = sum(map(len, scan.passed_over.values()))
     notes.append(f'{total:,} {"files" if total > 1 else "file"} passed over: {", ".join(counts)}')
-  if bad := [file.path for file in scan.files if not file.kind]:
+  if bad := [file.path for file in scan.files if not file.is_image]:
     notes.append(
       f'{len(bad):,} with the name of an image but none that is read inside, to be treated as '
       f'on_bad_image says (e.g. {_shown(bad[0])})'
     )
   if below := [file.path for file in scan.files if file.path.count(b'/') > 1]:
     notes.append(
-      f'{len(below):,} of {len(scan.files):,} images lie in folders below that of their class '
+      f'{len(below):,} of {len(scan.files):,} images are in folders below that of their class '
       f'(e.g. {_shown(below[0])})'
     )
   return tuple(notes)
 
 
 def _check_classes(
-  folder: bytes, classes: Sequence[bytes], scan: _Scan, kept: Sequence[_File], *, is_share: bool
+  folder: bytes, classes: Sequence[bytes], scan: _Scan, kept: Sequence[_File], *, is_undivided: bool
 ) -> None:
-  """Checks that there are classes and that each can be learnt.
+  """Raises ValueError unless there are two classes or more, and each has training images.
 
-  Raises:
-    ValueError: there are not two, or one of them has no training image.
+  `is_undivided`: `folder` is `data_dir` itself, not the folder of a split.
   """
-  _check_no_splits_inside(folder, classes, is_share=is_share)
-  with_images = sorted({file.label for file in scan.files if file.kind})
+  _check_classes_are_not_splits(folder, classes, is_undivided=is_undivided)
+  with_images = sorted({file.label for file in scan.files if file.is_image})
   hint = ''
   if len(classes) == 1 or len(with_images) == 1:
     only = classes[with_images[0] if with_images else 0]
-    hint = _one_level_deeper(folder, only, is_share=is_share)
+    hint = _hint_one_level_deeper(folder, only, is_undivided=is_undivided)
   if len(classes) < 2:
-    if not classes and (strays := len(scan.passed_over[_STRAY])):
+    if not classes and (strays := len(scan.passed_over.get(_STRAY, ()))):
       hint = (
         f'. It holds {strays:,} images itself: if these are one class of several, the folder above '
         'is the one to give'
@@ -357,7 +338,7 @@ def _check_classes(
       f'{_shown(folder)} has no image for {_class_or_classes(empty)}: add images or remove the '
       f'folder{hint}{notes}'
     )
-  in_training = {file.label for file in kept if file.kind}
+  in_training = {file.label for file in kept if file.is_image}
   if untrained := [name for label, name in enumerate(classes) if label not in in_training]:
     raise ValueError(
       f'{_shown(folder)} has so few images of {_class_or_classes(untrained)} that all of them fall '
@@ -365,20 +346,22 @@ def _check_classes(
     )
 
 
-def _check_no_splits_inside(folder: bytes, classes: Sequence[bytes], *, is_share: bool) -> None:
-  """Raises ValueError if what would be taken as classes are splits, or hold splits."""
-  if is_share:
+def _check_classes_are_not_splits(
+  folder: bytes, classes: Sequence[bytes], *, is_undivided: bool
+) -> None:
+  """Raises ValueError if what would be taken as classes are splits, or contain splits."""
+  if is_undivided:
     for name in classes:
       inside = _folders(os.path.join(folder, name))
       if splits := [inner for inner in inside if _purpose(inner)]:
         raise ValueError(
-          f'{_shown(folder, name)} holds {_listed(splits)}, the name of a split: if classes lie in '
+          f'{_shown(folder, name)} holds {_listed(splits)}, the name of a split: if classes are '
           f'there, say {_argument("data_dir", os.path.join(folder, name))}, else divide '
           'the images as train/CLASS/... and test/CLASS/...'
         )
   elif len(splits := [name for name in classes if _purpose(name)]) > 1:
     raise ValueError(
-      f'{_shown(folder)} holds {_listed(splits)}, which are no names of classes but of splits: say '
+      f'{_shown(folder)} holds {_listed(splits)}, which are names of splits, not of classes: say '
       f'{_argument("data_dir", folder)}, or give the classes other names'
     )
 
@@ -386,26 +369,21 @@ def _check_no_splits_inside(folder: bytes, classes: Sequence[bytes], *, is_share
 _BY_HAND = 'add images, or divide them by hand, into train/CLASS/... and test/CLASS/...'
 
 
-def _one_level_deeper(folder: bytes, only: bytes, *, is_share: bool) -> str:
-  """What to do if the folders in the only class that has images are the classes; '' if it has none.
-
-  Args:
-    folder: of the classes.
-    only: the class.
-    is_share: whether `folder` is `data_dir` itself and not that of a split.
-  """
+def _hint_one_level_deeper(folder: bytes, only: bytes, *, is_undivided: bool) -> str:
+  """What to do if the folders in the only class with images are meant as classes; '' if none."""
   inner = os.path.join(folder, only)
   while len(names := _folders(inner)) == 1:
     inner = os.path.join(inner, names[0])
   if not names:
     return ''
-  remedy = f'say {_argument("data_dir", inner)}' if is_share else f'move them to {_shown(folder)}'
+  move = f'move them to {_shown(folder)}'
+  remedy = f'say {_argument("data_dir", inner)}' if is_undivided else move
   return f'. If its folders {_listed(names)} are the ones meant, {remedy}'
 
 
-def _no_images(split: str, folder: bytes, classes: Sequence[bytes], *, is_share: bool) -> str:
+def _no_images(split: str, folder: bytes, classes: Sequence[bytes], *, is_undivided: bool) -> str:
   """The message for a split without images."""
-  if is_share:
+  if is_undivided:
     return (
       f'{_shown(folder)} has no folders train and test, so about a tenth of its images is held out '
       f'for the test, and they are too few for that: none is for {split!r}; {_BY_HAND}'
@@ -417,10 +395,10 @@ def _no_images(split: str, folder: bytes, classes: Sequence[bytes], *, is_share:
 
 
 def _holds_splits(root: bytes, folders: Sequence[bytes], asked: set[bytes]) -> bool:
-  """Whether the folders in `root` are of splits, rather than of classes.
+  """Whether the folders in `root` are splits, rather than classes.
 
-  They are if one has the name of a split that is asked for, or a usual name of one. Only `train`
-  may also be a class, beside cars and ships: a folder of files among several other folders.
+  They are if one has the name of a split asked for, or a usual name of a split. Only `train` may
+  also be a class, beside cars and ships: a folder of files among several other folders.
   """
   splits = [name for name in folders if name in asked or _purpose(name)]
   if splits == [b'train'] and len(folders) > 2:
@@ -430,16 +408,16 @@ def _holds_splits(root: bytes, folders: Sequence[bytes], asked: set[bytes]) -> b
 
 
 def _purpose(name: bytes) -> str:
-  """'train' or 'test' for a usual name of such a split, as `Train` or `val_images`; else ''."""
-  words = {word.rstrip('0123456789') for word in re.split(r'[\W_]+', _name(name).lower())}
+  """'train' or 'test' for a usual name of such a split, as `Train` or `val_images`, else ''."""
+  words = {word.rstrip('0123456789') for word in re.split(r'[\W_]+', _text(name).lower())}
   for purpose, usual in (('train', _TRAIN_WORDS), ('test', _TEST_WORDS)):
-    if words & set(usual) and words <= {*usual, *_SPLIT_COMPANIONS}:
+    if words & set(usual) and words <= {*usual, *_OTHER_WORDS}:
       return purpose
   return ''
 
 
 def _no_such_split(root: bytes, folders: Sequence[bytes], split: str, train_split: str) -> str:
-  """The message for a split whose folder is not there, with the arguments that fit what is."""
+  """The message for a split without a folder, with the arguments that fit the folders found."""
   is_train = split == train_split
   key = 'train_split' if is_train else 'split'
   usual = [folder for folder in folders if _purpose(folder)]
@@ -464,26 +442,26 @@ def _no_such_split(root: bytes, folders: Sequence[bytes], split: str, train_spli
 def _rank(name: bytes) -> int:
   """Smaller for the more usual name of a split: `test` before `val` before `dev`."""
   usual = _TRAIN_WORDS + _TEST_WORDS
-  return min(usual.index(w) for w in re.split(r'[\W_\d]+', _name(name).lower()) if w in usual)
+  return min(usual.index(w) for w in re.split(r'[\W_\d]+', _text(name).lower()) if w in usual)
 
 
 def _argument(name: str, value: bytes) -> str:
-  """As it is written on a command line."""
-  return f'{name}={shlex.quote(printable(_name(value)))}'
+  """`name=value` as on a command line."""
+  return f'{name}={shlex.quote(printable(_text(value)))}'
 
 
 def _listed(names: Sequence[bytes]) -> str:
-  return shorten([display_name(_name(name)) for name in names])
+  return shorten([display_name(_text(name)) for name in names])
 
 
 def _class_or_classes(names: Sequence[bytes]) -> str:
   return f'{"the class" if len(names) == 1 else f"{len(names):,} classes:"} {_listed(names)}'
 
 
-def _name(path: bytes) -> str:
-  """A path or a part of one as text that every encoding of Unicode takes, the same everywhere."""
+def _text(path: bytes) -> str:
+  """A path, or a part of one, as text: the same on every system, and valid in any encoding."""
   return path.decode('utf-8', 'backslashreplace')
 
 
 def _shown(*parts: bytes) -> str:
-  return printable(_name(os.path.join(*parts)))
+  return printable(_text(os.path.join(*parts)))

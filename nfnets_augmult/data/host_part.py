@@ -1,8 +1,8 @@
-"""A host's part of every batch: which slots it fills, from which copies of which images.
+"""A host's part of every batch: which slots it fills, with which copies of which images.
 
-Images are read in *groups*: those of one batch, all of whose copies fill it, or with the placement
-`neighbouring` those of n successive batches, each of which gets one copy and is a *turn* of the
-group. NumPy arithmetic alone; `pipeline.py` reads the images.
+Images are read in *groups*. With the placement `within` a group is the images of one batch. With
+`neighbouring` it is the images of n successive batches, the *turns* of the group, each of which
+gets one copy. Only addresses are computed here; `pipeline.py` reads the images.
 """
 
 import dataclasses
@@ -18,14 +18,14 @@ from nfnets_augmult.data.multiplicity import Multiplicity, Slots
 
 @dataclasses.dataclass(frozen=True)
 class HostPart:
-  """The slots of one host, and the images that they are made of.
+  """The slots of one host, and the images that they need.
 
   Attributes:
     multiplicity: which image and copy fills each slot.
     host_index: which host this is.
     host_count: number of hosts.
-    is_mixed: whether the slots are mixed with others, which may be those of another host; this one
-      then crops these, too.
+    is_mixed: whether slots are mixed with others; the host then also crops partners that belong to
+      another host.
 
   Raises:
     ValueError: the number of hosts does not divide the batch size.
@@ -46,23 +46,23 @@ class HostPart:
 
   @functools.cached_property
   def cropped(self) -> tuple[int, int]:
-    """The range of slots that it crops: its own, and those that they may be mixed with."""
+    """The range of slots that it crops: its own and their possible partners."""
     return mixing.covering_slots(self.multiplicity, *self.own) if self.is_mixed else self.own
 
   @property
   def own_of_cropped(self) -> slice:
-    """Where its own slots are among those that it crops."""
+    """Its own slots among those that it crops."""
     start, stop = self.own
     return slice(start - self.cropped[0], stop - self.cropped[0])
 
   @property
   def num_cropped(self) -> int:
-    """How many slots it crops."""
+    """Number of slots that it crops."""
     return self.cropped[1] - self.cropped[0]
 
   @property
   def turns(self) -> int:
-    """Batches that a group serves: 1, or n with the placement `neighbouring`."""
+    """Batches per group: 1, or n with the placement `neighbouring`."""
     return self.multiplicity.augmult // self.multiplicity.copies_per_batch
 
   @property
@@ -73,14 +73,14 @@ class HostPart:
 
   @property
   def num_images(self) -> int:
-    """How many images it reads of each group."""
+    """Number of images that it reads of each group."""
     return self.images[1] - self.images[0]
 
   @functools.cached_property
   def copies(self) -> np.ndarray:
-    """Which copies of each image are made when it is read, int32 `[M]`: all, as a rule.
+    """Which copies of each image are made when it is read, int32 `[M]`.
 
-    Of an image that several hosts share, a host that has slots of no other makes its own alone.
+    All, except on a host all of whose slots are copies of one image shared with other hosts.
     """
     start, stop = 0, self.multiplicity.augmult
     if self.turns == 1 and self.num_images == 1:
@@ -89,15 +89,15 @@ class HostPart:
 
   @functools.cached_property
   def owner(self) -> np.ndarray:
-    """Which image of a group each cropped slot is a copy of, int64 `[slots]`."""
+    """The image of each cropped slot, counted within the group, int64 `[slots]`."""
     return np.arange(*self.cropped) // self.multiplicity.copies_per_batch - self.images[0]
 
   def groups(self, start_step: int, stop_step: int) -> range:
-    """Returns the groups of some steps; the first may begin with an earlier turn."""
+    """Returns the groups of these steps; the first may begin before `start_step`."""
     return range(start_step // self.turns, -(-stop_step // self.turns))
 
   def addresses(self, group: int) -> Slots:
-    """Returns images and copies of a group: `[images]`, and for copies and seeds `[images, M]`."""
+    """Returns what a group reads: images and epochs `[images]`, copies and seeds `[images, M]`."""
     images = self.multiplicity.images(group * self.turns, *self.images)
     index, epoch = images.image_index, images.epoch
     seeds = self.multiplicity.seeds(index[:, np.newaxis], epoch[:, np.newaxis], self.copies)
@@ -106,18 +106,18 @@ class HostPart:
   def of_slots(
     self, copies: Any, turn: Any, reshape: Callable[[Any, tuple[int, ...]], Any] = np.reshape
   ) -> Any:
-    """Returns what the cropped slots get of a group.
+    """Returns the values of the cropped slots, of those of all copies of a group.
 
     Args:
-      copies: `[images, M, ...]`, NumPy, or TensorFlow with its `reshape`.
+      copies: `[images, M, ...]`, NumPy or TensorFlow.
       turn: of the group, in `[0, turns)`.
-      reshape: of array and shape.
+      reshape: `np.reshape` or `tf.reshape`.
 
     Returns:
       `[slots, ...]`.
     """
     if self.turns > 1:
       return copies[:, turn]
-    # Hosts may begin and end in the middle of an image's copies.
+    # The range of a host may begin and end between copies of one image.
     skipped = self.cropped[0] - self.images[0] * self.multiplicity.augmult - int(self.copies[0])
     return reshape(copies, (-1, *copies.shape[2:]))[skipped : skipped + self.num_cropped]

@@ -1,4 +1,4 @@
-"""What a data set is, in a few numbers: to notice when another one lies in its place."""
+"""A short description of a data set, by which to notice that another one has taken its place."""
 
 import dataclasses
 import hashlib
@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from nfnets_augmult.data.folder_source import FolderSource
 from nfnets_augmult.data.sources import (
   ArraySource,
+  EncodedSource,
   Source,
   describe_class_changes,
   shorten,
@@ -19,31 +21,36 @@ from nfnets_augmult.data.sources import (
 def describe_split(source: Source) -> dict[str, Any]:
   """Returns what identifies the images of a split, as JSON values.
 
-  `num_images`; `images_per_class`, in the order of the classes, where labels are at hand; and a
-  `digest` of what the source can tell cheaply: of a folder the relative paths, of arrays the
-  labels, of TensorFlow Datasets the files and how many examples each of them has. Pixels are not
-  looked at: decoders differ by a grey level between versions.
+  `num_images`; `images_per_class`, in the order of the classes, None if images must be read for it;
+  and a `digest` of what is cheap to read: the relative paths of a folder, the labels of arrays, the
+  files of TensorFlow Datasets and their numbers of examples. Pixels are left out: decoders differ
+  by a grey level between versions.
   """
-  labels = getattr(source, 'labels', None)
-  counts = None
-  if labels is not None:
-    counts = np.bincount(labels, minlength=len(source.class_names)).tolist()
+  digest, counts = hashlib.sha256(), None
+  if hasattr(source, 'labels'):
+    counts = np.bincount(source.labels, minlength=len(source.class_names)).tolist()
+  if isinstance(source, ArraySource):
+    digest.update(str(source.images.shape).encode())
+    digest.update(np.ascontiguousarray(source.labels, '<i4').tobytes())
+  else:
+    for name in source.listing:
+      digest.update(os.fsencode(name) + b'\0')
   return {
     'num_images': source.num_images,
     'images_per_class': counts,
-    'digest': _digest(source),
+    'digest': digest.hexdigest()[:16],
   }
 
 
 def describe_split_changes(
   now: dict[str, Any], then: dict[str, Any], *, split: str, class_names: Sequence[str]
 ) -> str:
-  """Says how a split differs from what it was; '' if in nothing that `describe_split` sees.
+  """Returns how two descriptions of a split differ, for a message; '' if they are equal.
 
   Args:
-    now: of the split as it is.
-    then: of the split as it was, with the same classes.
-    split: its name, for the message.
+    now: what `describe_split` returns now.
+    then: what it returned before, with the same classes.
+    split: name of the split.
     class_names: of both.
   """
   if now == then:
@@ -61,55 +68,36 @@ def describe_split_changes(
 
 
 class _Relabelled:
-  """An `EncodedSource` whose labels count in another list of classes."""
+  """A source with labels that index another list of classes."""
 
-  def __init__(self, source: Any, labels: np.ndarray, class_names: Sequence[str]):
+  def __init__(self, source: EncodedSource, labels: np.ndarray, class_names: tuple[str, ...]):
     self._source = source
     self._labels = labels
-    self.class_names = tuple(class_names)
-    self.description = source.description
+    self.class_names = class_names
 
-  @property
-  def num_images(self) -> int:
-    """N."""
-    return self._source.num_images
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._source, name)
 
   def read(self, index: int) -> tuple[bytes, int]:
-    """Returns the encoded image and the label in the other list."""
+    """Returns the encoded image and the new label."""
     encoded, label = self._source.read(index)
     return encoded, int(self._labels[label])
 
-  def image_name(self, index: int) -> str:
-    """Returns the name that the source has for it."""
-    return self._source.image_name(index)
-
 
 def map_classes(source: Source, class_names: Sequence[str]) -> Source:
-  """Returns `source` with labels that count in `class_names`, which holds all of its classes.
+  """Returns `source` with labels that index `class_names`, which must contain all of its classes.
 
   Raises:
     ValueError: a class of `source` is not in `class_names`, or a name is there twice.
   """
-  if len(set(class_names)) < len(class_names) or len({*source.class_names}) < len(
-    source.class_names
-  ):
+  if any(len(set(names)) < len(names) for names in (class_names, source.class_names)):
     raise ValueError('classes cannot be mapped by name: a name is there twice')
-  if new := [name for name in source.class_names if name not in class_names]:
+  label_of = {name: label for label, name in enumerate(class_names)}
+  if new := [name for name in source.class_names if name not in label_of]:
     raise ValueError(
       f'classes cannot be mapped by name: {describe_class_changes(new, ())} ({source.description})'
     )
-  labels = np.array([list(class_names).index(name) for name in source.class_names], np.int32)
-  if isinstance(source, ArraySource):
+  labels = np.array([label_of[name] for name in source.class_names], np.int32)
+  if isinstance(source, ArraySource | FolderSource):
     return dataclasses.replace(source, labels=labels[source.labels], class_names=tuple(class_names))
-  return _Relabelled(source, labels, class_names)
-
-
-def _digest(source: Source) -> str:
-  digest = hashlib.sha256()
-  if isinstance(source, ArraySource):
-    digest.update(str(source.images.shape).encode())
-    digest.update(np.ascontiguousarray(source.labels, '<i4').tobytes())
-  else:
-    for name in source.listing:
-      digest.update(os.fsencode(name) + b'\0')
-  return digest.hexdigest()[:16]
+  return _Relabelled(source, labels, tuple(class_names))

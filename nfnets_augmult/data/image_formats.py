@@ -1,4 +1,4 @@
-"""What an image file is by its first bytes: format, size and orientation, with nothing decoded."""
+"""Format, size and orientation of image files by their first bytes, without decoding."""
 
 import dataclasses
 import re
@@ -12,16 +12,16 @@ from nfnets_augmult.ops.checks import check_bool, check_int
 
 
 class DecodeError(ValueError):
-  """An image cannot be decoded; the message says why, and not which image it is."""
+  """An image cannot be decoded; the message says why, but not which image it is."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DecodeRules:
-  """What every reader of encoded images holds to.
+  """Rules that every reader of encoded images follows.
 
   Attributes:
-    apply_orientation: whether an image is turned and mirrored as its EXIF tag `Orientation` says.
-    max_pixels: largest width x height, as the header states them, of an image that is decoded.
+    apply_orientation: whether images are rotated and mirrored as their EXIF `Orientation` says.
+    max_pixels: largest width x height, as stated in the header, of images that are decoded.
   """
 
   apply_orientation: bool = True
@@ -41,25 +41,24 @@ class DecodeRules:
       )
 
 
-# What holds where nothing else is said.
 DEFAULT_RULES = DecodeRules()
 
-# How many bytes of a file `format_of` needs.
+# Bytes of a file that `format_of` needs.
 NUM_START_BYTES = 64
 
-# The formats that are read, all but JPEG by Pillow, whose names they have. Every reader left out of
-# it is so on purpose: some call other programs, others are rarely used and little tested.
+# The formats that are read, under Pillow's names; Pillow reads all but JPEG. Its other readers are
+# left out on purpose: some call other programs, others are rarely used and tested.
 READ_FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP', 'WEBP', 'TIFF', 'PPM') + (
   ('AVIF',) if features.check('avif') else ()
 )
 
-# Suffixes of names that promise an image: a file without its content is bad, not passed over.
+# Suffixes of image names. A file with such a name that is not an image is bad, not passed over.
 IMAGE_SUFFIXES = (
   *('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.apng', '.gif', '.bmp', '.webp', '.tif', '.tiff'),
   *('.ppm', '.pgm', '.pbm', '.pnm'),
 )
 
-# Cameras write raw files as TIFF, of which a TIFF reader shows a thumbnail.
+# Cameras write raw files as TIFF, of which a TIFF reader returns a thumbnail.
 _RAW_SUFFIXES = ('.3fr', '.arw', '.cr2', '.dng', '.erf', '.nef', '.nrw', '.pef', '.sr2', '.srw')
 
 _BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
@@ -87,7 +86,7 @@ _FIRST_BYTES = {
 
 
 def format_of(start: bytes, name: str = '') -> str:
-  """Returns the format of a file, `'JPEG'` for example, or `''` if it is no image.
+  """Returns the format of a file, `'JPEG'` for example, or `''` if it is not an image.
 
   Args:
     start: its first `NUM_START_BYTES`, or all.
@@ -123,17 +122,17 @@ def why_not_read(start: bytes) -> str:
     return 'the file is empty'
   if kind := format_of(start):
     return f'its format is {kind}, which is not read'
-  return f'it is no image: it begins with {start[:16]!r}'
+  return f'it is not an image: it begins with {start[:16]!r}'
 
 
 class JpegHeader(NamedTuple):
-  """What stands before the pixels of a JPEG.
+  """What the header of a JPEG states.
 
   Attributes:
     height: pixels, as stored.
     width: pixels, as stored.
-    components: 1 grey, 3 colour, 4 for print.
-    orientation: 1 to 8, see `orient`; 1 where nothing, or nonsense, is said.
+    components: 1 grey, 3 colour, 4 CMYK.
+    orientation: 1 to 8, see `orient`; 1 if it is missing or invalid.
   """
 
   height: int
@@ -142,17 +141,17 @@ class JpegHeader(NamedTuple):
   orientation: int
 
 
-# Each scan of a progressive JPEG costs a pass over all of the image; encoders write about ten.
+# Each scan of a progressive JPEG costs a pass over the whole image; encoders write about ten.
 _MOST_SCANS = 100
 
 
 def jpeg_header(encoded: bytes) -> JpegHeader:
-  """Reads the header of a JPEG up to the frame; takes microseconds.
+  """Returns the header of a JPEG, read up to the start of frame; takes microseconds.
 
-  Segments begin with 0xff, a marker and their length; the size stands in the start of frame.
+  Segments begin with 0xff, a marker and their length; the size is in the start of frame.
 
   Raises:
-    DecodeError: there is no frame, or none of a kind that is read.
+    DecodeError: there is no frame, or not one of a kind that is read.
   Source: ITU-T T.81, Annex B; for the segments APP1 the EXIF and XMP standards.
   """
   place, exif, xmp = 2, 0, 0
@@ -165,7 +164,10 @@ def jpeg_header(encoded: bytes) -> JpegHeader:
     if marker == 0xE1 and not exif and encoded[place + 4 : place + 10] == b'Exif\0\0':
       exif = _exif_orientation(encoded[place + 10 : place + 2 + length])
     elif marker == 0xE1 and not xmp and encoded[place + 4 : place + 10] == b'http:/':
-      xmp = _xmp_orientation(encoded[place + 4 : place + 2 + length])
+      # Pillow uses it, too, if there is no EXIF.
+      segment = encoded[place + 4 : place + 2 + length]
+      found = re.search(rb'tiff:Orientation(?:="|>)([1-8])', segment)
+      xmp = int(found[1]) if found else 0
     if marker in (0xD9, 0xDA):
       break
     if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
@@ -176,8 +178,8 @@ def jpeg_header(encoded: bytes) -> JpegHeader:
         raise DecodeError(f'it is a lossless or hierarchical JPEG (SOF{marker - 0xC0}), not read')
       if marker in (0xC2, 0xCA) and (scans := encoded.count(b'\xff\xda', place)) > _MOST_SCANS:
         raise DecodeError(f'it has {scans:,} scans; a progressive JPEG has about ten')
-      # A block of 8 x 8 pixels takes two codes, in progressive files one, of a bit at least; a
-      # decoder would make up the pixels that the file has no room for.
+      # A block of 8 x 8 pixels takes two codes, in progressive files one, of at least one bit. A
+      # decoder would invent the pixels that the file has no room for.
       least_bits = {0xC0: 2, 0xC1: 2, 0xC2: 1}.get(marker, 0) * -(-height // 8) * -(-width // 8)
       if 8 * len(encoded) < least_bits:
         raise DecodeError(
@@ -189,7 +191,7 @@ def jpeg_header(encoded: bytes) -> JpegHeader:
 
 
 def _exif_orientation(exif: bytes) -> int:
-  """The orientation in a TIFF structure, 1 to 8; 0 if there is none, or none that makes sense."""
+  """The orientation in a TIFF structure, 1 to 8; 0 if it is missing or invalid."""
   order = {b'II*\0': '<', b'MM\0*': '>'}.get(exif[:4])
   if not order or len(exif) < 8:
     return 0
@@ -205,19 +207,13 @@ def _exif_orientation(exif: bytes) -> int:
   return 0
 
 
-def _xmp_orientation(xmp: bytes) -> int:
-  """As Pillow does it, where there is no EXIF."""
-  found = re.search(rb'tiff:Orientation(?:="|>)([1-8])', xmp)
-  return int(found[1]) if found else 0
-
-
 def orient(pixels: np.ndarray, orientation: int) -> np.ndarray:
-  """Returns an image `[H, W, C]` as it is to be seen; a view.
+  """Returns an image `[H, W, C]` as it is displayed; a view.
 
   Args:
     pixels: as stored.
-    orientation: 1 as it is, 2 mirrored, 3 upside down, 4 both, 5 to 8 likewise with rows and
-      columns exchanged, as EXIF has it.
+    orientation: as in EXIF: 1 as it is, 2 mirrored, 3 upside down, 4 both, 5 to 8 likewise with
+      rows and columns exchanged.
   """
   if orientation >= 5:
     pixels = pixels.swapaxes(0, 1)
@@ -227,26 +223,29 @@ def orient(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def stored_box(box: np.ndarray, orientation: int, height: int, width: int) -> np.ndarray:
-  """Returns where a part of an image lies in what is stored of it.
+  """Returns the box of the stored image for a box of the image as it is displayed.
 
   Args:
-    box: top, left, height and width, in the image as it is to be seen.
+    box: top, left, height and width, displayed.
     orientation: see `orient`.
-    height: of the image as it is to be seen.
-    width: likewise.
+    height: of the image, displayed.
+    width: of the image, displayed.
   """
   top, left, box_height, box_width = box
   if orientation in (3, 4, 7, 8):
     top = height - top - box_height
   if orientation in (2, 3, 6, 7):
     left = width - left - box_width
-  stored = [top, left, box_height, box_width]
-  return np.array([stored[1], stored[0], stored[3], stored[2]] if orientation >= 5 else stored)
+  if orientation >= 5:
+    return np.array([left, top, box_width, box_height])
+  return np.array([top, left, box_height, box_width])
 
 
 def webp_size(start: bytes) -> tuple[int, int]:
-  """Returns height and width of a WebP; its decoder takes memory for them as soon as it opens one.
+  """Returns height and width of a WebP, whose decoder allocates memory as soon as it opens a file.
 
+  Raises:
+    DecodeError: the header is cut off or damaged.
   Source: RFC 9649, Section 2.
   """
   chunk, data = start[12:16], start[20:]

@@ -13,7 +13,9 @@ MAX_ATTEMPTS = 10
 
 @dataclasses.dataclass(frozen=True)
 class InceptionCrop:
-  """Which part of an image a copy shows: a `crops.Crop` (Szegedy et al. 2015; Brock et al. 2021b).
+  """A random part of the image: an `augmentation.Crop`.
+
+  Source: Szegedy et al. 2015; Brock et al. 2021b.
 
   Attributes:
     area: least and largest share of the image's pixels.
@@ -33,12 +35,12 @@ class InceptionCrop:
 
   def __post_init__(self):
     check_pair('area', self.area, above=0, most=1)
-    # Nobody's photographs are longer; it keeps the arithmetic of boxes within its numbers.
+    # No photograph is longer, and the sizes of boxes stay well within float64.
     check_pair('aspect', self.aspect, above=0, most=1000)
     check_bool('flip', self.flip)
 
   def check_image_size(self, height: int, width: int) -> None:
-    """Accepts all: there is a box for an image of any size."""
+    """Accepts all sizes."""
 
   def draw(self, seeds: np.ndarray) -> 'Draws':
     """See the function of this name."""
@@ -86,12 +88,12 @@ def boxes(uniform: np.ndarray, height: int, width: int, crop: InceptionCrop) -> 
   """Returns the part of a `height` x `width` image that each copy shows.
 
   An attempt draws the aspect ratio uniformly, then the height uniformly among those for which
-  the area is in range and the box fits, then the place. That is the law of TensorFlow's
-  `sample_distorted_bounding_box`, with which the published networks were trained; it favours
-  small areas more than a uniform area would. (The published code also has that function refuse
-  boxes of less than a tenth of the image: for this state an area from 0.1.) Where all attempts
-  fail, for example because an image is much longer than wide, the largest centred box is taken
-  whose aspect ratio is in range.
+  the area is in range and the box fits, then the position. That is the distribution of
+  TensorFlow's `sample_distorted_bounding_box`, with which the published networks were trained; it
+  favours small areas more than a uniform area would. (The published code also has that function
+  reject boxes of less than a tenth of the image: to do the same, set the least area to 0.1.) If all
+  attempts fail, for example because the image is much longer than wide, the largest centred box
+  with an aspect ratio in range is taken.
 
   Args:
     uniform: see `Draws`, `[B, MAX_ATTEMPTS, 4]`.
@@ -122,12 +124,10 @@ def boxes(uniform: np.ndarray, height: int, width: int, crop: InceptionCrop) -> 
   tall = np.clip(least + np.floor(for_height * (most - least + 1)), 1, height)
   wide = np.clip(np.rint(tall * aspect), 1, width)
   area = tall * wide / (height * width)
-  # Rounded to pixels, an area can miss its range by a little; then the attempt counts as failed.
+  # Rounded to pixels, an area can be slightly out of range; then the attempt fails.
   is_good = (least <= most) & (area >= crop.area[0]) & (area <= crop.area[1])
-  place = np.argmax(is_good, axis=1)[:, np.newaxis]
-  tall, wide, for_top, for_left = (
-    np.take_along_axis(values, place, axis=1)[:, 0] for values in (tall, wide, for_top, for_left)
-  )
+  first_good = (np.arange(len(uniform)), np.argmax(is_good, axis=1))
+  tall, wide, for_top, for_left = (a[first_good] for a in (tall, wide, for_top, for_left))
   top = np.floor(for_top * (height - tall + 1))
   left = np.floor(for_left * (width - wide + 1))
   found = np.stack([top, left, tall, wide], axis=-1).astype(np.int32)

@@ -7,7 +7,7 @@ from nfnets_augmult.data.folder_source import folder_source
 from nfnets_augmult.data.image_formats import DEFAULT_RULES, DecodeRules
 from nfnets_augmult.data.sources import Source, check_not_empty, digits_source
 
-# All others are of TensorFlow Datasets.
+# All other names are data sets of TensorFlow Datasets.
 OWN_SOURCES: dict[str, Callable[..., Source]] = {
   'digits': digits_source,
   'folder': folder_source,
@@ -24,7 +24,7 @@ def load_source(
   train_split: str = 'train',
   rules: DecodeRules = DEFAULT_RULES,
 ) -> Source:
-  """Returns one split of a labelled image data set, with all labels in `[0, num_classes)`.
+  """Returns a split of a labelled image data set, with all labels in `[0, num_classes)`.
 
   Args:
     name: `'digits'` (scikit-learn's 1,797 handwritten digits, 8x8 grey, bundled: no download),
@@ -32,10 +32,10 @@ def load_source(
       data set of TensorFlow Datasets as `name`, `name/config` or `name:version`.
     split: `'train'`, `'test'`, or another split of the data set; of TensorFlow Datasets also a
       part of one, as `'train[:90%]'`.
-    data_dir: where the data lie; not used for `digits`.
+    data_dir: folder of the data; not used for `digits`.
     allow_download: whether TensorFlow Datasets may download and prepare what is missing.
-    train_split: the split that the run trains on; of a `'folder'` it names the classes.
-    rules: for images that are decoded at once.
+    train_split: the split that the run trains on, which defines the classes of a `'folder'`.
+    rules: for images that are decoded on loading.
 
   Raises:
     ValueError: unknown data set or split, no `data_dir`, nothing prepared there, no images, images
@@ -46,7 +46,7 @@ def load_source(
   elif name in OWN_SOURCES:
     source = OWN_SOURCES[name](split=split, data_dir=data_dir)
   else:
-    # Only here, because importing TensorFlow Datasets takes seconds.
+    # Importing TensorFlow Datasets takes seconds.
     from nfnets_augmult.data import tfds_source
 
     source = tfds_source.tfds_source(

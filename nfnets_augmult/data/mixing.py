@@ -1,15 +1,16 @@
-"""Mixup and CutMix: which slot is mixed with which other, and how much of each.
+"""Mixup and CutMix: which slots are mixed, and with which shares.
 
-With multiplicity a batch holds several copies of an image. A partner is always a slot of another
-unique image (paper, Section 5), of the same copy number: slot (image u, copy j) meets (image v,
-copy j) with v != u drawn anew for every slot, so that each copy may meet another image.
+With multiplicity a batch contains several copies of an image. A partner is always a slot of another
+unique image (paper, Section 5) with the same copy index: slot (image u, copy j) is mixed with
+(image v, copy j), where v != u is drawn for each slot, so the copies of an image may have different
+partners.
 
-The unique images of a batch are divided into blocks of at least `BLOCK` neighbouring places, and
-partners are drawn within a block. A host whose slots are whole blocks therefore decodes its own
-images only, and any other a few more; the partners do not depend on the number of hosts. Which
-images share a block changes with the random order of every epoch.
+The unique images of a batch are divided into blocks of at least `BLOCK` successive images, and
+partners are drawn within a block. So a host whose slots are whole blocks decodes only its own
+images, and any other a few more; the partners do not depend on the number of hosts. Which images
+share a block changes with the random order of every epoch.
 
-Everything here is NumPy arithmetic on addresses: a pure function of (seed, step, slot).
+All of this is a pure function of (seed, step, slot), computed with NumPy.
 """
 
 import dataclasses
@@ -28,12 +29,12 @@ NOT_MIXED, MIXUP, CUTMIX = range(3)
 
 @dataclasses.dataclass(frozen=True)
 class Mixing:
-  """How much is mixed, and how.
+  """How many slots are mixed, and how.
 
   Attributes:
-    mixup: share of the slots of every batch that Mixup gets (Zhang et al. 2018).
-    cutmix: share that CutMix gets (Yun et al. 2019), of the others.
-    mixup_alpha: the own image's weight under Mixup is drawn from Beta(alpha, alpha).
+    mixup: share of the slots of every batch with Mixup (Zhang et al. 2018).
+    cutmix: share of the slots of every batch with CutMix (Yun et al. 2019); none has both.
+    mixup_alpha: the weight of the slot's own image in Mixup is drawn from Beta(alpha, alpha).
 
   Example:
     >>> from nfnets_augmult import Mixing
@@ -53,7 +54,7 @@ class Mixing:
         f'mixup={self.mixup} and cutmix={self.cutmix} are shares of a batch: their sum must be at '
         'most 1'
       )
-    # Beyond these bounds the weight is always 0, 1/2 or 1, as far as its distribution is known.
+    # Beyond these bounds all weights are 0, 1/2 or 1 numerically.
     check_number('mixup_alpha', self.mixup_alpha, least=0.001, most=1000)
 
   @property
@@ -62,7 +63,7 @@ class Mixing:
     return self.mixup + self.cutmix > 0
 
   def check_unique_images(self, unique_images_per_batch: int) -> None:
-    """Raises ValueError where a batch has no other image to mix one with."""
+    """Raises ValueError if a batch has no other image to mix with."""
     if self.is_on and unique_images_per_batch < 2:
       raise ValueError(
         f'unique_images_per_batch={unique_images_per_batch}: Mixup and CutMix need at least two '
@@ -76,9 +77,9 @@ class Mix(NamedTuple):
   Attributes:
     partner_slot: int64 `[slots]`, of the same batch.
     kind: int32 `[slots]`: `NOT_MIXED` (0), `MIXUP` (1) or `CUTMIX` (2).
-    weight: float32 `[slots]`, of the slot's own image and label: 1 where nothing is mixed, with
-      CutMix the share of pixels that are not pasted over.
-    box: int32 `[slots, 4]`, what CutMix pastes: top, left, bottom and right; empty otherwise.
+    weight: float32 `[slots]`, of the slot's own image and label: 1 if it is not mixed, with CutMix
+      the share of pixels that are not replaced.
+    box: int32 `[slots, 4]`, what CutMix replaces: top, left, bottom and right; empty otherwise.
 
   Example:
     >>> from nfnets_augmult import Mix
@@ -93,7 +94,7 @@ class Mix(NamedTuple):
 
 
 def block_edges(unique_images_per_batch: int) -> np.ndarray:
-  """Returns where the blocks begin, and U at the end: int64 `[blocks + 1]`, as equal as can be."""
+  """Returns the first image of each block, then U: int64 `[blocks + 1]`; sizes are almost equal."""
   blocks = max(1, unique_images_per_batch // BLOCK)
   return np.arange(blocks + 1) * unique_images_per_batch // blocks
 
@@ -121,13 +122,13 @@ def mix_slots(
 
   Args:
     multiplicity: which image fills which slot.
-    mixing: the shares. They hold exactly, up to rounding, in each batch; who gets which is random.
+    mixing: the shares, which hold in each batch, up to rounding; which slots is random.
     step: of the run.
     start: first slot.
     stop: one past the last slot.
     height: of the images, in pixels.
-    width: likewise.
-    seeds: those of the slots, uint32 `[slots, 2]`, if they are at hand.
+    width: of the images, in pixels.
+    seeds: of the slots, uint32 `[slots, 2]`; computed if None.
 
   Example:
     >>> from nfnets_augmult import Mixing, Multiplicity, mix_slots
@@ -151,7 +152,7 @@ def mix_slots(
 
 
 def _partners(multiplicity: Multiplicity, seeds: np.ndarray, start: int, stop: int) -> np.ndarray:
-  """Another place in the block of each slot's image, same copy."""
+  """A slot of another image of the block, with the same copy index, for each slot."""
   place, copy = np.divmod(np.arange(start, stop), multiplicity.copies_per_batch)
   edges = block_edges(multiplicity.unique_images_per_batch)
   block = np.searchsorted(edges, place, side='right') - 1
@@ -174,7 +175,7 @@ def _kinds(multiplicity: Multiplicity, mixing: Mixing, step: int) -> np.ndarray:
 
 
 def _mixup_weights(seeds: np.ndarray, alpha: float) -> np.ndarray:
-  """Beta(alpha, alpha) by the inverse of its distribution function, float64 `[slots]`."""
+  """Draws of Beta(alpha, alpha) by its inverse distribution function, float64 `[slots]`."""
   from scipy import special
 
   uniform = addressed_random.random_uniform(seeds, 1).astype(np.float64) + 2.0**-25
@@ -182,11 +183,11 @@ def _mixup_weights(seeds: np.ndarray, alpha: float) -> np.ndarray:
 
 
 def _cutmix_boxes(seeds: np.ndarray, height: int, width: int) -> np.ndarray:
-  """Boxes of uniform area around a uniform centre, cut off at the border: float64 `[slots, 4]`."""
+  """Boxes of uniform area around a uniform centre, clipped to the image: float64 `[slots, 4]`."""
   area, row, column = (
     addressed_random.random_uniform(seeds, draw).astype(np.float64) for draw in (2, 3, 4)
   )
-  side = np.sqrt(area)  # of the box, as a share of the image's
+  side = np.sqrt(area)  # relative to the image
   corners = []
   for sign in (-1, 1):
     for centre, size in ((row, height), (column, width)):

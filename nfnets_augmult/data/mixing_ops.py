@@ -12,7 +12,7 @@ def mix_pair(
 
   Args:
     image: uint8 `[H, W, C]`.
-    partner: likewise.
+    partner: uint8 `[H, W, C]`.
     kind: int32, see `mixing.Mix`.
     weight: float32, of the image; used by Mixup.
     box: int32 `[4]`: top, left, bottom and right of what CutMix takes from the partner.
@@ -28,11 +28,11 @@ def mix_pair(
 
   def mixup() -> tf.Tensor:
     own = weight * tf.cast(image, tf.float32)
-    # Not above 255, and the half makes the cast round.
+    # At most 255.5; with the half, the cast rounds.
     return tf.cast(own + (1 - weight) * tf.cast(partner, tf.float32) + 0.5, tf.uint8)
 
   def cutmix() -> tf.Tensor:
-    # Pieces put together: a third of the time of `tf.where`.
+    # Concatenation takes a third of the time of `tf.where`.
     top, left, bottom, right = tf.unstack(box, num=4)
     middle = [image[top:bottom, :left], partner[top:bottom, left:right], image[top:bottom, right:]]
     pasted = tf.concat([image[:top], tf.concat(middle, axis=1), image[bottom:]], axis=0)

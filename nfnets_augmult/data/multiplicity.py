@@ -12,15 +12,15 @@ then epoch 1 in another, and so on. A batch takes the next U positions.
 batch, the same unique images in n successive batches. At equal B and n both make the same number
 of updates per epoch.
 
-What holds, always:
+Guarantees:
 - Every unique image appears exactly n times per epoch (footnote 3: one pass over the images).
-- The U images of a batch are different images, also where a batch takes the last images of one
-  epoch and the first of the next. Nothing is dropped and no batch is ever short: a run of E epochs
-  has `ceil(E N / U)` groups of U positions, and the last of them may reach into epoch E + 1.
+- The U images of a batch are different, even if the batch spans two epochs. Nothing is dropped and
+  no batch is ever short: a run of E epochs has `ceil(E N / U)` groups of U positions, and the last
+  of them may reach into epoch E + 1.
 - No two (epoch, image, copy) get the same augmentation seed. The seed depends on nothing else, so
   it is the same for every batch size, scheme, host and device count; copy 0 of n = 16 is the one
   image of n = 1.
-- All of it is a pure function of (seed, step): any step can be computed without the ones before.
+- Everything is a pure function of (seed, step): any step can be computed without the ones before.
 
 Slots are numbered image by image. Hosts take contiguous ranges of slots, so an image is read and
 decoded by one host, and the devices of a host divide its range likewise: of D devices, whichever
@@ -52,7 +52,7 @@ class Slots(NamedTuple):
   Attributes:
     image_index: int64 `[slots]`, which training image, in `[0, num_images)`.
     copy_index: int32 `[slots]`, which of its copies, in `[0, augmult)`.
-    epoch: int32 `[slots]`, which pass over the training images it belongs to, from 0.
+    epoch: int32 `[slots]`, which pass over the training images, from 0.
     seed: uint32 `[slots, 2]`, the PRNG key of the augmentation of this copy.
 
   Example:
@@ -74,13 +74,13 @@ class Slots(NamedTuple):
 class Images(NamedTuple):
   """The unique images of a batch, from which `fill_slots` derives its slots.
 
-  All that depends on the step and on the seed of the run is in here, so a compiled program that
-  gets it as an argument serves all steps and seeds.
+  It has all that depends on the step and on the seed of the run, so a compiled program that takes
+  it as an argument serves all steps and seeds.
 
   Attributes:
     image_index: integers `[U]`, which training images, in the order of their slots.
     epoch: int32 `[U]`, which pass over the training images each belongs to.
-    turn: int32 scalar, copy index of each image's first slot; above 0 for `neighbouring` alone.
+    turn: int32 scalar, copy index of each image's first slot; above 0 only for `neighbouring`.
     key: uint32 `[2]`, of the augmentation seeds.
   """
 
@@ -93,7 +93,7 @@ class Images(NamedTuple):
 def steps_for_epochs(
   epochs: float, *, num_images: int, unique_images_per_batch: int, turns: int
 ) -> int:
-  """Returns the least number of steps that takes all copies of every image `epochs` times.
+  """Returns the least number of steps that shows all copies of every image `epochs` times.
 
   Args:
     epochs: passes over the unique training images.
@@ -107,7 +107,7 @@ def steps_for_epochs(
 
 @dataclasses.dataclass(frozen=True)
 class Multiplicity:
-  """The slots of every batch of a run. See the module's docstring for what it promises.
+  """The slots of every batch of a run. See the module's docstring for the guarantees.
 
   Attributes:
     num_images: N, the number of unique training images.
@@ -162,11 +162,11 @@ class Multiplicity:
 
   @property
   def steps_per_epoch(self) -> float:
-    """Updates per pass over the unique training images, a whole number only by chance."""
+    """Updates per pass over the unique training images; may be fractional."""
     return self.num_images * self.augmult / self.batch_size
 
   def steps_for_epochs(self, epochs: float) -> int:
-    """The least number of steps that shows every image `augmult * epochs` times, rounded up."""
+    """Returns the least number of steps that shows every image `augmult * epochs` times."""
     return steps_for_epochs(
       epochs,
       num_images=self.num_images,
@@ -207,24 +207,21 @@ class Multiplicity:
     return Images(image_index, epoch.astype(np.int32), np.int32(turn), self._augmentation_key())
 
   def seeds(self, image_index: np.ndarray, epoch: np.ndarray, copy_index: np.ndarray) -> np.ndarray:
-    """Returns the augmentation seeds, uint32 `[..., 2]`, one to one in the three addresses."""
+    """Returns the augmentation seeds, uint32 `[..., 2]`, one to one in the three arguments."""
     _check_epochs(epoch)
     return _seeds(self._augmentation_key(), *map(np.asarray, (image_index, epoch, copy_index)))
 
   def _augmentation_key(self) -> np.ndarray:
     return np.concatenate(addressed_random.key_for(self.seed, 'augmentation'))
 
-  def epoch_order(self, epoch: int) -> np.ndarray:
-    """Returns the order of the images in `epoch`, a permutation of `range(num_images)`.
-
-    A shuffle, but where a batch spans two epochs the images that open the later one are taken
-    from those that did not close the earlier one.
-    """
-    return self._epoch_orders(epoch)
-
   @functools.cached_property
-  def _epoch_orders(self) -> Callable[[int], np.ndarray]:
-    """The last few orders are kept, for each object by itself: many may be in use in turn."""
+  def epoch_order(self) -> Callable[[int], np.ndarray]:
+    """The function from an epoch to its order, a permutation of `range(num_images)`.
+
+    A shuffle, except that in a batch that spans two epochs, the images of the later epoch are
+    chosen from those that are not in the batch yet. The last few orders are cached, per object,
+    since many objects may be used alternately.
+    """
     order = functools.partial(
       _epoch_order, self.seed, self.num_images, self.unique_images_per_batch
     )
@@ -232,10 +229,10 @@ class Multiplicity:
 
 
 def fill_slots(images: Images, slot: np.ndarray, *, copies_per_batch: int) -> Slots:
-  """Returns what fills some slots of a batch; the one place that says so, on hosts and on devices.
+  """Returns what fills some slots of a batch. Hosts and devices both use it.
 
   Args:
-    images: of the batch. NumPy or JAX arrays, and so is the result.
+    images: of the batch. NumPy or JAX arrays; the result has the same kind.
     slot: integers `[slots]`, numbered from the first slot of the first of `images`.
     copies_per_batch: slots of each image.
   """
@@ -261,13 +258,13 @@ def _check_epochs(epoch: np.ndarray) -> None:
 
 
 def _epoch_order(seed: int, num_images: int, unique: int, epoch: int) -> np.ndarray:
-  """See `Multiplicity.epoch_order`; read-only, because it is shared."""
+  """See `Multiplicity.epoch_order`; read-only, because it is cached."""
   shuffled = _shuffle(seed, num_images, epoch)
   tail_size = (epoch + 1) * num_images % unique  # shares a batch with the next epoch
   tail, rest = shuffled[:tail_size], shuffled[tail_size:]
   previous_tail_size = epoch * num_images % unique
   if previous_tail_size:
-    # Stable partition: the head is the first images of `rest` that the open batch does not hold.
+    # The first images of `rest` that are not in the open batch move to the front, in order.
     open_batch = _shuffle(seed, num_images, epoch - 1)[:previous_tail_size]
     head_places = np.flatnonzero(~np.isin(rest, open_batch))[: unique - previous_tail_size]
     rest = np.concatenate([rest[head_places], np.delete(rest, head_places)])
@@ -278,6 +275,6 @@ def _epoch_order(seed: int, num_images: int, unique: int, epoch: int) -> np.ndar
 
 @functools.lru_cache(maxsize=4)
 def _shuffle(seed: int, num_images: int, epoch: int) -> np.ndarray:
-  """Permutation number `epoch` of the images."""
+  """The random permutation of the images in `epoch`."""
   key = addressed_random.key_for(seed, 'epoch order')
   return addressed_random.random_permutation(key, num_images, epoch)

@@ -1,14 +1,14 @@
 """The tf.data input: batches in which every unique image appears n times, each copy augmented anew.
 
-An image is read and decoded once for all its copies, and whatever is drawn for a copy is looked up
-by address, so that a batch is a pure function of the seed and the step. What fills which slot is
-decided in `multiplicity.py`, what of it a host makes in `host_part.py`, what is mixed with what in
-`mixing.py`; this module fills the slots:
+An image is read and decoded once for all its copies. No random draw depends on earlier ones, so a
+batch is a pure function of the seed and the step. `multiplicity.py` assigns images and copies to
+slots, `host_part.py` slots to hosts, and `mixing.py` partners to slots; this module makes the
+images:
 
     addresses of some images  ->  read, decode, crop, scale and flip  ->  a batch of crops
       ->  mix and RandAugment  ->  the batch
 
-Images are uint8 throughout; what follows is for the accelerator.
+Images are uint8 throughout; they are normalised on the accelerator.
 """
 
 import functools
@@ -19,38 +19,24 @@ import numpy as np
 import tensorflow as tf
 
 from nfnets_augmult.data import array_batches, mixing, randaugment
+from nfnets_augmult.data.array_batches import Batch
 from nfnets_augmult.data.augmentation import Augmentation
-from nfnets_augmult.data.copies import SLOT_TYPES, crops_of_images, read_centre
-from nfnets_augmult.data.crops import Crop
+from nfnets_augmult.data.copies import SLOT_TYPES, crops_of_images, numpy_call, read_centre
 from nfnets_augmult.data.decoding import ImageReader, ReadOptions
 from nfnets_augmult.data.evaluation_crop import EvaluationCrop
 from nfnets_augmult.data.host_part import HostPart
 from nfnets_augmult.data.mixing_ops import mix_pair
 from nfnets_augmult.data.multiplicity import Multiplicity
-from nfnets_augmult.data.numpy_calls import numpy_call
 from nfnets_augmult.data.randaugment_ops import apply_layers
 from nfnets_augmult.data.sources import ArraySource, Source
 
 # The accelerators belong to JAX; TensorFlow would reserve their memory.
 tf.config.set_visible_devices([], 'GPU')
 
-# Name to array. Training and evaluation: 'image' uint8 [B, H, W, C], 'label' int32 [B], 'mask'
-# float32 [B] (0 for padding and for images that do not decode), 'image_index' int64 [B].
-# Training only: 'copy_index' int32 [B], 'epoch' int32 [B], 'seed' uint32 [B, 2].
-# Where images are mixed, also 'partner_index' int64 [B], 'partner_label' int32 [B] and 'mix_weight'
-# float32 [B], the share of the own image and label; where that is 1 the partner has no part.
-Batch = dict[str, np.ndarray]
-
 _READ_OPTIONS, _EVALUATION_CROP = ReadOptions(), EvaluationCrop()  # as default arguments
 
 _CROP_TYPES = {'image': tf.uint8, 'label': tf.int32, 'mask': tf.float32, **SLOT_TYPES}
-_EVALUATION_TYPES = {key: _CROP_TYPES[key] for key in ('image', 'label', 'mask', 'image_index')}
-_MIX_TYPES = {
-  'partner': tf.int64,
-  'kind': tf.int32,
-  'weight': tf.float32,
-  'box': tf.int32,
-}
+_MIX_TYPES = {'partner': tf.int64, 'kind': tf.int32, 'weight': tf.float32, 'box': tf.int32}
 _RANDAUGMENT_TYPES = {'operation': tf.int32, 'negate': tf.bool, 'centre': tf.float32}
 
 
@@ -74,7 +60,7 @@ def train_batches(
     source: training images.
     multiplicity: which image and copy fills each slot.
     augmentation: what happens to each copy.
-    start_step: first step, found in constant time.
+    start_step: first step; the time to the first batch does not depend on it.
     stop_step: one past the last step.
     host_index: which host this is.
     host_count: number of hosts.
@@ -84,7 +70,7 @@ def train_batches(
     A `Batch` of slots `multiplicity.host_slots(...)`, in their order.
 
   Raises:
-    BadDataError: an image does not decode and the policy is to fail.
+    BadDataError: an image does not decode under the policy `'fail'`.
     ValueError: the augmentation does not fit the batch or the images.
   """
   part = HostPart(multiplicity, host_index, host_count, is_mixed=augmentation.mixing.is_on)
@@ -94,7 +80,15 @@ def train_batches(
   )
   steps, crop = tf.data.Dataset.range(start_step, stop_step), augmentation.crop
   if isinstance(source, ArraySource) and crop.cut is not None:
-    crops = steps.map(_crops_of_arrays(source, part, crop), num_parallel_calls=2)
+
+    def crop_slots(step: np.ndarray) -> Batch:
+      start, stop = part.cropped
+      return array_batches.train_batch(
+        source, multiplicity, int(step), crop=crop, start=start, stop=stop
+      )
+
+    # All in one operation, which is faster than one per image.
+    crops = steps.map(functools.partial(numpy_call, crop_slots, _CROP_TYPES), num_parallel_calls=2)
   else:
     crops = crops_of_images(reader, part, crop, start_step=start_step, stop_step=stop_step)
   finish = _finish_function(part, augmentation, reader.image_shape)
@@ -113,66 +107,41 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
   """Yields every image of `source` exactly once over all hosts, un-augmented.
 
-  Every host yields the same number of batches, all of the same size; `mask` is 0 in the slots
-  that only fill up.
+  Every host yields the same number of batches, all of the same size; `mask` is 0 for padding.
 
   Args:
     source: images to evaluate.
     batch_size: images per batch of this host.
     host_index: which host this is; it gets images `host_index, host_index + host_count, ...`
     host_count: number of hosts.
-    crop: which part of an encoded image; those of an `ArraySource` are taken whole.
+    crop: which part of an encoded image; the images of an `ArraySource` are not cropped.
     read_options: how images are read.
-    num_images: only the first so many images; None for all.
+    num_images: the number of images to evaluate, from the first; None for all.
   """
-  total = source.num_images if num_images is None else min(num_images, source.num_images)
-  addresses = list(
-    array_batches.evaluation_indices(
-      total, batch_size=batch_size, host_index=host_index, host_count=host_count
-    )
-  )
-
-  reader = ImageReader(source, read_options)
+  hosts = {'host_index': host_index, 'host_count': host_count}
   if isinstance(source, ArraySource):
+    # Copying arrays is so fast that it needs no background threads.
+    return array_batches.evaluation_batches(
+      source, batch_size=batch_size, num_images=num_images, **hosts
+    )
+  reader = ImageReader(source, read_options)
+  total = source.num_images if num_images is None else min(num_images, source.num_images)
+  indices = array_batches.evaluation_indices(total, batch_size=batch_size, **hosts)
 
-    def fill_from_memory(batch: np.ndarray) -> Batch:
-      return array_batches.evaluation_batch(source, *addresses[int(batch)])
+  def read(index: tf.Tensor, is_used: tf.Tensor) -> dict[str, tf.Tensor]:
+    centre = read_centre(reader, index, crop, reader.image_shape[0])
+    return dict(centre, mask=centre['mask'] * is_used, image_index=index)
 
-    fill = functools.partial(numpy_call, fill_from_memory, _EVALUATION_TYPES)
-    batches = tf.data.Dataset.range(len(addresses)).map(fill, num_parallel_calls=2)
-    return _iterate(batches, reader)
-
-  def read(index: tf.Tensor, in_use: tf.Tensor) -> dict[str, tf.Tensor]:
-    made = read_centre(reader, index, crop, reader.image_shape[0])
-    return dict(made, mask=made['mask'] * in_use, image_index=index)
-
-  flat = tuple(np.concatenate(column) for column in zip(*addresses, strict=True))
+  flat = tuple(np.concatenate(column) for column in zip(*indices, strict=True))
   images = tf.data.Dataset.from_tensor_slices(flat)
   images = images.map(read, num_parallel_calls=tf.data.AUTOTUNE)
   return _iterate(images.batch(batch_size, drop_remainder=True), reader)
 
 
-def _crops_of_arrays(
-  source: ArraySource, part: HostPart, crop: Crop
-) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-  """Returns the function from a step to the slots that are cropped, all in one operation."""
-
-  def make_crops(step: np.ndarray) -> Batch:
-    start, stop = part.cropped
-    return array_batches.train_batch(
-      source, part.multiplicity, int(step), crop=crop, start=start, stop=stop
-    )
-
-  return functools.partial(numpy_call, make_crops, _CROP_TYPES)
-
-
 def _finish_function(
   part: HostPart, augmentation: Augmentation, shape: tuple[int, int, int]
 ) -> Callable[[tf.Tensor, dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
-  """Returns the function from a step and the slots that are cropped to the batch of the own ones.
-
-  It mixes and applies RandAugment, in the order that the augmentation says.
-  """
+  """Returns the function from a step and its crops to the batch, mixed and with RandAugment."""
   is_mixed, layers = augmentation.mixing.is_on, augmentation.randaugment.layers
   own = part.own_of_cropped
   types = (_MIX_TYPES if is_mixed else {}) | (_RANDAUGMENT_TYPES if layers else {})
@@ -210,7 +179,7 @@ def _finish_function(
       images = distort(images, drawn)
     if is_mixed:
       partner = drawn['partner']
-      # What does not decode cannot be a partner.
+      # An image that does not decode cannot be a partner.
       usable = tf.gather(crops['mask'], partner) > 0
       weight = tf.where(usable, drawn['weight'], 1.0)
       kind = tf.where(usable, drawn['kind'], mixing.NOT_MIXED)
@@ -232,7 +201,7 @@ def _finish_function(
 
 
 def _map_images(function: Callable[..., tf.Tensor], *arrays: tf.Tensor) -> tf.Tensor:
-  """`function` of each entry of the arrays, uint8 images, several at the same time."""
+  """`function`, which returns a uint8 image, of each entry of the arrays, several at a time."""
   return tf.map_fn(
     lambda entries: function(*entries),
     arrays,
@@ -244,7 +213,7 @@ def _map_images(function: Callable[..., tf.Tensor], *arrays: tf.Tensor) -> tf.Te
 def _iterate(batches: tf.data.Dataset, reader: ImageReader) -> Iterator[Batch]:
   """Yields the batches as arrays while the next ones are made in the background."""
   options = tf.data.Options()
-  # Operations of one image stay on one thread; the images share the cores.
+  # The operations of an image run on one thread; the images share the cores.
   options.threading.private_threadpool_size = os.cpu_count()
   options.threading.max_intra_op_parallelism = 1
   try:

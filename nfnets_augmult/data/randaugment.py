@@ -14,7 +14,7 @@ outside the image, and the square that Cutout paints, are 128. A factor of 1 lea
 is, so at M = 5 Color, Contrast, Brightness and Sharpness do nothing.
 
 There are two behaviours. `'reference'` gives the pixels of the published TensorFlow code, with
-which the numbers of the NFNet paper were obtained, including its habits:
+which the numbers of the NFNet paper were obtained, including its peculiarities:
 
 - Solarize's threshold is kept in 8 bits: at M = 10, 256 becomes 0 and every pixel is inverted; at M
   = 15, 384 becomes 128, the same as at M = 5.
@@ -24,19 +24,19 @@ which the numbers of the NFNet paper were obtained, including its habits:
   22.5 on the published code fails; here 8 bits stay 8.)
 - Rotate's positive angles turn counter-clockwise.
 - Geometric operations take the nearest pixel, in float32 coordinates of pixel centres.
-- Values are cut off towards zero, not rounded, also those of Sharpness's smoothed image, whose
-  outermost pixels are those of the image. Whether a weighted mean that should be whole falls just
-  below it depends on how the convolution rounds, which differs between machines and settings of
-  TensorFlow (with and without oneDNN, by 1 in about 1 % of the values). The same operation is used
-  here, so the pixels are those of the published code on the same machine.
-- The channels' weights for grey are 0.2989, 0.5870 and 0.1140, in float32.
+- Values are rounded towards zero, also those of Sharpness's smoothed image, whose outermost pixels
+  are those of the image. A weighted mean that should be a whole number may fall just below it,
+  depending on how the convolution rounds, which differs between machines and settings of TensorFlow
+  (with and without oneDNN, by 1 in about 1 % of the values). The same operation is used here, so
+  the pixels are those of the published code on the same machine.
+- The weights of the channels in grey are 0.2989, 0.5870 and 0.1140, in float32.
 
-`'pil'` follows Pillow, with the same arguments, for every operation that Pillow has. It differs in:
-Solarize leaves the image alone from a threshold of 256 on, so for M >= 10; Contrast blends with the
-mean grey; Sharpness's smoothed image and grey are rounded to nearest; AutoContrast calculates in
-float64; shears are about the corner of the image, not the centre of its first pixel; coordinates
-are in 16.16 fixed point. Equalize, Invert, Posterize and Brightness are the same. Cutout and
-SolarizeAdd, unknown to Pillow, are those of `'reference'`.
+`'pil'` gives the pixels of Pillow, with the same arguments. It differs in: Solarize leaves the
+image as it is from a threshold of 256 on, so for M >= 10; Contrast blends with the mean grey;
+Sharpness's smoothed image and grey are rounded to nearest; AutoContrast computes in float64; shears
+are about the corner of the image, not the centre of its first pixel; coordinates are in 16.16 fixed
+point. Equalize, Invert, Posterize and Brightness are the same. Pillow has no Cutout and
+SolarizeAdd: they are those of `'reference'`.
 """
 
 import dataclasses
@@ -67,7 +67,7 @@ OPERATIONS = (
 )
 BEHAVIOURS = ('reference', 'pil')
 _DRAWS_PER_LAYER = 4
-# Far beyond use, and within what the operations' int32 and the draws' memory can hold.
+# Larger than useful, and small enough for the int32 of the operations and the memory of the draws.
 _MOST_LAYERS = 100
 _LARGEST_MAGNITUDE = 1000
 
@@ -79,7 +79,7 @@ class RandAugment:
   Attributes:
     layers: operations per image, one after another; 0 switches RandAugment off.
     magnitude: the strength M of all operations; 10 is the end of the scale, more is allowed.
-    behaviour: `'reference'` or `'pil'`, see the module.
+    behaviour: `'reference'` or `'pil'`, see the docstring of the module.
 
   Example:
     >>> from nfnets_augmult import RandAugment
@@ -97,7 +97,7 @@ class RandAugment:
     check_choice('behaviour', self.behaviour, BEHAVIOURS)
 
   def check_channels(self, channels: int) -> None:
-    """Raises ValueError if it is on and the images are not in colour."""
+    """Raises ValueError if there are layers and the images are not in colour."""
     if self.layers and channels != 3:
       raise ValueError(
         f'RandAugment is for colour images, not for {channels} channel(s); switch it off with '
@@ -109,7 +109,7 @@ class Draws(NamedTuple):
   """What was drawn for the L layers of each of B images.
 
   Attributes:
-    operation: int32 `[B, L]`, places in `OPERATIONS`.
+    operation: int32 `[B, L]`, indices of `OPERATIONS`.
     negate: bool `[B, L]`, whether an angle, shear or shift is negative.
     centre: float32 `[B, L, 2]`, in [0, 1): the row and column of the centre of Cutout's square, as
       fractions of height and width.
@@ -123,7 +123,7 @@ class Draws(NamedTuple):
 def draw(seeds: np.ndarray, randaugment: RandAugment) -> Draws:
   """Returns the draws of images with these `seeds`, uint32 `[B, 2]`; all uniform and independent.
 
-  Those of a layer depend neither on the number of layers nor on what other augmentations draw.
+  The draws of a layer depend neither on the number of layers nor on other augmentations.
 
   Example:
     >>> from nfnets_augmult import Multiplicity, RandAugment, draw_randaugment
@@ -132,7 +132,7 @@ def draw(seeds: np.ndarray, randaugment: RandAugment) -> Draws:
     >>> draws.operation.tolist()
     [[4, 15], [4, 6], [6, 15], [8, 13], [14, 6], [12, 3]]
   """
-  own_seeds = addressed_random.seeds_for(seeds, 'randaugment')
+  seeds = addressed_random.seeds_for(seeds, 'randaugment')
   count, layers = len(seeds), randaugment.layers
   draws = Draws(
     operation=np.empty((count, layers), np.int32),
@@ -141,8 +141,8 @@ def draw(seeds: np.ndarray, randaugment: RandAugment) -> Draws:
   )
   for layer in range(layers):
     first = _DRAWS_PER_LAYER * layer
-    draws.operation[:, layer] = addressed_random.random_integers(own_seeds, first, len(OPERATIONS))
-    draws.negate[:, layer] = addressed_random.random_integers(own_seeds, first + 1, 2) == 1
+    draws.operation[:, layer] = addressed_random.random_integers(seeds, first, len(OPERATIONS))
+    draws.negate[:, layer] = addressed_random.random_integers(seeds, first + 1, 2) == 1
     for axis in range(2):
-      draws.centre[:, layer, axis] = addressed_random.random_uniform(own_seeds, first + 2 + axis)
+      draws.centre[:, layer, axis] = addressed_random.random_uniform(seeds, first + 2 + axis)
   return draws

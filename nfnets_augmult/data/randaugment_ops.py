@@ -1,11 +1,9 @@
-"""The operations of RandAugment on uint8 images, as TensorFlow graph operations.
-
-What they are is said in `randaugment.py`.
-"""
+"""The operations of RandAugment on uint8 images, in TensorFlow; `randaugment.py` describes them."""
 
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -23,20 +21,20 @@ def apply_layers(
   centre: tf.Tensor,
   randaugment: RandAugment,
 ) -> tf.Tensor:
-  """Returns one image after all layers, one `Case` for each of them.
+  """Returns one image after all layers, each of which is one `Case` in the graph.
 
   Args:
     image: uint8 `[H, W, 3]`. A static size is faster, see `_source_pixels`.
     operation: int32 `[L]`.
     negate: bool `[L]`.
-    centre: float32 `[L, 2]`. All three are a row of `Draws`.
+    centre: float32 `[L, 2]`. Operation, negate and centre are a row of `Draws`.
     randaugment: number of layers, magnitude and behaviour.
 
   Returns:
     uint8 `[H, W, 3]`.
 
   Raises:
-    ValueError: the image has not three channels.
+    ValueError: the image does not have three channels.
 
   Example:
     >>> import numpy as np
@@ -52,8 +50,7 @@ def apply_layers(
   if not randaugment.layers:
     return image
   functions = [
-    _make_operation(name, image, randaugment.magnitude, randaugment.behaviour)
-    for name in OPERATIONS
+    make_operation(name, image, randaugment.magnitude, randaugment.behaviour) for name in OPERATIONS
   ]
   for layer in range(randaugment.layers):
     branches = [
@@ -63,42 +60,20 @@ def apply_layers(
   return image
 
 
-def apply_operation(
-  image: tf.Tensor,
-  operation: str,
-  *,
-  magnitude: float,
-  negate: tf.Tensor | bool = False,
-  centre: tf.Tensor | tuple[float, float] = (0.5, 0.5),
-  behaviour: str = 'reference',
-) -> tf.Tensor:
-  """Returns one image after one operation.
-
-  Args:
-    image: uint8 `[H, W, 3]`, at least 3x3 pixels.
-    operation: one of `OPERATIONS`.
-    magnitude: M, at least 0.
-    negate: bool, whether the angle, shear or shift is negative.
-    centre: float32 `[2]` in [0, 1), where Cutout's square is, see `Draws`.
-    behaviour: one of `BEHAVIOURS`.
-
-  Returns:
-    uint8 `[H, W, 3]`.
-
-  Raises:
-    ValueError: the operation is unknown, or the image has not three channels.
-  """
-  if operation not in OPERATIONS:
-    raise ValueError(f'operation {operation!r} is not one of {", ".join(OPERATIONS)}')
-  image = tf.convert_to_tensor(image)
-  apply = _make_operation(operation, image, magnitude, behaviour)
-  return apply(image, tf.convert_to_tensor(negate), tf.convert_to_tensor(centre))
-
-
-def _make_operation(
+def make_operation(
   operation: str, image: tf.Tensor, magnitude: float, behaviour: str
 ) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
-  """The operation as a function of image, negate and centre, for images of the size of `image`."""
+  """Returns an operation as a function of image, negate and centre, for images of one size.
+
+  Args:
+    operation: one of `OPERATIONS`.
+    image: uint8 `[H, W, 3]` of that size, at least 3x3 pixels.
+    magnitude: M, at least 0.
+    behaviour: one of `BEHAVIOURS`.
+
+  Raises:
+    ValueError: the image does not have three channels.
+  """
   RandAugment(1).check_channels(image.shape[-1])
   pil = behaviour == 'pil'
   if operation in _GEOMETRIC:
@@ -123,12 +98,12 @@ def _make_operation(
   return lambda image, negate, centre: function(image)
 
 
-# Operations on each value by itself. Arithmetic on whole rows [H, 3 W]: `tf.where`, tables
-# (`gather`) and broadcasts along the three channels are all several times slower.
+# Pointwise operations. They compute on whole rows [H, 3 W]: `tf.where`, tables (`gather`) and
+# broadcasts along the three channels are all several times slower.
 
 
 def _auto_contrast(image: tf.Tensor, pil: bool) -> tf.Tensor:
-  """Stretches each channel to 0 ... 255; one of a single value stays."""
+  """Stretches each channel to 0 ... 255; a constant channel stays as it is."""
   dtype = tf.float64 if pil else tf.float32
   pixels = tf.reshape(image, [-1, 3])
   low = tf.cast(tf.reduce_min(pixels, axis=0), dtype)
@@ -143,7 +118,7 @@ def _auto_contrast(image: tf.Tensor, pil: bool) -> tf.Tensor:
 def _equalize(image: tf.Tensor) -> tf.Tensor:
   """Spreads the values of each channel evenly, by the integer arithmetic of Pillow."""
   _, width, _ = _size(image)
-  # 256 bins for each channel, in a row.
+  # 256 bins for each channel, one channel after another.
   bins = tf.cast(_rows(image), tf.int32) + tf.tile([0, 256, 512], [width])
   counts = tf.reshape(tf.math.bincount(bins, minlength=768, maxlength=768), [3, 256])
   below = tf.cumsum(counts, axis=1, exclusive=True)
@@ -184,11 +159,11 @@ def _contrast(image: tf.Tensor, factor: float, pil: bool) -> tf.Tensor:
   return _blend(_float32(grey), _float32(image), factor)
 
 
-# Operations that mix channels or neighbours.
+# Operations on several channels or neighbouring pixels.
 
 
 def _color(image: tf.Tensor, factor: float, pil: bool) -> tf.Tensor:
-  # A product with ones repeats the grey faster than broadcasting does.
+  # A matrix product with ones is faster than broadcasting.
   grey = tf.matmul(_grey(image, pil), tf.ones([1, 3]))
   return _blend(tf.reshape(grey, tf.shape(image)), _float32(image), factor)
 
@@ -205,7 +180,7 @@ def _sharpness(image: tf.Tensor, factor: float, pil: bool) -> tf.Tensor:
 
 
 def _cutout(image: tf.Tensor, half_side: int, centre: tf.Tensor) -> tf.Tensor:
-  """Paints a square; the part of it that lies in the image, which its centre does."""
+  """Paints the part of a square that is in the image; its centre always is."""
   size = tf.shape(image)[:2]
   # Less than the size, since the centre is a multiple of 2**-24.
   middle = tf.cast(centre * tf.cast(size, tf.float32), tf.int32)
@@ -216,18 +191,17 @@ def _cutout(image: tf.Tensor, half_side: int, centre: tf.Tensor) -> tf.Tensor:
 
 
 def _paste(image: tf.Tensor, patch: tf.Tensor, top: int, left: int) -> tf.Tensor:
-  """The image with `patch` in place of the pixels from row `top` and column `left` on."""
+  """The image with `patch` pasted in, its upper left corner at row `top` and column `left`."""
   bottom, right = top + tf.shape(patch)[0], left + tf.shape(patch)[1]
-  middle = image[top:bottom]
-  middle = tf.concat([middle[:, :left], patch, middle[:, right:]], axis=1)
+  middle = tf.concat([image[top:bottom, :left], patch, image[top:bottom, right:]], axis=1)
   return tf.concat([image[:top], middle, image[bottom:]], axis=0)
 
 
 def _grey(image: tf.Tensor, pil: bool) -> tf.Tensor:
-  """The image without colour, float32 whole numbers `[H W, 1]`."""
+  """Grey levels of the image, whole numbers in float32 `[H W, 1]`."""
   pixels = tf.reshape(_float32(image), [-1, 3])
   if pil:
-    # Sixteen fractional bits; the sums are below 2**24 and thus exact in float32.
+    # 16 fractional bits; the sums are below 2**24 and thus exact in float32.
     weighted = tf.matmul(pixels, [[19595.0], [38470.0], [7471.0]])
     return tf.floor((weighted + 2**15) / 2**16)
   return tf.floor(tf.matmul(pixels * (1 / 255), [[0.2989], [0.5870], [0.1140]]) * 255.5)
@@ -240,15 +214,15 @@ def _blend(other: tf.Tensor | float, values: tf.Tensor, factor: float) -> tf.Ten
   return _to_uint8(other + factor * (values - other))
 
 
-# Geometric operations: output pixel (x, y) takes the input pixel nearest to
-# (a x + b y + c, d x + e y + f), which depends on nothing but the sign.
+# Geometric operations: output pixel (x, y) is the input pixel nearest to (a x + b y + c,
+# d x + e y + f), which depends on the size and the sign only.
 
 
 def _source_pixels(operation: str, image: tf.Tensor, magnitude: float, pil: bool) -> tf.Tensor:
-  """Which pixel each pixel takes, int32 `[2, H, W]`, for the positive and the negative sign.
+  """Numbers of the input pixels, int32 `[2, H, W]`, for the positive and the negative sign.
 
-  Pixels count row by row; one after the last stands for all that lies outside. For a static size
-  this is worked out once, in NumPy: what is left to do for each image takes a fifth of the time of
+  Pixels are numbered row by row; the number after the last stands for all outside. For a static
+  size this is computed once, in NumPy; the rest takes a fifth of the time of
   `tf.raw_ops.ImageProjectiveTransformV3`, for the same pixels.
   """
 
@@ -264,28 +238,33 @@ def _source_pixels(operation: str, image: tf.Tensor, magnitude: float, pil: bool
 
 
 def _sample(image: tf.Tensor, source: tf.Tensor) -> tf.Tensor:
-  """The image's pixels number `source`, int32 `[H, W]`; the one after the last is 128."""
+  """The image's pixels with the numbers `source`, int32 `[H, W]`; the one after the last is 128."""
   filling = tf.constant([[_FILL] * 3], tf.uint8)
   pixels = tf.concat([tf.reshape(image, [-1, 3]), filling], axis=0)
   return tf.reshape(tf.gather_nd(pixels, source[..., tf.newaxis]), tf.shape(image))
 
 
-def _pixels_of_reference(operation: str, level: float, height: int, width: int) -> np.ndarray:
-  """In float32, each product and sum rounded, as `ImageProjectiveTransformV3` does."""
-  number = np.float32
-  radians = number(level * 30) * number(math.pi / 180)
-  with tf.init_scope():  # now, not in the graph; NumPy's sine differs in the last bit
-    sine, cosine = tf.sin(radians).numpy(), tf.cos(radians).numpy()
-  right, bottom = number(width - 1), number(height - 1)
-  x_0 = (right - (cosine * right - sine * bottom)) / number(2)
-  y_0 = (bottom - (sine * right + cosine * bottom)) / number(2)
-  coefficients = {
-    'Rotate': (cosine, -sine, x_0, sine, cosine, y_0),
+def _coefficients(operation: str, level: float, rotation: tuple[Any, ...]) -> tuple[Any, ...]:
+  """From a to f, where those of a rotation are given."""
+  return {
+    'Rotate': rotation,
     'ShearX': (1, level * 0.3, 0, 0, 1, 0),
     'ShearY': (1, 0, 0, level * 0.3, 1, 0),
     'TranslateX': (1, 0, level * 100, 0, 1, 0),
     'TranslateY': (1, 0, 0, 0, 1, level * 100),
   }[operation]
+
+
+def _pixels_of_reference(operation: str, level: float, height: int, width: int) -> np.ndarray:
+  """In float32, with every product and sum rounded, as in `ImageProjectiveTransformV3`."""
+  number = np.float32
+  radians = number(level * 30) * number(math.pi / 180)
+  with tf.init_scope():  # eagerly; NumPy's sine differs in the last bit
+    sine, cosine = tf.sin(radians).numpy(), tf.cos(radians).numpy()
+  right, bottom = number(width - 1), number(height - 1)
+  x_0 = (right - (cosine * right - sine * bottom)) / number(2)
+  y_0 = (bottom - (sine * right + cosine * bottom)) / number(2)
+  coefficients = _coefficients(operation, level, (cosine, -sine, x_0, sine, cosine, y_0))
   a, b, c, d, e, f = np.array(coefficients, number)
   x, y = np.arange(width, dtype=number), np.arange(height, dtype=number)[:, np.newaxis]
   columns, rows = ((p * x + q * y) + r for p, q, r in ((a, b, c), (d, e, f)))
@@ -298,18 +277,12 @@ def _pixels_of_reference(operation: str, level: float, height: int, width: int) 
 
 
 def _pixels_of_pillow(operation: str, level: float, height: int, width: int) -> np.ndarray:
-  """In whole numbers of 2**-16, from the corner of the image to the centre of each pixel."""
+  """In 16.16 fixed point, from the corner of the image to the centre of each pixel."""
   radians = math.radians(level * 30)
   sine, cosine = math.sin(radians), math.cos(radians)
   x_0 = width / 2 - (cosine * width - sine * height) / 2
   y_0 = height / 2 - (sine * width + cosine * height) / 2
-  coefficients = {
-    'Rotate': (cosine, -sine, x_0, sine, cosine, y_0),
-    'ShearX': (1, level * 0.3, 0, 0, 1, 0),
-    'ShearY': (1, 0, 0, level * 0.3, 1, 0),
-    'TranslateX': (1, 0, level * 100, 0, 1, 0),
-    'TranslateY': (1, 0, 0, 0, 1, level * 100),
-  }[operation]
+  coefficients = _coefficients(operation, level, (cosine, -sine, x_0, sine, cosine, y_0))
   a, b, c, d, e, f = np.array(coefficients, np.float64)
   # At the centre of the first pixel.
   c, f = c + (a + b) / 2, f + (d + e) / 2
@@ -320,13 +293,13 @@ def _pixels_of_pillow(operation: str, level: float, height: int, width: int) -> 
 
 
 def _numbers(columns: np.ndarray, rows: np.ndarray, height: int, width: int) -> np.ndarray:
-  """Numbers of the pixels in these columns and rows, int32 `[H, W]`."""
+  """The numbers of the pixels at these columns and rows, int32 `[H, W]`."""
   inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
   return np.where(inside, rows * width + columns, height * width).astype(np.int32)
 
 
 def _size(image: tf.Tensor) -> tuple:
-  """Height, width and channels: numbers where they are static, else scalar tensors."""
+  """Height, width and channels: numbers if they are static, else scalar tensors."""
   static, dynamic = image.shape, tf.shape(image)
   return tuple(dynamic[i] if static[i] is None else static[i] for i in range(3))
 
@@ -342,5 +315,5 @@ def _float32(values: tf.Tensor) -> tf.Tensor:
 
 
 def _to_uint8(values: tf.Tensor) -> tf.Tensor:
-  """Cuts off what is outside 0 ... 255 and, towards zero, the digits after the point."""
+  """Clips to 0 ... 255 and rounds towards zero."""
   return tf.cast(tf.clip_by_value(values, 0, 255), tf.uint8)

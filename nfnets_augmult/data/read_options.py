@@ -1,4 +1,4 @@
-"""How the images of a data set are read; apart from what reads them, which needs TensorFlow."""
+"""How images are read: options without the reader, which needs TensorFlow."""
 
 import dataclasses
 
@@ -16,11 +16,11 @@ class ReadOptions:
     image_size: height and width of the result in pixels, for encoded sources; ignored for arrays.
     on_bad_image: `'fail'` ends the run at the first image that does not decode; `'skip'` reports
       it once and leaves its copies out of the loss, so that no other batch changes.
-    jpeg_scaling: whether a JPEG that is needed at less than half its resolution is decoded at a
-      half, a quarter or an eighth of it, see `decoding.scale_denominator`; and an image of another
-      format, of more than 16.8 million pixels, averaged to it.
+    jpeg_scaling: whether a JPEG needed at less than half its resolution is decoded at a half, a
+      quarter or an eighth of it, see `decoding.scale_denominator`, and other images of more than
+      16.8 million pixels are averaged likewise.
     antialias: see `resizing.resize_boxes`.
-    rules: what holds for every image, whatever it is read for.
+    rules: orientation and limits.
   """
 
   image_size: int = 0

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from nfnets_augmult.data import crc32c
 
-# Before a payload of a TFRecord file lie its size and the checksum of the size, behind it its own.
+# A record of a TFRecord file: size, checksum of the size, payload, checksum of the payload.
 _BYTES_BEFORE, _BYTES_BEHIND = 12, 4
 
 

@@ -11,15 +11,15 @@ def resize_boxes(
   size: int,
   antialias: bool = False,
 ) -> tf.Tensor:
-  """Returns parts of one image, scaled to squares.
+  """Returns boxes of one image, scaled to squares.
 
   Args:
     pixels: uint8 `[H, W, C]`.
     boxes: int32 `[M, 4]`: top, left, height and width.
-    flips: bool `[M]`, which parts are mirrored left to right; None for none.
+    flips: bool `[M]`, which of them are mirrored left to right; None for none.
     size: S, pixels.
-    antialias: whether to widen the bicubic kernel where a part shrinks. The published networks
-      were trained without.
+    antialias: whether to widen the bicubic kernel when scaling down. The published networks were
+      trained without.
 
   Returns:
     uint8 `[M, S, S, C]`.
@@ -28,7 +28,7 @@ def resize_boxes(
   if boxes.shape[0] == 1:
     part = _round(_scale(_cut(pixels, boxes[0]), size, antialias) + 0.5)
     return tf.ensure_shape(_flip(part, None if flips is None else flips[0])[tf.newaxis], shape)
-  # Once for all parts: float32, and the half that makes the final cast round.
+  # Conversion, and the half with which the final cast rounds, once for all boxes.
   source = tf.cast(pixels, tf.float32) + 0.5
   if flips is None:
     flips = tf.zeros(tf.shape(boxes)[:1], tf.bool)
@@ -45,7 +45,7 @@ def _cut(pixels: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
 
 
 def _scale(pixels: tf.Tensor, size: int, antialias: bool) -> tf.Tensor:
-  """Float32 `[S, S, C]`, beyond 0..255 where the kernel overshoots."""
+  """Float32 `[S, S, C]`; the kernel may overshoot 0..255."""
   if antialias:
     return tf.image.resize(pixels, [size, size], 'bicubic', antialias=True)
   return tf.raw_ops.ResizeBicubic(
@@ -54,8 +54,8 @@ def _scale(pixels: tf.Tensor, size: int, antialias: bool) -> tf.Tensor:
 
 
 def _round(values: tf.Tensor) -> tf.Tensor:
-  """Uint8 of values that are a half too large."""
-  # One operation, where tf.clip_by_value would take two.
+  """Rounds to uint8, given values plus a half."""
+  # One operation; tf.clip_by_value is two.
   return tf.cast(
     tf.raw_ops.ClipByValue(t=values, clip_value_min=0.0, clip_value_max=255.5), tf.uint8
   )

@@ -1,7 +1,7 @@
 """Labelled images by index: small data sets as arrays, all others as encoded files or records.
 
-A source answers for any index, in any order, at a cost that does not depend on the index. That is
-what makes a batch a pure function of (seed, step) and a resume at any step immediate.
+A source returns any image, in any order, at a cost that does not depend on the index. So a batch
+can be a pure function of (seed, step), and resuming at any step takes no time.
 """
 
 import collections
@@ -20,12 +20,12 @@ BAD_IMAGE_POLICIES = ('fail', 'skip')
 
 
 class BadDataError(ValueError):
-  """The data set cannot be read further; the message says what is wrong with it."""
+  """The data set cannot be read; the message says what is wrong with it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ArraySource:
-  """A data set that is held decoded in memory.
+  """A data set held in memory, decoded.
 
   Attributes:
     images: uint8 `[N, H, W, C]`.
@@ -45,12 +45,12 @@ class ArraySource:
     return len(self.images)
 
   def image_name(self, index: int) -> str:
-    """Returns a name of image `index` for people."""
+    """Returns a name of image `index` for messages."""
     return f'{self.description}[{index}]'
 
 
 class EncodedSource(Protocol):
-  """A data set whose images stay encoded, as JPEG for example, until they are used."""
+  """A data set whose images stay encoded, for example as JPEG, until they are used."""
 
   class_names: tuple[str, ...]
   description: str
@@ -61,13 +61,13 @@ class EncodedSource(Protocol):
 
   @property
   def listing(self) -> Sequence[str]:
-    """What identifies the images without reading them: their files, in order."""
+    """Strings that identify the images without reading them, such as their files in order."""
 
   def read(self, index: int) -> tuple[bytes, int]:
     """Returns the encoded image and the label; may be called from many threads."""
 
   def image_name(self, index: int) -> str:
-    """Returns a name of image `index` for people, such as its file."""
+    """Returns a name of image `index` for messages, such as its file."""
 
 
 Source = ArraySource | EncodedSource
@@ -87,7 +87,9 @@ def digits_source(*, split: str, data_dir: str = '') -> ArraySource:
     addressed_random.key_for(0, 'digits split'), len(digits.images), stream=0
   )
   name, part = split_and_part('digits', split)
-  chosen = np.array_split(order, [len(order) * 4 // 5])[check_split('digits', name)][part]
+  check_split('digits', name)
+  train, test = np.array_split(order, [len(order) * 4 // 5])
+  chosen = (train if name == 'train' else test)[part]
   images = np.round(digits.images[chosen] * (255 / 16)).astype(np.uint8)[..., np.newaxis]
   return ArraySource(
     images=images,
@@ -97,19 +99,15 @@ def digits_source(*, split: str, data_dir: str = '') -> ArraySource:
   )
 
 
-# How many names a message shows of a list.
-_MOST_NAMES = 5
-
-
 def describe_class_changes(ours: Sequence[str], theirs: Sequence[str]) -> str:
-  """Says how two lists of class names differ, in their names or their order; '' if in nothing.
+  """Returns how two lists of class names differ, in names or order, for a message; '' if equal.
 
-  For example `missing here: zapple; new here: apple; in another place: pear (1, was 0)`. Of many
-  names it shows a few, with how many more there are.
+  For example `missing here: zapple; new here: apple; in another place: pear (1, was 0)`. Only the
+  first few names are listed.
 
   Args:
     ours: names in the order of their labels, `here`.
-    theirs: those that `ours` is compared with.
+    theirs: the names to compare with.
   """
   here, there = _label_of_each(ours), _label_of_each(theirs)
   moved = [
@@ -126,7 +124,7 @@ def describe_class_changes(ours: Sequence[str], theirs: Sequence[str]) -> str:
 
 
 def _label_of_each(names: Sequence[str]) -> dict[tuple[str, int], int]:
-  """From a name, and how often it came before, to its place: names may be there twice."""
+  """From a name, and how often it came before, to its label: names may repeat."""
   seen = collections.Counter()
   labels = {}
   for label, name in enumerate(names):
@@ -136,22 +134,22 @@ def _label_of_each(names: Sequence[str]) -> dict[tuple[str, int], int]:
 
 
 def display_name(name: str) -> str:
-  """Returns a name for a list in a message: quoted where its end would not be seen otherwise."""
+  """Returns a name for a list in a message, quoted if it would be unclear where it ends."""
   text = printable(name)
   return text if text and text == text.strip() and not set(text) & set(',;:()') else repr(text)
 
 
-def shorten(names: Sequence[str], most: int = _MOST_NAMES) -> str:
-  """Returns the first few names with commas, and how many more there are."""
+def shorten(names: Sequence[str], most: int = 5) -> str:
+  """Returns the first `most` names with commas, and the number of others."""
   more = f' and {len(names) - most:,} more' if len(names) > most else ''
   return ', '.join(names[:most]) + more
 
 
 def printable(name: str) -> str:
-  r"""Returns a name of a file or class as any terminal shows it.
+  r"""Returns the name of a file or class so that different names look different on any terminal.
 
-  What is no UTF-8, cannot be seen, or is composed in an unusual way is written as `\xff` or
-  `\u0301`, so that two names never look alike.
+  Bytes that are not UTF-8, invisible characters and combining ones are written as `\xff` or
+  `\u0301`.
   """
   if name.isprintable() and unicodedata.is_normalized('NFC', name):
     return name
@@ -165,7 +163,7 @@ def require_data_dir(name: str, data_dir: str) -> None:
   """Raises ValueError if `data_dir` is empty."""
   if not data_dir:
     raise ValueError(
-      f'data_dir={data_dir!r} is missing: say where the data set {name!r} lies, with '
+      f'data_dir={data_dir!r} is missing: say where the data set {name!r} is, with '
       "data_dir=DIR (only 'digits' needs none; every name but 'digits', 'folder' and 'arrays' is "
       'taken as one of TensorFlow Datasets)'
     )
@@ -185,13 +183,13 @@ def check_not_empty(source: Source) -> None:
 def check_labels(
   labels: np.ndarray, num_classes: int, description: str, *, num_images: int | None = None
 ) -> None:
-  """Checks that all labels are those of classes.
+  """Checks that all labels are in `[0, num_classes)`.
 
   Args:
-    labels: integers; -1 is for images without a label, as of the test splits of competitions.
+    labels: integers; -1 stands for no label, as in the test splits of competitions.
     num_classes: K.
-    description: of the split, as that of a source.
-    num_images: in the split, where `labels` are those of only some of them.
+    description: of the split, as in a source.
+    num_images: in the split, if `labels` are only some of its labels.
 
   Raises:
     ValueError: some are not; the message says how many.
@@ -219,7 +217,7 @@ def _split_name(description: str) -> str:
 
 
 def check_image_size(source: Source, image_size: int) -> None:
-  """Raises ValueError if the images of `source` differ in size and no size is asked for."""
+  """Raises ValueError if the images of `source` differ in size and `image_size` is not set."""
   if image_size < 1 and not isinstance(source, ArraySource):
     raise ValueError(
       f'image_size={image_size}: the images of {source.description} differ in size; say '
@@ -227,18 +225,19 @@ def check_image_size(source: Source, image_size: int) -> None:
     )
 
 
-def check_split(name: str, split: str, splits: Sequence[str] = ('train', 'test')) -> int:
-  """Returns the index of `split` in `splits`, or raises ValueError with those there are."""
+def check_split(name: str, split: str, splits: Sequence[str] = ('train', 'test')) -> None:
+  """Raises ValueError unless `split` is one of `splits`, which are listed."""
   if split not in splits:
     raise ValueError(f'{name!r} has no split {split!r}; it has {", ".join(splits)}')
-  return list(splits).index(split)
 
 
 def split_and_part(name: str, split: str) -> tuple[str, slice]:
-  """Takes `train[10:20]` apart; the slice of a whole split is that of everything."""
+  """Returns `train` and `slice(10, 20)` for `train[10:20]`; without brackets, the slice is all."""
   parts = re.fullmatch(r'(\w+)(?:\[(\d*):(\d*)\])?', split)
   if not parts:
-    raise ValueError(f'{split!r} of {name!r} is no split; write train, train[:400] or train[400:]')
+    raise ValueError(
+      f'{split!r} of {name!r} is not a split; write train, train[:400] or train[400:]'
+    )
   start, stop = (int(number) if number else None for number in parts.groups()[1:])
   return parts[1], slice(start, stop)
 

@@ -1,4 +1,4 @@
-"""Image classification data sets that TensorFlow Datasets has prepared, by index."""
+"""Image classification data sets prepared by TensorFlow Datasets, as sources."""
 
 import bisect
 import concurrent.futures
@@ -29,8 +29,8 @@ from nfnets_augmult.data.sources import (
 # A data set whose images all have one shape is decoded into memory up to this size.
 _MAX_BYTES_IN_MEMORY = 2 * 2**30
 
-# Of how many records the labels are looked at before a run: all of a small split; of a larger one
-# as many stretches, evenly spread, so that not every file must be opened.
+# Labels are checked before a run: all of a split of up to so many records; of a larger one only
+# those of some stretches of records, evenly spread, so that few files are opened.
 _MOST_RECORDS_LOOKED_AT = 10_000
 _STRETCHES, _STRETCH = 32, 64
 
@@ -197,9 +197,9 @@ class TfdsRecordSource(EncodedSource):
     return encoded[0], label
 
   def check_labels(self) -> None:
-    """Looks at the labels of all records, or of evenly spread ones where these are many.
+    """Checks the labels of all records, or of evenly spread ones if there are many.
 
-    Records that cannot be read are passed over: whoever needs them will be told.
+    Records that cannot be read are passed over: reading them for a batch raises the error.
 
     Raises:
       ValueError: some images have no label.
@@ -233,7 +233,7 @@ class TfdsRecordSource(EncodedSource):
     return values[0] if len(values) == 1 else None
 
   def image_name(self, index: int) -> str:
-    """Returns the example's `file_name` or `id` where it has one, and its place in the split."""
+    """Returns the example's `file_name` or `id` if it has one, and its index in the split."""
     example = self._example(index)
     names = [
       name.decode()
@@ -260,7 +260,7 @@ class TfdsRecordSource(EncodedSource):
 def _read_into_memory(
   builder: tfds.core.DatasetBuilder, split: str, image_key: str, label_key: str, rules: DecodeRules
 ) -> ArraySource:
-  """Reads everything in the order of the files, as TfdsRecordSource counts."""
+  """Reads all examples in the order of the files, as TfdsRecordSource does."""
   source = TfdsRecordSource(builder, split, image_key, label_key)
   shape = builder.info.features[image_key].shape
   mode = {1: 'L', 3: 'RGB', 4: 'RGBA'}[shape[-1]]
@@ -270,7 +270,7 @@ def _read_into_memory(
     return encoded, np.int64(label)
 
   if builder.info.file_format is tfds.core.FileFormat.TFRECORD:
-    # In order TensorFlow reads this format several times as fast; its default is to interleave.
+    # TensorFlow reads this format several times as fast. By default it interleaves the files.
     records = builder.as_dataset(
       split=split,
       shuffle_files=False,
@@ -289,7 +289,7 @@ def _read_into_memory(
     return np.ascontiguousarray(decoding.decode(encoded, rules, mode=mode))
 
   def decode(encoded: tf.Tensor, label: tf.Tensor, plain: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    # Without Python, and so on all cores, where nothing is special about an image.
+    # Plain images are decoded without Python, and so on all cores.
     image = tf.cond(
       plain,
       lambda: tf.io.decode_image(encoded, shape[-1], expand_animations=False),

@@ -39,7 +39,9 @@ def draw_curves(
     divergence: the `step` at which the run diverged and the `last_losses` up to it, see
       `training.records.read_divergence`; None if it did not.
   """
-  figure = Figure(figsize=(12, 4), layout='constrained')
+  figure = Figure(figsize=(12, 4))
+  # Fixed, since a layout engine draws everything three times.
+  figure.subplots_adjust(left=0.075, right=0.985, bottom=0.13, top=0.9, wspace=0.25)
   losses, accuracies, rates = figure.subplots(1, 3)
   for axes, curves, factor in ((losses, _CROSS_ENTROPY, 1), (accuracies, _ACCURACY, 100)):
     for name, label, style in curves:

@@ -12,7 +12,7 @@ Params = dict[str, dict[str, np.ndarray]]
 # NumPy's type codes of real numbers.
 PLAIN_TYPE = re.compile(r'[<>|=]?(?:b1|[iu][1248]|f[248])')
 
-# Far above the names of any network; a hostile file could hold one of its own size.
+# Far longer than the names of any network; in a hostile file, a name could fill the file.
 _LONGEST_NAME = 500
 _LONGEST_SHOWN = 100
 _LONGEST_MESSAGE = 400
@@ -20,8 +20,8 @@ _LARGEST_EMPTY = 2**31
 _MOST_ARRAYS = 10_000
 
 # Arrays may be larger than their file, which can be compressed or have an array under two names.
-# Trained float32 compresses by a tenth, 90 % of zeros by 8. The constant admits small files of
-# zeros.
+# Trained float32 compresses by a tenth, with 90 % of zeros by a factor of 8. The constant admits
+# small files of zeros.
 _MOST_EXPANSION = 8
 _FREE_BYTES = 16 * 2**20
 
@@ -67,17 +67,13 @@ def check_count(count: int) -> None:
     raise NotParametersError(f'{count:,} arrays; at most {_MOST_ARRAYS:,} are read from one file')
 
 
-def check_name(module: Any, name: Any) -> None:
-  """Checks that `module/parameter` can be written and read back unchanged.
-
-  Raises:
-    NotParametersError: a name is empty, too long, not printable, or would change when read back.
-  """
+def _check_name(module: Any, name: Any) -> None:
+  """Checks that `module/parameter` can be written and read back unchanged."""
   for part in (module, name):
     if not isinstance(part, str):
       raise NotParametersError(f'a name of type {type(part).__name__}; names are text')
     if len(part) > _LONGEST_NAME or not part.isprintable():
-      raise NotParametersError(f'{show(part)} is no name: it is long, or cannot be printed')
+      raise NotParametersError(f'{show(part)} is not a name: it is long, or cannot be printed')
   parts = module.split('/')
   if '/' in name or not name or any(part in ('', '.', '..') for part in parts):
     raise NotParametersError(f'{show(f"{module}/{name}")} is not of the form module/parameter')
@@ -102,7 +98,7 @@ def check_params(params: Mapping[str, Mapping[str, Any]]) -> Params:
       )
     checked[module] = {}
     for name, leaf in values.items():
-      check_name(module, name)
+      _check_name(module, name)
       array = _as_plain(leaf, show(f'{module}/{name}'))
       if array.dtype.kind == 'f' and (bad := int(array.size - np.isfinite(array).sum())):
         not_finite[f'{module}/{name}'] = f'{bad:,} of {array.size:,}'
@@ -117,10 +113,10 @@ def check_params(params: Mapping[str, Mapping[str, Any]]) -> Params:
 
 
 def _as_plain(leaf: Any, shown_name: str) -> np.ndarray:
-  """Returns an array of one of NumPy's own dtypes, in native byte order."""
+  """An array of one of NumPy's own dtypes, in native byte order."""
   array = np.asarray(leaf)
   if not PLAIN_TYPE.fullmatch(array.dtype.str):
-    # bfloat16 and narrower, which are no dtypes of NumPy's own; nothing else can be cast.
+    # bfloat16 and narrower types, which NumPy itself lacks; nothing else can be cast.
     if not np.can_cast(array.dtype, np.float32):
       kind = show(str(array.dtype))
       raise NotParametersError(f'{shown_name} is of type {kind}; parameters are real numbers')

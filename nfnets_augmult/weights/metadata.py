@@ -27,14 +27,14 @@ def from_json(text: str) -> dict[str, Any]:
   """Inverts `to_json`.
 
   Raises:
-    ValueError: `text` is no JSON object.
+    ValueError: `text` is not a JSON object.
   """
   try:
     metadata = json.loads(text)
   except (ValueError, RecursionError) as error:
-    raise ValueError('the metadata are no JSON') from error
+    raise ValueError('the metadata is not JSON') from error
   if not isinstance(metadata, dict):
-    raise ValueError('the metadata are no JSON object')
+    raise ValueError('the metadata is not a JSON object')
   return metadata
 
 

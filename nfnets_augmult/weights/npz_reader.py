@@ -6,11 +6,10 @@ expression, not evaluated.
 """
 
 import contextlib
-import io
 import re
 import zipfile
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -37,7 +36,7 @@ def read_arrays(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
   """Returns the arrays of a `.npz` of `size` bytes by name, in native byte order.
 
   Raises:
-    ValueError: the archive or a member is damaged, is no array of real numbers, or is larger than
+    ValueError: the archive or a member is damaged, not an array of real numbers, or larger than
       `checks.check_size` allows.
   """
   with _opened(file, size) as (archive, members):
@@ -52,7 +51,7 @@ def read_metadata(file: BinaryIO, size: int) -> dict[str, object]:
   """Returns the metadata of a `.npz` of `size` bytes, `{}` if it has none.
 
   Raises:
-    ValueError: the archive or its metadata are damaged.
+    ValueError: the archive or its metadata is damaged.
   """
   with _opened(file, size) as (archive, members):
     if METADATA_MEMBER not in members:
@@ -69,27 +68,20 @@ def read_metadata(file: BinaryIO, size: int) -> dict[str, object]:
   return metadata.from_json(text)
 
 
-class _BoundedFile(io.RawIOBase):
+class _BoundedFile:
   """A file with bounded reads, independent of the sizes that the archive states."""
 
   def __init__(self, file: BinaryIO) -> None:
-    super().__init__()
     self._file = file
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._file, name)
 
   def read(self, size: int = -1) -> bytes:
     data = self._file.read(min(size, _LARGEST_READ + 1) if size >= 0 else _LARGEST_READ + 1)
     if len(data) > _LARGEST_READ:
       raise ValueError('its list of members is too long')
     return data
-
-  def seek(self, offset: int, whence: int = 0) -> int:
-    return self._file.seek(offset, whence)
-
-  def tell(self) -> int:
-    return self._file.tell()
-
-  def seekable(self) -> bool:
-    return True
 
 
 @contextlib.contextmanager
@@ -114,7 +106,7 @@ def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
     if info.is_dir() and info.file_size == 0:
       continue
     if not info.filename.endswith(_SUFFIX):
-      raise ValueError(f'member {checks.show(info.filename)} is no array')
+      raise ValueError(f'member {checks.show(info.filename)} is not an array')
     name = info.filename.removesuffix(_SUFFIX)
     if name in members:
       raise ValueError(f'two members are called {checks.show(name)}')
@@ -142,11 +134,9 @@ def _read_header(member: zipfile.ZipExtFile) -> tuple[str, tuple[int, ...], bool
   if length > _LONGEST_HEADER:
     raise ValueError(f'a header of {length:,} bytes')
   text = ''.join(member.read(length).decode('latin1').split())
-  items = dict(_HEADER_ITEM.findall(text))
-  if not _HEADER.fullmatch(text) or len(items) != 3:
-    raise ValueError('its header is not that of a plain array')
-  descr, order, shape = items['descr'], items['fortran_order'], items['shape']
-  if descr[0] != "'" or order not in ('True', 'False') or shape[0] != '(':
+  items = dict(_HEADER_ITEM.findall(text)) if _HEADER.fullmatch(text) else {}
+  descr, order, shape = (items.get(key, '') for key in ('descr', 'fortran_order', 'shape'))
+  if descr[:1] != "'" or order not in ('True', 'False') or shape[:1] != '(':
     raise ValueError('its header is not that of a plain array')
   sizes = [size.rstrip('L') for size in shape[1:-1].split(',') if size]
   if len(sizes) > _MOST_AXES or not all(size.isdigit() and len(size) < 19 for size in sizes):
@@ -164,21 +154,15 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> n
       start = member.tell()
       checks.check_shape(shape, dtype, info.file_size - start)
       buffer = np.empty(info.file_size - start, np.uint8)
-      view = memoryview(buffer)
+      view, filled = memoryview(buffer), 0
       # The library checks the CRC with the last piece.
-      for position in range(0, len(buffer), _PIECE):
-        piece = view[position : position + _PIECE]
-        if _read_into(member, piece) != len(piece):
+      while filled < len(buffer):
+        count = member.readinto(view[filled : filled + _PIECE])
+        if not count:
           raise ValueError('it is cut off')
+        filled += count
       return checks.make_array(buffer, dtype, shape, is_fortran=is_fortran)
   except MemoryError:
     raise
   except Exception as error:  # A member that is cut or forged can fail in any way.
     raise ValueError(f'member {checks.show(name)}: {checks.short_message(error)}') from error
-
-
-def _read_into(member: zipfile.ZipExtFile, piece: memoryview) -> int:
-  filled = 0
-  while filled < len(piece) and (count := member.readinto(piece[filled:])):
-    filled += count
-  return filled

@@ -14,7 +14,7 @@ from nfnets_augmult.weights import checks, npz_reader, safe_pickle
 from nfnets_augmult.weights import metadata as metadata_lib
 from nfnets_augmult.weights.checks import Params
 
-# Of an archive with members and of an empty one.
+# Archives with members, and empty ones.
 _ZIP_MAGICS = (b'PK\x03\x04', b'PK\x05\x06')
 _PICKLE_MAGIC = b'\x80'
 
@@ -97,7 +97,7 @@ def read_params(path: str | os.PathLike[str]) -> Params:
     ...   read_params(path)
     {'network/linear': {'b': array([1., 2.])}}
   """
-  with _explained(path), _opened(path) as (file, magic, size):
+  with _opened(path) as (file, magic, size):
     if magic in _ZIP_MAGICS:
       return checks.check_params(unflatten(npz_reader.read_arrays(file, size)))
     if magic.startswith(_PICKLE_MAGIC):
@@ -106,12 +106,12 @@ def read_params(path: str | os.PathLike[str]) -> Params:
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-  """Returns the metadata of a `.npz` or `.safetensors`, `{}` if there are none.
+  """Returns the metadata of a `.npz` or `.safetensors`, `{}` if there is none.
 
   Raises:
     ValueError: the file or its metadata cannot be read; the message has the path.
   """
-  with _explained(path), _opened(path) as (file, magic, size):
+  with _opened(path) as (file, magic, size):
     if magic in _ZIP_MAGICS:
       return npz_reader.read_metadata(file, size)
     if os.fspath(path).endswith('.safetensors'):
@@ -128,7 +128,7 @@ def _read_safetensors_metadata(file: BinaryIO, size: int) -> dict[str, Any]:
   try:
     header = json.loads(file.read(length))
   except (ValueError, RecursionError) as error:
-    raise ValueError('its header is no JSON') from error
+    raise ValueError('its header is not JSON') from error
   texts = header.get('__metadata__', {}) if isinstance(header, dict) else None
   if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
     raise ValueError('its header is not that of a .safetensors')
@@ -137,31 +137,26 @@ def _read_safetensors_metadata(file: BinaryIO, size: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, bytes, int]]:
-  """Yields a regular file, its first four bytes, and its size in bytes."""
-  # Opening a pipe or a device may block or have side effects.
-  if not stat.S_ISREG(os.stat(path).st_mode):
-    kind = 'a directory' if os.path.isdir(path) else 'a pipe, a socket or a device'
-    raise ValueError(f'it is {kind}, not a file of parameters')
-  with open(path, 'rb') as file:
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    if not size:
-      raise ValueError('the file is empty')
-    magic = file.read(4)
-    file.seek(0)
-    yield file, magic, size
+  """Yields a regular file, its first four bytes, and its size in bytes.
 
-
-@contextlib.contextmanager
-def _explained(path: str | os.PathLike[str]) -> Iterator[None]:
-  """Turns errors into ValueErrors with a short message and the path."""
+  Raises:
+    ValueError: opening or reading it fails; the message is short and has the path.
+  """
   try:
-    yield
-  except OSError as error:
-    raise ValueError(
-      f'{os.fspath(path)}: {error.strerror or checks.short_message(error)}'
-    ) from error
+    # Opening a pipe or a device may block or have side effects.
+    if not stat.S_ISREG(os.stat(path).st_mode):
+      kind = 'a directory' if os.path.isdir(path) else 'a pipe, a socket or a device'
+      raise ValueError(f'it is {kind}, not a file of parameters')
+    with open(path, 'rb') as file:
+      size = file.seek(0, os.SEEK_END)
+      file.seek(0)
+      if not size:
+        raise ValueError('the file is empty')
+      magic = file.read(4)
+      file.seek(0)
+      yield file, magic, size
   except MemoryError as error:
     raise ValueError(f'{os.fspath(path)}: it does not fit into memory') from error
-  except ValueError as error:
-    raise ValueError(f'{os.fspath(path)}: {checks.short_message(error)}') from error
+  except (OSError, ValueError) as error:
+    reason = getattr(error, 'strerror', None) or checks.short_message(error)
+    raise ValueError(f'{os.fspath(path)}: {reason}') from error

@@ -7,7 +7,7 @@ file states.
 
 import dataclasses
 import math
-from collections.abc import Callable
+import types
 from typing import Any
 
 import numpy as np
@@ -41,15 +41,8 @@ class FileBytes:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Name:
-  """The stand-in for a name that a file may use."""
-
-  function: Callable[..., Any]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class Module:
-  """Stands for a module of known names, which dill pickles by name."""
+  """Stands for a module, which dill pickles by name."""
 
   name: str
 
@@ -73,8 +66,8 @@ class Array:
     """Sets the contents, after checking them against each other."""
     if not isinstance(dtype, Dtype):
       raise UnsafePickleError('an array without a type')
-    if kind(data) != 'bytes':
-      raise UnsafePickleError(f'array data of type {kind(data)}, not bytes')
+    if type_name(data) != 'bytes':
+      raise UnsafePickleError(f'array data of type {type_name(data)}, not bytes')
     is_shape = isinstance(shape, tuple) and len(shape) <= _MOST_AXES
     if not is_shape or not all(type(size) is int and size >= 0 for size in shape):
       raise UnsafePickleError('an array of no possible shape')
@@ -107,18 +100,14 @@ def set_state(target: Any, state: Any) -> None:
       raise UnsafePickleError('an array type of unknown byte order')
     target.value = target.value.newbyteorder(state[1])
   else:
-    raise UnsafePickleError(f'the state of a {kind(target)}')
+    raise UnsafePickleError(f'the state of a {type_name(target)}')
 
 
 def _make_dtype(code: Any, *_: Any) -> Dtype:
   if not isinstance(code, str) or not checks.PLAIN_TYPE.fullmatch(code):
-    shown = checks.show(code) if isinstance(code, str) else f'a {kind(code)}'
+    shown = checks.show(code) if isinstance(code, str) else f'a {type_name(code)}'
     raise UnsafePickleError(f'arrays of type {shown}; only real numbers are read')
   return Dtype(code)
-
-
-def _reconstruct(*_: Any) -> Array:
-  return Array()
 
 
 def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
@@ -144,17 +133,8 @@ def _encode(text: Any, encoding: Any) -> bytes | FileBytes:
   if isinstance(text, FileBytes) and text.kind == 'text':
     return dataclasses.replace(text, kind='latin1')
   if not isinstance(text, str):
-    raise UnsafePickleError(f'bytes from a {kind(text)}')
+    raise UnsafePickleError(f'bytes from a {type_name(text)}')
   return text.encode('latin1')
-
-
-def _empty_bytes() -> bytes:
-  """Stands for `bytes`, called without arguments."""
-  return b''
-
-
-def _ordered_dict() -> dict[str, Any]:
-  return {}
 
 
 def _not_called(*_: Any) -> Any:
@@ -163,82 +143,83 @@ def _not_called(*_: Any) -> Any:
 
 def _dill_module(module: Any, *_: Any) -> Module:
   """With `_dill_attribute`, how dill up to version 0.3.4 refers to functions."""
-  if not isinstance(module, str) or module not in _MODULES:
-    shown = checks.show(module) if isinstance(module, str) else f'a {kind(module)}'
+  if not isinstance(module, str) or module not in _FUNCTIONS:
+    shown = checks.show(module) if isinstance(module, str) else f'a {type_name(module)}'
     raise UnsafePickleError(f'the file asks for the module {shown}; {_ONLY}')
   return Module(module)
 
 
-def _dill_attribute(module: Any, name: Any) -> Name:
+def _dill_attribute(module: Any, name: Any) -> types.FunctionType:
   if not isinstance(module, Module) or not isinstance(name, str):
-    raise UnsafePickleError(f'an attribute of a {kind(module)}')
+    raise UnsafePickleError(f'an attribute of a {type_name(module)}')
   return find(module.name, name)
 
 
-def _dill_type(name: Any) -> Name:
+def _dill_type(name: Any) -> types.FunctionType:
   """How dill refers to built-in types, of which arrays need one."""
   if name not in ('bytes', 'BytesType'):
     raise UnsafePickleError(f'the file asks for a type that arrays do not need; {_ONLY}')
-  return Name(_empty_bytes)
-
-
-def _functions() -> dict[tuple[str, str], Callable[..., Any]]:
-  """Returns the stand-ins by (module, name)."""
-  functions: dict[tuple[str, str], Callable[..., Any]] = {
-    ('numpy', 'ndarray'): _not_called,
-    ('numpy', 'dtype'): _make_dtype,
-    ('_codecs', 'encode'): _encode,
-    ('__builtin__', 'bytes'): _empty_bytes,
-    ('builtins', 'bytes'): _empty_bytes,
-    ('collections', 'OrderedDict'): _ordered_dict,
-  }
-  for dill in ('dill._dill', 'dill.dill'):
-    functions[dill, '_create_array'] = _dill_array
-    functions[dill, '_import_module'] = _dill_module
-    functions[dill, '_get_attr'] = _dill_attribute
-    functions[dill, '_load_type'] = _dill_type
-  # numpy 2 renamed its core; files keep the name of the version that wrote them.
-  for core in ('numpy.core', 'numpy._core'):
-    for module in ('multiarray', '_multiarray_umath'):
-      functions[f'{core}.{module}', '_reconstruct'] = _reconstruct
-      functions[f'{core}.{module}', 'scalar'] = _scalar
-    functions[f'{core}.numeric', '_frombuffer'] = _from_buffer
-  return functions
+  return find('builtins', 'bytes')
 
 
 _ONLY = 'only numpy arrays in plain containers are read'
-_FUNCTIONS = _functions()
-_MODULES = {module for module, _ in _FUNCTIONS}
+
+_BYTES = {'bytes': lambda: b''}
+_DILL = {
+  '_create_array': _dill_array,
+  '_import_module': _dill_module,
+  '_get_attr': _dill_attribute,
+  '_load_type': _dill_type,
+}
+_MULTIARRAY = {'_reconstruct': lambda *_: Array(), 'scalar': _scalar}
+_NUMERIC = {'_frombuffer': _from_buffer}
+# The stand-ins by module and name. numpy 2 renamed its core; files keep the name of the version
+# that wrote them.
+_FUNCTIONS: dict[str, dict[str, types.FunctionType]] = {
+  'numpy': {'ndarray': _not_called, 'dtype': _make_dtype},
+  'numpy.core.multiarray': _MULTIARRAY,
+  'numpy.core._multiarray_umath': _MULTIARRAY,
+  'numpy.core.numeric': _NUMERIC,
+  'numpy._core.multiarray': _MULTIARRAY,
+  'numpy._core._multiarray_umath': _MULTIARRAY,
+  'numpy._core.numeric': _NUMERIC,
+  '_codecs': {'encode': _encode},
+  '__builtin__': _BYTES,
+  'builtins': _BYTES,
+  'collections': {'OrderedDict': lambda: {}},
+  'dill._dill': _DILL,
+  'dill.dill': _DILL,
+}
 
 
-def find(module: str, name: str) -> Name:
+def find(module: str, name: str) -> types.FunctionType:
   """Returns the stand-in for `module.name`.
 
   Raises:
     UnsafePickleError: arrays do not need this name.
   """
-  if (module, name) not in _FUNCTIONS:
+  if name not in _FUNCTIONS.get(module, {}):
     raise UnsafePickleError(f'the file asks for {checks.show(f"{module}.{name}")}; {_ONLY}')
-  return Name(_FUNCTIONS[module, name])
+  return _FUNCTIONS[module][name]
 
 
 def call(function: Any, arguments: Any) -> Any:
   """Returns the result of a call in a pickle.
 
   Raises:
-    UnsafePickleError: `function` is no `Name`, or does not take the arguments.
+    UnsafePickleError: `function` is not a stand-in, or does not take the arguments.
   """
-  if not isinstance(function, Name) or not isinstance(arguments, tuple):
-    raise UnsafePickleError(f'a call of a {kind(function)} with a {kind(arguments)}')
+  if not isinstance(function, types.FunctionType) or not isinstance(arguments, tuple):
+    raise UnsafePickleError(f'a call of a {type_name(function)} with a {type_name(arguments)}')
   try:
-    return function.function(*arguments[:_MOST_ARGUMENTS])
+    return function(*arguments[:_MOST_ARGUMENTS])
   except TypeError as error:
     raise UnsafePickleError('a call with too many arguments, or too few') from error
 
 
-def kind(value: Any) -> str:
+def type_name(value: Any) -> str:
   """Returns the type of a value for messages, `'bytes'` for all that can be an array's data."""
   if isinstance(value, FileBytes):
     return 'str' if value.kind == 'text' else 'bytes'
-  stand_ins = {Array: 'array', Dtype: 'dtype', Name: 'function', Module: 'module'}
+  stand_ins = {Array: 'array', Dtype: 'dtype', Module: 'module'}
   return stand_ins.get(type(value)) or type(value).__name__

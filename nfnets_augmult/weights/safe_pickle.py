@@ -18,7 +18,7 @@ import numpy as np
 from nfnets_augmult.weights import checks
 from nfnets_augmult.weights.checks import Params
 from nfnets_augmult.weights.pickle_machine import Interpreter
-from nfnets_augmult.weights.pickle_names import Array, UnsafePickleError, kind
+from nfnets_augmult.weights.pickle_names import Array, UnsafePickleError, type_name
 
 _PIECE = 2**20  # bytes
 
@@ -50,16 +50,17 @@ def load_params(file: BinaryIO) -> Params:
 def _read_arrays(tree: Any, file: BinaryIO, size: int) -> Params:
   """Checks the unpickled `tree` and reads its arrays from the file."""
   if not isinstance(tree, dict):
-    raise UnsafePickleError(f'a pickled {kind(tree)}, not a dict of dicts of arrays')
+    raise UnsafePickleError(f'a pickled {type_name(tree)}, not a dict of dicts of arrays')
   leaves: list[tuple[str, str, Array]] = []
   for module, values in tree.items():
     if not isinstance(values, dict):
-      raise UnsafePickleError(f'{checks.show(module)} holds a {kind(values)}, not a dict of arrays')
+      held = type_name(values)
+      raise UnsafePickleError(f'{checks.show(module)} holds a {held}, not a dict of arrays')
     checks.check_count(len(leaves) + len(values))
     for name, leaf in values.items():
       if not isinstance(leaf, Array) or leaf.data is None:
-        shown = checks.show(f'{module}/{name}')
-        raise UnsafePickleError(f'{shown} is of type {kind(leaf)}, not an array with contents')
+        shown, held = checks.show(f'{module}/{name}'), type_name(leaf)
+        raise UnsafePickleError(f'{shown} is of type {held}, not an array with contents')
       leaves.append((module, name, leaf))
   if sum(array.num_bytes for array in {id(leaf): leaf for *_, leaf in leaves}.values()) > size:
     raise UnsafePickleError('different arrays claim the same bytes of the file')
@@ -76,30 +77,24 @@ def _read_array(array: Array, file: BinaryIO) -> np.ndarray:
     buffer = np.frombuffer(bytearray(data), np.uint8)
   else:
     file.seek(data.offset)
-    read = _read_latin1 if data.kind == 'latin1' else _read_bytes
-    buffer = read(file, data.length, array.num_bytes)
+    buffer = np.empty(array.num_bytes, np.uint8)
+    if data.kind == 'latin1':
+      _read_latin1(file, data.length, buffer)
+    elif file.readinto(memoryview(buffer)) != data.length:
+      raise UnsafePickleError('not a readable pickle: it is cut off')
   return checks.make_array(buffer, array.dtype, array.shape, is_fortran=array.is_fortran)
 
 
-def _read_bytes(file: BinaryIO, length: int, num_bytes: int) -> np.ndarray:
-  buffer = np.empty(num_bytes, np.uint8)
-  if file.readinto(memoryview(buffer)) != length:
-    raise UnsafePickleError('not a readable pickle: it is cut off')
-  return buffer
-
-
-def _read_latin1(file: BinaryIO, length: int, num_bytes: int) -> np.ndarray:
-  """Decodes `length` bytes of UTF-8 to one byte per character."""
-  buffer = np.empty(num_bytes, np.uint8)
+def _read_latin1(file: BinaryIO, length: int, buffer: np.ndarray) -> None:
+  """Fills `buffer` from `length` bytes of UTF-8, one byte per character."""
   decoder = codecs.getincrementaldecoder('utf-8')()
   filled = 0
   for start in range(0, length, _PIECE):
     stop = min(length, start + _PIECE)
     piece = decoder.decode(file.read(stop - start), final=stop == length).encode('latin1')
-    if filled + len(piece) > num_bytes:
-      raise UnsafePickleError(f'more than {num_bytes:,} bytes for an array of as many')
+    if filled + len(piece) > len(buffer):
+      raise UnsafePickleError(f'more than {len(buffer):,} bytes for an array of as many')
     buffer[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
     filled += len(piece)
-  if filled != num_bytes:
-    raise UnsafePickleError(f'{filled:,} bytes for an array of {num_bytes:,}')
-  return buffer
+  if filled != len(buffer):
+    raise UnsafePickleError(f'{filled:,} bytes for an array of {len(buffer):,}')

@@ -27,16 +27,13 @@ _MODULES = {
 }
 # timm has the published F0 to F6, not F7 or the wider ones; its `nfnet_f*` are other networks.
 TIMM_NAMES = tuple(f'dm_nfnet_f{size}' for size in range(7))
+_BLOCK = re.compile(r'nf_block(?:_(\d+))?(?:/|$)')
 _PARAMETERS = {'w': 'weight', 'b': 'bias', 'bias': 'bias', 'gain': 'gain'}
 
 
 def _stages(params: Mapping[str, Any]) -> dict[int, str]:
   """Returns timm's prefix for each block number; a projection shortcut begins a stage."""
-  numbers = {
-    int(match[1] or 0)
-    for module in params
-    if (match := re.search(r'/nf_block(?:_(\d+))?(/|$)', module))
-  }
+  numbers = {int(match[1] or 0) for module in params if (match := _BLOCK.search(module))}
   prefixes = {}
   stage = block = -1
   for number in sorted(numbers):
@@ -54,7 +51,7 @@ def _to_timm(
   """Returns timm's name and array for one parameter."""
   path = '/'.join(part for part in module.split('/')[1:] if part != '~')
   prefix = ''
-  if match := re.match(r'nf_block(?:_(\d+))?(?:/|$)', path):
+  if match := _BLOCK.match(path):
     prefix, path = stages[int(match[1] or 0)], path[match.end() :]
   if name == 'skip_gain' and not path:
     return f'{prefix}skipinit_gain', value

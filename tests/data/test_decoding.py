@@ -367,7 +367,7 @@ def _make_hostile():
   webp = b'RIFF\x1e\0\0\0WEBPVP8X\n\0\0\0\0\0\0\0' + b'\xff\x3f\0' * 2
   yield 'webp', webp, '16,384 x 16,384 pixels'
   yield 'empty', b'', 'the file is empty'
-  yield 'page', b'<html>', r"it is no image: it begins with b'<html>'"
+  yield 'page', b'<html>', r"it is not an image: it begins with b'<html>'"
   yield 'heic', b'\0\0\0\x18ftypheic\0\0\0\0mif1heic', 'its format is HEIC, which is not read'
   raw = _encode(_photo(), format='TIFF', tiffinfo={254: 1})
   yield 'thumbnail', raw, 'its first picture is a thumbnail'

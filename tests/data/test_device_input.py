@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -72,10 +73,8 @@ def test_batches_are_those_of_tf_data(crop, placement):
   epochs = set()
   for step, batch in enumerate(expected):
     epochs.add(tuple(np.unique(batch['epoch'])))
-    made = device_batch(step)
-    assert made.keys() == batch.keys()
-    for key, array in batch.items():
-      np.testing.assert_array_equal(made[key], array.reshape(4, -1, *array.shape[1:]), err_msg=key)
+    shared = {key: array.reshape(4, -1, *array.shape[1:]) for key, array in batch.items()}
+    chex.assert_trees_all_equal(device_batch(step), shared)
   assert (0, 1) in epochs
 
 
@@ -96,35 +95,20 @@ def test_two_hosts_fill_the_global_batch():
       )
     )
     made = _device_batches(source, multiplicity, crop, device_count=3, **hosts)(4)
-    for key, array in batch.items():
-      np.testing.assert_array_equal(made[key], array.reshape(3, -1, *array.shape[1:]), err_msg=key)
+    shared = {key: array.reshape(3, -1, *array.shape[1:]) for key, array in batch.items()}
+    chex.assert_trees_all_equal(made, shared)
 
 
 def test_host_batches_without_tensorflow_are_those_of_tf_data():
-  """Training and evaluation batches of NumPy, of each of two hosts."""
-  source, multiplicity = _source(), Multiplicity(_NUM_IMAGES, 4, 3, 5)
+  """Training batches of NumPy, of each of two hosts."""
+  source, multiplicity, crop = _source(), Multiplicity(_NUM_IMAGES, 4, 3, 5), CropFlip(pad=2)
   for host_index in range(2):
-    hosts = {'host_index': host_index, 'host_count': 2}
-    training = {'start_step': 2, 'stop_step': 6, **hosts}
-    crop = CropFlip(pad=2)
-    evaluation = {'batch_size': 4, 'num_images': 11, **hosts}
-    for ours, theirs in (
-      (
-        array_batches.train_batches(source, multiplicity, crop=crop, **training),
-        pipeline.train_batches(
-          source, multiplicity, augmentation=Augmentation(crop=crop), **training
-        ),
-      ),
-      (
-        array_batches.evaluation_batches(source, **evaluation),
-        pipeline.evaluation_batches(source, **evaluation),
-      ),
-    ):
-      for mine, other in zip(ours, theirs, strict=True):
-        assert mine.keys() == other.keys()
-        for key, array in other.items():
-          assert mine[key].dtype == array.dtype
-          np.testing.assert_array_equal(mine[key], array, err_msg=key)
+    options = {'start_step': 2, 'stop_step': 6, 'host_index': host_index, 'host_count': 2}
+    ours = array_batches.train_batches(source, multiplicity, crop=crop, **options)
+    theirs = pipeline.train_batches(
+      source, multiplicity, augmentation=Augmentation(crop=crop), **options
+    )
+    chex.assert_trees_all_equal(list(ours), list(theirs), strict=True)
 
 
 def test_what_does_not_fit_is_refused():

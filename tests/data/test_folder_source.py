@@ -25,9 +25,12 @@ def _write_classes(root, counts=(12, 20)):
     real_images.save(photo, root / name / f'{number}.{"jpg" if number % 4 else "png"}')
 
 
+def _load(root, split='train', **options):
+  return loading.load_source('folder', split=split, data_dir=str(root), **options)
+
+
 def _files(root, split):
-  source = loading.load_source('folder', split=split, data_dir=str(root))
-  return list(source.relative_paths)
+  return list(_load(root, split).listing)
 
 
 def test_folder_without_splits_holds_a_tenth_out(tmp_path):
@@ -60,8 +63,8 @@ def test_folder_with_splits(tmp_path):
   """`train` and `test` folders are taken as they are; classes and files are in order."""
   _write_classes(tmp_path / 'train', (3, 11))
   _write_classes(tmp_path / 'test', (2, 0))
-  train = loading.load_source('folder', split='train', data_dir=str(tmp_path))
-  test = loading.load_source('folder', split='test', data_dir=str(tmp_path))
+  train = _load(tmp_path)
+  test = _load(tmp_path, 'test')
   assert train.class_names == test.class_names == _CLASSES
   assert train.labels.tolist() == [0] * 3 + [1] * 11
   assert test.labels.tolist() == [0] * 2
@@ -78,7 +81,7 @@ def test_folder_labels_follow_the_training_classes(tmp_path):
   photo = real_images.photos(1, 9, 9)[0]
   for path in ('train/a/0.png', 'train/b/0.png', 'test/b/0.png'):
     real_images.save(photo, tmp_path / path)
-  test = loading.load_source('folder', split='test', data_dir=str(tmp_path))
+  test = _load(tmp_path, 'test')
   assert test.class_names == ('a', 'b') and test.labels.tolist() == [1]
 
 
@@ -95,7 +98,7 @@ def test_folder_reads_files(tmp_path):
   """`read` gives the file's bytes, which decode to the image that was saved, and its label."""
   _write_classes(tmp_path / 'train', (5, 4))
   (tmp_path / 'test').mkdir()
-  source = loading.load_source('folder', split='train', data_dir=str(tmp_path))
+  source = _load(tmp_path)
   photos = real_images.photos(9, 9, 13)
   assert source.num_images == 9
   for index in range(9):
@@ -103,7 +106,7 @@ def test_folder_reads_files(tmp_path):
     pixels = np.asarray(Image.open(io.BytesIO(encoded)), np.float32)
     assert label == (index >= 5)
     assert np.abs(pixels - photos[index]).mean() < (0.1 if index in (0, 4, 5) else 12)
-    assert source.image_name(index) == f'{tmp_path}/train/{source.relative_paths[index]}'
+    assert source.image_name(index) == f'{tmp_path}/train/{source.listing[index]}'
 
 
 def test_folder_passes_over_what_is_no_image(tmp_path):
@@ -118,7 +121,7 @@ def test_folder_passes_over_what_is_no_image(tmp_path):
     (tmp_path / 'flower' / f'{number}.txt').write_text('a flower')
     shutil.copy(tmp_path / 'flower' / '1.jpg', tmp_path / f'{number}.jpg')
   assert {split: _files(tmp_path, split) for split in ('train', 'test')} == before
-  source = loading.load_source('folder', split='train', data_dir=str(tmp_path))
+  source = _load(tmp_path)
   assert source.class_names == _CLASSES
 
 
@@ -127,32 +130,16 @@ def test_folder_refuses_test_classes_that_are_not_trained(tmp_path):
   for path in ('train/a', 'test/a', 'test/b'):
     (tmp_path / path).mkdir(parents=True)
   with pytest.raises(ValueError, match='lacks: b'):
-    loading.load_source('folder', split='test', data_dir=str(tmp_path))
-
-
-def _photo_files(count=8):
-  """A photograph as a JPEG file, several times, each a little different."""
-  files = []
-  for photo in real_images.photos(count, 9, 13):
-    content = io.BytesIO()
-    Image.fromarray(photo).save(content, format='JPEG')
-    files.append(content.getvalue())
-  return files
+    _load(tmp_path, 'test')
 
 
 def _make(root, *paths):
-  """Writes a photograph to each of the paths."""
-  for path, content in zip(paths, _photo_files(len(paths)), strict=True):
-    file = root / path
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(content)
+  """Writes a photograph as JPEG to each of the paths, each a little different."""
+  for path, photo in zip(paths, real_images.photos(len(paths), 9, 13), strict=True):
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(photo).save(root / path, format='JPEG')
 
 
-def _load(root, split='train', **options):
-  return loading.load_source('folder', split=split, data_dir=str(root), **options)
-
-
-_TWO = ('a/0.jpg', 'b/0.jpg')
 _SPLITS = ('train/a/0.jpg', 'train/b/0.jpg', 'test/a/0.jpg', 'test/b/0.jpg')
 
 
@@ -183,7 +170,7 @@ def test_images_are_known_by_content(tmp_path):
   (folder / 'x.jpg').mkdir()
   shutil.copy(folder / '0.jpg', tmp_path / 'train' / 'stray')
   source = _load(tmp_path)
-  assert [path for path in source.relative_paths if path.startswith('a/')] == [
+  assert [path for path in source.listing if path.startswith('a/')] == [
     'a/0.jpg',
     'a/b.webp',
     'a/c.jfif',
@@ -221,7 +208,7 @@ def test_images_below_the_class_folder(tmp_path):
   (folder / '2019' / 'all').symlink_to(tmp_path)
   (folder / '9.jpg').symlink_to(folder / '0.jpg')
   source = _load(tmp_path / 'set')
-  assert source.relative_paths == (
+  assert source.listing == (
     'a/0.jpg',
     'a/2019/0.jpg',
     'a/2019/x.jpg/1.jpg',
@@ -232,7 +219,7 @@ def test_images_below_the_class_folder(tmp_path):
   )
   assert source.labels.tolist() == [0] * 6 + [1]
   assert '3 linked to a folder that is read anyway' in source.notes[0]
-  assert source.notes[1].startswith('4 of 7 images lie in folders below that of their class')
+  assert source.notes[1].startswith('4 of 7 images are in folders below that of their class')
 
 
 def test_order_and_tenth_follow_the_path_below_the_class(tmp_path):
@@ -272,10 +259,10 @@ def test_names_that_are_no_utf_8(tmp_path):
     shutil.copy(os.fsencode(tmp_path / 'train/a/0.jpg'), folder + b'/\xe9.jpg')
   source = _load(tmp_path)
   assert source.class_names == ('a', 'b', r'gr\xfcn')
-  assert source.relative_paths[2] == r'gr\xfcn/\xe9.jpg'
+  assert source.listing[2] == r'gr\xfcn/\xe9.jpg'
   assert source.image_name(2) == rf'{tmp_path}/train/gr\xfcn/\xe9.jpg'
   assert source.read(2)[1] == 2
-  '\n'.join((*source.relative_paths, *source.class_names)).encode()
+  '\n'.join((*source.listing, *source.class_names)).encode()
 
 
 @pytest.mark.parametrize('locale', ['C', 'POSIX'])
@@ -284,14 +271,14 @@ def test_reading_does_not_depend_on_the_locale(tmp_path, locale):
   _make(tmp_path, *(f'{name}/{i}é.jpg' for name in ('Zoo', 'apple', 'Äpfel') for i in range(9)))
   code = (
     'import sys; from nfnets_augmult.data import loading as l\n'
-    'print(ascii([l.load_source("folder", split=s, data_dir=sys.argv[1]).relative_paths '
+    'print(ascii([l.load_source("folder", split=s, data_dir=sys.argv[1]).listing '
     'for s in ("train", "test")]))'
   )
   environment = dict(os.environ, LC_ALL=locale, PYTHONUTF8='0', PYTHONCOERCECLOCALE='0')
   printed = subprocess.run(
     [sys.executable, '-c', code, tmp_path], env=environment, capture_output=True, check=True
   ).stdout.decode()
-  expected = [_load(tmp_path, split).relative_paths for split in ('train', 'test')]
+  expected = [_load(tmp_path, split).listing for split in ('train', 'test')]
   assert printed.strip() == ascii(expected)
   assert [name for name in _load(tmp_path).class_names] == ['Zoo', 'apple', 'Äpfel']
 

@@ -7,7 +7,7 @@ import pytest
 
 from nfnets_augmult.data import identity, loading
 from nfnets_augmult.data.sources import ArraySource
-from tests import real_images
+from tests import real_images, shared_data
 
 
 def _arrays(labels, class_names=('a', 'b', 'c')):
@@ -62,12 +62,23 @@ def test_classes_are_mapped_by_name():
   assert identity.map_classes(_arrays([1, 0], ('c', 'a')), 'abc').labels.tolist() == [0, 2]
 
 
-def test_classes_of_encoded_sources_are_mapped_when_read(tmp_path):
+def test_classes_of_folders_are_mapped(tmp_path):
   source = _folder(tmp_path, {'cat': 2, 'dog': 1})
   mapped = identity.map_classes(source, ('dog', 'cow', 'cat'))
   assert [mapped.read(index)[1] for index in range(3)] == [2, 2, 0]
   assert mapped.read(1)[0] == source.read(1)[0]
   assert (mapped.num_images, mapped.image_name(2)) == (3, source.image_name(2))
+
+
+def test_classes_of_records_are_mapped_when_read():
+  source = loading.load_source('imagenet2012', split='validation', data_dir=shared_data.tfds_dir())
+  mapped = identity.map_classes(source, source.class_names[::-1])
+  for index in (0, 40):
+    encoded, label = source.read(index)
+    assert mapped.read(index) == (encoded, 999 - label)
+    assert mapped.image_name(index) == source.image_name(index)
+  assert mapped.class_names == source.class_names[::-1]
+  assert identity.describe_split(mapped) == identity.describe_split(source)
 
 
 @pytest.mark.parametrize(

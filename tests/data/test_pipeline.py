@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import threading
 
+import chex
 import numpy as np
 import pytest
 from PIL import Image
@@ -85,13 +86,6 @@ def _evaluation_batches(source, *, batch_size, read=(), **options):
   )
 
 
-def _assert_equal(actual, expected):
-  assert actual.keys() == expected.keys()
-  for key, array in expected.items():
-    assert actual[key].dtype == array.dtype, key
-    np.testing.assert_array_equal(actual[key], array, err_msg=key)
-
-
 def _truncate(file):
   """Cuts a real JPEG file in the middle, as an interrupted copy does."""
   content = file.read_bytes()
@@ -114,7 +108,7 @@ def test_batch_contents(photos, load, kind, placement):
       'label': slots.image_index.astype(np.int32),
       'mask': np.ones(multiplicity.batch_size, np.float32),
     }
-    _assert_equal(batch, expected)
+    chex.assert_trees_all_equal(batch, expected, strict=True)
 
 
 @both_placements
@@ -148,8 +142,7 @@ def test_restart_at_any_step(load, kind, placement):
   for start in (2, 7, 10):
     rest = _batches(load(kind), multiplicity, start, 10)
     assert len(rest) == 10 - start
-    for batch, expected in zip(rest, whole[start:], strict=True):
-      _assert_equal(batch, expected)
+    chex.assert_trees_all_equal(rest, whole[start:], strict=True)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +167,8 @@ def test_hosts_together_make_the_batch(load, kind, unique, augmult, placement, h
   ]
   for expected, *parts in zip(whole, *hosts, strict=True):
     assert all(len(part['label']) == multiplicity.batch_size // host_count for part in parts)
-    _assert_equal({key: np.concatenate([p[key] for p in parts]) for key in parts[0]}, expected)
+    joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    chex.assert_trees_all_equal(joined, expected, strict=True)
 
 
 @pytest.mark.parametrize(
@@ -329,7 +323,8 @@ def test_bad_image_is_skipped(bad_folder, caplog, placement):
     np.testing.assert_array_equal(batch['mask'], np.where(is_bad, 0, 1).astype(np.float32))
     assert not batch['image'][is_bad].any()
     image = np.where(is_bad[:, None, None, None], batch['image'], complete['image'])
-    _assert_equal(batch, complete | {'mask': batch['mask'], 'image': image})
+    expected_batch = complete | {'mask': batch['mask'], 'image': image}
+    chex.assert_trees_all_equal(batch, expected_batch, strict=True)
   assert num_masked >= 2 * 4
   warnings = [record.getMessage() for record in caplog.records if '04.jpg' in record.getMessage()]
   assert len(warnings) == 1 and 'does not decode and is left out (1 so far)' in warnings[0]

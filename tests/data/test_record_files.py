@@ -472,7 +472,7 @@ def test_images_in_memory_follow_the_same_rules(tmp_path, file_format):
   np.testing.assert_array_equal(load(3, palette), expected)
   for encoded, message in (
     (turned[:60], r'noise/train.* is damaged.*noise/train\[3\]\): PNG that is cut off'),
-    (b'no image', r'noise/train\[3\]\): it is no image'),
+    (b'no image', r'noise/train\[3\]\): it is not an image'),
     (encode(grey.resize((9, 9)), format='PNG'), r'train\[3\]\) is \[9, 9, 1\], not \[5, 7, 1\]'),
   ):
     with pytest.raises(ValueError, match=message):

@@ -47,7 +47,7 @@ def test_parts_of_the_digits_share_no_image():
   assert (head.num_images, tail.num_images) == (400, 1037)
   np.testing.assert_array_equal(np.concatenate([head.images, tail.images]), whole.images)
   np.testing.assert_array_equal(np.concatenate([head.labels, tail.labels]), whole.labels)
-  with pytest.raises(ValueError, match=r"'train\[half\]' of 'digits' is no split"):
+  with pytest.raises(ValueError, match=r"'train\[half\]' of 'digits' is not a split"):
     loading.load_source('digits', split='train[half]')
 
 
@@ -128,62 +128,36 @@ def test_version_can_be_asked_for(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ('name', 'split', 'message'),
+  ('folder', 'name', 'split', 'message'),
   [
-    ('digits', 'validation', "'digits' has no split 'validation'; it has train, test"),
-    ('folder', 'train', "^data_dir='' is missing: say where the data set 'folder' lies"),
-    ('cifar100', 'train', "^data_dir='' is missing: .*'cifar100' lies, with data_dir=DIR"),
-  ],
-)
-def test_refuses_without_data_dir(name, split, message):
-  """A wrong split or a missing `data_dir` is named together with what there is."""
-  with pytest.raises(ValueError, match=message):
-    loading.load_source(name, split=split)
-
-
-@pytest.mark.parametrize(
-  ('name', 'split', 'message'),
-  [
-    ('cifar100', 'validation', "'cifar100' has no split 'validation'; it has train, test"),
-    ('imagenet2012', 'test', "'imagenet2012' has no split 'test'; it has train, validation"),
-    ('cifar1000', 'train', "unknown data set .*'cifar1000'.* there: cifar100, imagenet2012"),
+    ('', 'digits', 'validation', "'digits' has no split 'validation'; it has train, test"),
+    ('', 'folder', 'train', "^data_dir='' is missing: say where the data set 'folder' is"),
+    ('', 'cifar100', 'train', "^data_dir='' is missing: .*'cifar100' is, with data_dir=DIR"),
+    ('prepared', 'cifar100', 'validation', "'cifar100' has no split 'validation'; it has train, t"),
+    ('prepared', 'imagenet2012', 'test', "'imagenet2012' has no split 'test'; it has train, val"),
+    ('prepared', 'cifar1000', 'train', "unknown .*'cifar1000'.* there: cifar100, imagenet2012"),
+    ('prepared', 'mnist', 'train', "not prepared .*builder.'mnist'.*prepare.*allow_download=True"),
+    ('prepared', 'cifar100:1.0.0', 'train', "'cifar100:1.0.0' is not prepared"),
     (
-      'mnist',
+      'empty',
+      'folder',
       'train',
-      "'mnist' is not prepared .*builder.'mnist'.*prepare.*allow_download=True",
+      'has no class folder: data_dir=DIR needs one sub-folder per class',
     ),
-    ('cifar100:1.0.0', 'train', "'cifar100:1.0.0' is not prepared"),
+    ('empty', 'folder', 'validation', "'folder' has no split 'validation'; it has train, test"),
+    ('empty', 'cifar100', 'train', 'is not prepared .*nothing is prepared there.*_prepare'),
+    ('absent', 'folder', 'train', "data_dir='.*absent' is not a folder"),
+    ('absent', 'cifar100', 'train', "data_dir='.*absent' is not a folder"),
   ],
 )
-def test_refuses_what_is_not_prepared(name, split, message):
-  """Unknown, unprepared and misspelt data sets are told apart, with what to do about each."""
+def test_refuses_what_is_not_there(tmp_path, folder, name, split, message):
+  """With the wrong argument, what there is, and what to do about it."""
+  (tmp_path / 'empty').mkdir()
+  data_dir = str(tmp_path / folder) if folder else ''
+  if folder == 'prepared':
+    data_dir = shared_data.tfds_dir()
   with pytest.raises(ValueError, match=message):
-    loading.load_source(name, split=split, data_dir=shared_data.tfds_dir())
-
-
-@pytest.mark.parametrize(
-  ('name', 'split', 'message'),
-  [
-    ('folder', 'train', 'has no class folder: data_dir=DIR needs one sub-folder per class'),
-    ('folder', 'validation', "'folder' has no split 'validation'; it has train, test"),
-    (
-      'cifar100',
-      'train',
-      "'cifar100' is not prepared .*nothing is prepared there.*_prepare",
-    ),
-  ],
-)
-def test_refuses_an_empty_folder(tmp_path, name, split, message):
-  """An empty `data_dir` is reported with what it should hold."""
-  with pytest.raises(ValueError, match=message):
-    loading.load_source(name, split=split, data_dir=str(tmp_path))
-
-
-@pytest.mark.parametrize('name', ['folder', 'cifar100'])
-def test_refuses_what_is_no_folder(tmp_path, name):
-  """A `data_dir` that does not exist is reported as such."""
-  with pytest.raises(ValueError, match=r"data_dir='.*absent' is not a folder"):
-    loading.load_source(name, split='train', data_dir=str(tmp_path / 'absent'))
+    loading.load_source(name, split=split, data_dir=data_dir)
 
 
 def test_channel_statistics_equal_numpy():

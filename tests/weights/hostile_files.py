@@ -75,7 +75,7 @@ def hostile_pickles():
   yield 'longer_number', _in_net(b'\x8b\xff\xff\xff\x7f'), 'operation LONG4'
   yield 'long_name', _START + b'c' + b'a' * 10**6 + b'\nb\n.', 'a name without an end'
   yield 'long_key', _START + b'}' + _text('k' * 10**6) + b'Ns.', 'a name of type str'
-  yield 'longish_key', _in_net(_array(b')'), 'k' * 900), 'is no name'
+  yield 'longish_key', _in_net(_array(b')'), 'k' * 900), 'is not a name'
   yield 'marks', _START + b'(' * 499_000 + b'.', 'middle of a value'
   yield 'many_nones', _START + b'N' * 1_000_000, 'more than 500,000'
   for code in b'\x81\x92io\x82\x83\x84PQ\x97\x98\x8f\x90\x91\x0012dlISFLVgp':
@@ -123,7 +123,7 @@ def hostile_pickles():
     yield f'call_{name[-5:]}', _in_net(data), 'a call with|only mention'
   yield 'twice', _START + b'}(' + (_text('a') + b'}') * 2 + b'u.', "'a' is there twice"
   for name in ('a/b', '', 'a\nb', 'a\0b', '\x1b[2J', '\u202e'):
-    yield f'name_{name!r}', _in_net(_array(b')'), name), 'no name|not of the form'
+    yield f'name_{name!r}', _in_net(_array(b')'), name), 'not a name|not of the form'
   for name in ('', '/net', '../net', 'net//x', 'net/'):
     data = _in_net(_array(b')')).replace(_text('net'), _text(name))
     yield f'module_{name!r}'.replace('/', '|'), data, 'not of the form'
@@ -212,14 +212,14 @@ def hostile_archives():
     '1 of 2 values are nan or infinite',
   )
   yield 'no_array', _zip([('net/w.npy', b'hello')]), 'does not begin as an array'
-  yield 'text_member', _zip([('net/w.txt', b'hello')]), "member 'net/w.txt' is no array"
+  yield 'text_member', _zip([('net/w.txt', b'hello')]), "member 'net/w.txt' is not an array"
   yield 'no_member', _zip([]), 'no parameters'
   yield 'only_metadata', _npz(__metadata__=np.asarray('{}')), 'no parameters'
-  yield 'nested', _zip([('net/w.npz', good)]), 'is no array'
+  yield 'nested', _zip([('net/w.npz', good)]), 'is not an array'
   yield 'nested_array', _zip([('net/w.npy', good)]), 'does not begin as an array'
   for name in ('/net/w', '../net/w', 'net/../w', 'w', 'net//w', 'net/', 'n\ne/w', 'n' * 900 + '/w'):
     shown = name[:12].replace('/', '|')
-    yield f'name_{shown!r}', _zip([(f'{name}.npy', _npy())]), 'not of the form|is no name'
+    yield f'name_{shown!r}', _zip([(f'{name}.npy', _npy())]), 'not of the form|is not a name'
   yield 'twice', _zip([('net/w.npy', _npy())] * 2), "two members are called 'net/w'"
   yield 'encrypted', _patch_directory(good, 8, b'\1\0'), "member 'net/w' is encrypted"
   yield 'two_sizes', _patch_directory(good, 20, b'\7\0\0\0'), 'its two sizes differ'
