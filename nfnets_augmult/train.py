@@ -69,7 +69,13 @@ def main() -> None:
       'clipping (optimizer.clipping=0.1) and a warm-up (optimizer.warmup_steps) make larger ones '
       'possible'
     )
-  except (CheckpointError, BadDataError, _LockedError, hosts.HostError) as error:
+  except (
+    CheckpointError,
+    BadDataError,
+    _LockedError,
+    hosts.HostError,
+    records.TakenOverError,
+  ) as error:
     command_line.fail(str(error), cause=error)
   except OSError as error:
     command_line.fail(

@@ -29,6 +29,7 @@ FLAGS = {
   'report': {'workdir', 'output', 'metric'},
   'export': {'workdir', 'params', 'output'},
   'convert': {'config', 'output'},
+  'index': {'folder'},
   'models.table': set(),
   'variance': {
     *('config', 'workdir', 'checkpoint', 'data_dir', 'draw_only'),

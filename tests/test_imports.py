@@ -111,7 +111,7 @@ def test_nothing_imports_a_program():
   reads_flags = {file.stem for file in PACKAGE.glob('*.py') if 'absl.flags' in set(_imports(file))}
   programs = {f'nfnets_augmult.{name}' for name in reads_flags - {'command_line'}}
   assert programs == {
-    f'nfnets_augmult.{name}' for name in ('train', 'evaluate', 'export', 'convert')
+    f'nfnets_augmult.{name}' for name in ('train', 'evaluate', 'export', 'convert', 'index')
   }
   for folder in (PACKAGE, BENCHMARKS, PACKAGE.parent / 'experiments', PACKAGE.parent / 'docs'):
     for file in folder.rglob('*.py'):

@@ -5,15 +5,15 @@ test_images.npy   likewise              test_labels.npy
 data_set.json     {"name": ..., "class_names": [...]}, written last: it marks a complete data set
 """
 
+import io
 import json
 import os
-import pathlib
 
 import numpy as np
 
 from nfnets_augmult.data import sources
 from nfnets_augmult.data.sources import ArraySource
-from nfnets_augmult.ops.atomic_file import write_atomically
+from nfnets_augmult.ops import files
 
 SPLITS = ('train', 'test')
 _DESCRIPTION = 'data_set.json'
@@ -25,23 +25,22 @@ def write_data_set(folder: str, *, name: str, train: ArraySource, test: ArraySou
   Raises:
     ValueError: the folder holds a data set already, or the splits differ in their classes.
   """
-  root = pathlib.Path(folder)
-  if (root / _DESCRIPTION).exists():
+  if files.exists(os.path.join(folder, _DESCRIPTION)):
     raise ValueError(f'{folder} holds a data set already; choose another folder or remove it')
   if train.class_names != test.class_names:
     raise ValueError(f'{train.description} and {test.description} have different classes')
-  root.mkdir(parents=True, exist_ok=True)
+  files.make_dirs(folder)
   for split, source in zip(SPLITS, (train, test), strict=True):
-    _write_array(root / f'{split}_images.npy', source.images, np.uint8)
-    _write_array(root / f'{split}_labels.npy', source.labels, np.int32)
+    _write_array(os.path.join(folder, f'{split}_images.npy'), source.images, np.uint8)
+    _write_array(os.path.join(folder, f'{split}_labels.npy'), source.labels, np.int32)
   text = json.dumps({'name': name, 'class_names': train.class_names}, indent=2) + '\n'
-  write_atomically(root / _DESCRIPTION, lambda file: file.write(text.encode()))
+  files.write_whole(os.path.join(folder, _DESCRIPTION), text.encode())
 
 
 def array_source(*, split: str, data_dir: str) -> ArraySource:
   """Returns a split of the data set in `data_dir`, or a part of one, as `train[:400]`.
 
-  Images are read when they are used.
+  Images are read when they are used, those of a bucket at once.
 
   Raises:
     ValueError: there is no data set or no such split, or the arrays do not fit together.
@@ -49,14 +48,16 @@ def array_source(*, split: str, data_dir: str) -> ArraySource:
   sources.require_data_dir('arrays', data_dir)
   name, part = sources.split_and_part('arrays', split)
   sources.check_split('arrays', name, SPLITS)
-  root = pathlib.Path(data_dir)
-  if not (root / _DESCRIPTION).exists():
+  path = os.path.join(data_dir, _DESCRIPTION)
+  if not files.exists(path):
     raise ValueError(
       f'data_dir={data_dir!r} holds no arrays: there is no {_DESCRIPTION}. '
       'python -m nfnets_augmult.convert writes them'
     )
-  description = json.loads((root / _DESCRIPTION).read_text(encoding='utf-8'))
-  images, labels = (_map_array(root / f'{name}_{what}.npy')[part] for what in ('images', 'labels'))
+  description = json.loads(files.read(path).decode())
+  images, labels = (
+    _read_array(os.path.join(data_dir, f'{name}_{what}.npy'))[part] for what in ('images', 'labels')
+  )
   class_names = tuple(description['class_names'])
   problem = _problem(images, labels)
   if problem:
@@ -66,12 +67,14 @@ def array_source(*, split: str, data_dir: str) -> ArraySource:
   return source
 
 
-def _write_array(path: os.PathLike[str], array: np.ndarray, dtype: type) -> None:
-  write_atomically(path, lambda file: np.save(file, np.asarray(array, dtype), allow_pickle=False))
+def _write_array(path: str, array: np.ndarray, dtype: type) -> None:
+  files.write_whole(path, lambda file: np.save(file, np.asarray(array, dtype), allow_pickle=False))
 
 
-def _map_array(path: pathlib.Path) -> np.ndarray:
+def _read_array(path: str) -> np.ndarray:
   try:
+    if files.is_url(path):
+      return np.load(io.BytesIO(files.read(path)), allow_pickle=False)
     return np.load(path, mmap_mode='r', allow_pickle=False)
   except (OSError, ValueError) as error:
     raise ValueError(f'{path} cannot be read: {error}') from error

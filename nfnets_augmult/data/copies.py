@@ -92,14 +92,32 @@ def crops_of_images(
     }
 
   groups = part.groups(start_step, stop_step)
-  images = tf.data.Dataset.range(groups.start, groups.stop).map(
+  found = tf.data.Dataset.range(groups.start, groups.stop).map(
     functools.partial(numpy_call, addresses, SLOT_TYPES | types)
   )
-  images = images.unbatch().map(read, num_parallel_calls=tf.data.AUTOTUNE)
+  images = read_ahead(found, reader).unbatch().map(read, num_parallel_calls=tf.data.AUTOTUNE)
   batches = images.batch(part.num_images, drop_remainder=True).flat_map(
     lambda group: tf.data.Dataset.range(part.turns).map(functools.partial(take_turn, group))
   )
   return batches.skip(start_step % part.turns)
+
+
+def read_ahead(addresses: tf.data.Dataset, reader: ImageReader) -> tf.data.Dataset:
+  """Returns the batches of addresses, with an `image_index`, after reading of them has started.
+
+  Where the source is a bucket, that is two batches ahead of those in use; else nothing changes.
+  """
+  if not reader.reads_ahead:
+    return addresses
+
+  def start(index: np.ndarray) -> dict[str, np.ndarray]:
+    reader.start_reading(index)
+    return {'image_index': index}
+
+  def start_reading(found: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    return found | numpy_call(start, {'image_index': tf.int64}, found['image_index'])
+
+  return addresses.map(start_reading).prefetch(2)
 
 
 def _read_copies(

@@ -173,6 +173,15 @@ class ImageReader:
     self._lock = threading.Lock()
     self._unreadable = ''
 
+  def start_reading(self, indices: np.ndarray) -> None:
+    """Tells a source that reads ahead which images will be read soon; see `reads_ahead`."""
+    self._source.start_reading(indices)
+
+  @property
+  def reads_ahead(self) -> bool:
+    """Whether the source reads ahead what it is told of, as one in a bucket does."""
+    return getattr(self._source, 'reads_ahead', False)
+
   def read(self, index: int, make_boxes: MakeBoxes, image_size: int) -> Read:
     """Returns the part of image `index` that contains some boxes, perhaps scaled down.
 

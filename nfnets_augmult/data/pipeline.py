@@ -21,7 +21,13 @@ import tensorflow as tf
 from nfnets_augmult.data import array_batches, mixing, randaugment
 from nfnets_augmult.data.array_batches import Batch
 from nfnets_augmult.data.augmentation import Augmentation
-from nfnets_augmult.data.copies import SLOT_TYPES, crops_of_images, numpy_call, read_centre
+from nfnets_augmult.data.copies import (
+  SLOT_TYPES,
+  crops_of_images,
+  numpy_call,
+  read_ahead,
+  read_centre,
+)
 from nfnets_augmult.data.decoding import ImageReader, ReadOptions
 from nfnets_augmult.data.evaluation_crop import EvaluationCrop
 from nfnets_augmult.data.host_part import HostPart
@@ -128,12 +134,14 @@ def evaluation_batches(
   total = source.num_images if num_images is None else min(num_images, source.num_images)
   indices = array_batches.evaluation_indices(total, batch_size=batch_size, **hosts)
 
-  def read(index: tf.Tensor, is_used: tf.Tensor) -> dict[str, tf.Tensor]:
-    centre = read_centre(reader, index, crop, reader.image_shape[0])
-    return dict(centre, mask=centre['mask'] * is_used, image_index=index)
+  def read(found: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    centre = read_centre(reader, found['image_index'], crop, reader.image_shape[0])
+    return dict(centre, mask=centre['mask'] * found['is_used'], image_index=found['image_index'])
 
-  flat = tuple(np.concatenate(column) for column in zip(*indices, strict=True))
-  images = tf.data.Dataset.from_tensor_slices(flat)
+  indices, is_used = (np.concatenate(column) for column in zip(*indices, strict=True))
+  images = tf.data.Dataset.from_tensor_slices({'image_index': indices, 'is_used': is_used})
+  if reader.reads_ahead:
+    images = read_ahead(images.batch(batch_size), reader).unbatch()
   images = images.map(read, num_parallel_calls=tf.data.AUTOTUNE)
   return _iterate(images.batch(batch_size, drop_remainder=True), reader)
 

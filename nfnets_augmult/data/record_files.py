@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from nfnets_augmult.data import crc32c
-
-# A record of a TFRecord file: size, checksum of the size, payload, checksum of the payload.
-_BYTES_BEFORE, _BYTES_BEHIND = 12, 4
+from nfnets_augmult.data.record_index import BYTES_BEFORE as _BYTES_BEFORE
+from nfnets_augmult.data.record_index import BYTES_BEHIND as _BYTES_BEHIND
+from nfnets_augmult.ops import files
 
 
 class RecordFile(Protocol):
@@ -33,7 +33,7 @@ class RecordFile(Protocol):
 
 
 class TfRecordFile(RecordFile):
-  """A TFRecord file, local or remote, which is open only while something is read from it.
+  """A TFRecord file, local or in a bucket, which is open only while something is read from it.
 
   The format has no index, but each record begins with its size: opening one hops from size to
   size. The checksum of a record is compared when it is read for the first time.
@@ -41,9 +41,21 @@ class TfRecordFile(RecordFile):
 
   max_open = None
 
-  def __init__(self, path: str, num_records: int):
+  def __init__(self, path: str, num_records: int, starts: np.ndarray | None = None):
+    """Opens a file.
+
+    Args:
+      path: of the file.
+      num_records: that it must hold.
+      starts: of the records, and the end of the last one, if they are known: see `record_index`.
+
+    Raises:
+      ValueError: naming the file, unless it holds `num_records` whole records.
+    """
     self._path = path
-    self._starts = _record_starts(path, num_records)
+    self._starts = _record_starts(path, num_records) if starts is None else starts
+    if len(self._starts) != num_records + 1:
+      raise ValueError(_not_whole(path, num_records))
     self._is_checked = np.zeros(num_records, bool)
 
   def read(self, number: int) -> memoryview:
@@ -120,15 +132,9 @@ def _not_whole(path: str, num_records: int) -> str:
 
 @contextlib.contextmanager
 def _reader_of(path: str) -> Iterator[Callable[[int, int], bytes]]:
-  """A function of offset and size that reads from a local or remote file."""
-  if '://' in path:
-    with tf.io.gfile.GFile(path, 'rb') as remote:
-
-      def read_at(offset: int, size: int) -> bytes:
-        remote.seek(offset)
-        return remote.read(size)
-
-      yield read_at
+  """A function of offset and size that reads from a file, local or in a bucket."""
+  if files.is_url(path):
+    yield lambda offset, size: files.read(path, offset, offset + size)
   else:
     with open(path, 'rb', buffering=0) as local:
       yield functools.partial(_pread, local.fileno())

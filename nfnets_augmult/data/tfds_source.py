@@ -2,11 +2,15 @@
 
 import bisect
 import concurrent.futures
+import contextlib
 import functools
 import itertools
 import os
 import re
-from collections.abc import Mapping
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -14,9 +18,9 @@ import tensorflow_datasets as tfds
 from etils import epath
 from google.protobuf import message
 
-from nfnets_augmult.data import decoding
+from nfnets_augmult.data import decoding, record_index
 from nfnets_augmult.data.image_formats import DEFAULT_RULES, DecodeError, DecodeRules
-from nfnets_augmult.data.record_files import RECORD_FILES
+from nfnets_augmult.data.record_files import RECORD_FILES, RecordFile, TfRecordFile
 from nfnets_augmult.data.sources import (
   ArraySource,
   EncodedSource,
@@ -25,6 +29,7 @@ from nfnets_augmult.data.sources import (
   check_split,
   require_data_dir,
 )
+from nfnets_augmult.ops import files
 
 # A data set whose images all have one shape is decoded into memory up to this size.
 _MAX_BYTES_IN_MEMORY = 2 * 2**30
@@ -33,6 +38,9 @@ _MAX_BYTES_IN_MEMORY = 2 * 2**30
 # those of some stretches of records, evenly spread, so that few files are opened.
 _MOST_RECORDS_LOOKED_AT = 10_000
 _STRETCHES, _STRETCH = 32, 64
+
+# Reads that one process has in flight at a time from a bucket: each takes some 50 ms.
+_READS_AT_A_TIME = 64
 
 
 def tfds_source(
@@ -55,6 +63,14 @@ def tfds_source(
       read.
   """
   require_data_dir(name, data_dir)
+  if files.is_url(data_dir):
+    files.configure()
+  with files.explained(data_dir):
+    return _load(name, split, data_dir, allow_download, rules)
+
+
+def _load(name: str, split: str, data_dir: str, allow_download: bool, rules: DecodeRules) -> Source:
+  """See `tfds_source`."""
   directory = _prepared_directory(name, data_dir)
   if directory is None and allow_download:
     builder = tfds.builder(name, data_dir=data_dir)
@@ -68,7 +84,8 @@ def tfds_source(
   shape = builder.info.features[image_key].shape
   num_images = builder.info.splits[split].num_examples
   if None not in shape and num_images * int(np.prod(shape)) <= _MAX_BYTES_IN_MEMORY:
-    return _read_into_memory(builder, split, image_key, label_key, rules)
+    with _local(builder, split) as local:
+      return _read_into_memory(local, split, image_key, label_key, rules)
   source = TfdsRecordSource(builder, split, image_key, label_key)
   source.check_labels()
   return source
@@ -127,6 +144,48 @@ def _supervised_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
   return keys[0], keys[1]
 
 
+def _opener(file_format: str, directory: str) -> Callable[[str, int], RecordFile]:
+  """Returns the function from path and number of records to a file, which keeps some open."""
+  if not files.is_url(directory):
+    record_file = RECORD_FILES[file_format]
+    return functools.lru_cache(maxsize=record_file.max_open)(record_file)
+  if file_format != 'tfrecord':
+    raise ValueError(
+      f'{directory} is prepared as {file_format}, which is read from file systems only: copy it to '
+      'a disk, mount the bucket, or prepare it as tfrecord'
+    )
+  starts = record_index.read_index(directory)
+
+  @functools.cache
+  def open_indexed(path: str, num_records: int) -> TfRecordFile:
+    return TfRecordFile(path, num_records, starts.get(os.path.basename(path), np.empty(0)))
+
+  return open_indexed
+
+
+class _ReadAhead:
+  """Reads by many threads what will be asked for soon."""
+
+  def __init__(self, read: Callable[[int], Any]):
+    self._read = read
+    self._pool = concurrent.futures.ThreadPoolExecutor(_READS_AT_A_TIME)
+    self._started: dict[int, concurrent.futures.Future] = {}
+    self._lock = threading.Lock()
+
+  def start(self, indices: Sequence[int]) -> None:
+    """Starts to read, unless it has been started."""
+    with self._lock:
+      for index in map(int, indices):
+        if index not in self._started:
+          self._started[index] = self._pool.submit(self._read, index)
+
+  def take(self, index: int) -> Any:
+    """Returns what was read, or reads it; raises what reading raised."""
+    with self._lock:
+      started = self._started.pop(int(index), None)
+    return started.result() if started else self._read(index)
+
+
 class TfdsRecordSource(EncodedSource):
   """Reads single examples of TFRecord or array_record files at random, image left encoded.
 
@@ -159,8 +218,8 @@ class TfdsRecordSource(EncodedSource):
     self._first_index = [0, *itertools.accumulate(part.take for part in self._parts)]
     if not self.num_images:
       raise ValueError(f'{self.description} holds no images')
-    record_file = RECORD_FILES[file_format]
-    self._open = functools.lru_cache(maxsize=record_file.max_open)(record_file)
+    self._open = _opener(file_format, str(builder.data_dir))
+    self._ahead = _ReadAhead(self._example) if files.is_url(str(builder.data_dir)) else None
 
   @property
   def num_images(self) -> int:
@@ -175,13 +234,22 @@ class TfdsRecordSource(EncodedSource):
       for part in self._parts
     ]
 
+  @property
+  def reads_ahead(self) -> bool:
+    """Whether it lies in a bucket, so that waiting for one example after another takes long."""
+    return self._ahead is not None
+
+  def start_reading(self, indices: Sequence[int]) -> None:
+    """Starts to read examples that will be asked for soon, where `reads_ahead`."""
+    self._ahead.start(indices)
+
   def read(self, index: int) -> tuple[bytes, int]:
     """Returns the encoded image and the label of example `index`.
 
     Raises:
       ValueError: the file is cut off or damaged; the message names it.
     """
-    example = self._example(index)
+    example = self._ahead.take(index) if self._ahead else self._example(index)
     encoded = example[self._image_key].bytes_list.value if self._image_key in example else ()
     label = self._label(example)
     if len(encoded) != 1 or label is None:
@@ -216,7 +284,7 @@ class TfdsRecordSource(EncodedSource):
         return None
       return -1 if found is None else found
 
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    with concurrent.futures.ThreadPoolExecutor(_READS_AT_A_TIME if self._ahead else 8) as pool:
       labels = [found for found in pool.map(label, indices.tolist()) if found is not None]
     check_labels(
       np.array(labels, np.int64),
@@ -255,6 +323,24 @@ class TfdsRecordSource(EncodedSource):
       return tf.train.Example.FromString(record).features.feature
     except message.DecodeError as error:
       raise ValueError(f'{self.description}[{index}] is no tf.train.Example') from error
+
+
+@contextlib.contextmanager
+def _local(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[tfds.core.DatasetBuilder]:
+  """Yields the builder, or one of a local copy of a split that lies in a bucket."""
+  directory = str(builder.data_dir)
+  if not files.is_url(directory):
+    yield builder
+    return
+  shards = {
+    os.path.basename(part.filename) for part in builder.info.splits[split].file_instructions
+  }
+  described = {name for name in files.list_dir(directory) if name.endswith(('.json', '.txt'))}
+  with tempfile.TemporaryDirectory() as folder:
+    for name in shards | described:
+      content = files.read(os.path.join(directory, name))
+      files.write_whole(os.path.join(folder, name), content)
+    yield tfds.builder_from_directory(folder)
 
 
 def _read_into_memory(

@@ -21,7 +21,7 @@ from absl import flags
 from nfnets_augmult.data.sources import BadDataError
 from nfnets_augmult.find_learning_rate import figure, search
 from nfnets_augmult.find_learning_rate.findings import report
-from nfnets_augmult.ops import paths
+from nfnets_augmult.ops import files, paths
 from nfnets_augmult.ops.argument_names import renamed
 from nfnets_augmult.training import records
 from nfnets_augmult.training.checkpoints import CheckpointError
@@ -42,7 +42,7 @@ def main() -> None:
     with renamed({name: f'--{name}' for name in _OPTIONS}):
       findings = search.find(args.config, **options)
     result = findings.to_json()
-    os.makedirs(workdir, exist_ok=True)
+    files.make_dirs(workdir)
     records.write_json(os.path.join(workdir, JSON_NAME), result)
     figure.save(result, os.path.join(workdir, PICTURE_NAME))
   except (ValueError, BadDataError, CheckpointError) as error:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nfnets_augmult.find_learning_rate import trials
-from nfnets_augmult.ops.atomic_file import write_atomically
+from nfnets_augmult.ops import files
 
 
 def draw(found: Mapping[str, Any]) -> Figure:
@@ -36,7 +36,7 @@ def draw(found: Mapping[str, Any]) -> Figure:
 def save(found: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
   """Writes the figure as PNG."""
   figure = draw(found)
-  write_atomically(path, lambda file: figure.savefig(file, format='png', dpi=110))
+  files.write_whole(path, lambda file: figure.savefig(file, format='png', dpi=110))
 
 
 def _draw_panel(axes: Axes, found: Mapping[str, Any], *, scale: float) -> None:

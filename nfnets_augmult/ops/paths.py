@@ -3,6 +3,8 @@
 import os
 import re
 
+from nfnets_augmult.ops import files
+
 _VARIABLE = re.compile(r'\$(?:([A-Za-z_]\w*)|\{([^}]*)\})')
 
 
@@ -34,7 +36,12 @@ def expand(path: str) -> str:
 
 
 def check_writable(key: str, folder: str) -> None:
-  """Raises ValueError unless `folder` is writable or can be created; writes nothing."""
+  """Raises ValueError unless `folder` is writable or can be created; writes nothing.
+
+  Of a folder in a bucket it checks nothing: only writing shows that.
+  """
+  if files.is_url(folder):
+    return
   place = os.path.abspath(folder)
   while not os.path.lexists(place):
     place = os.path.dirname(place)

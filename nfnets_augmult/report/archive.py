@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nfnets_augmult.ops import files
 from nfnets_augmult.report.recorded_runs import RecordedRun
 
 NAME = 'records.json'
@@ -62,11 +63,10 @@ def read(workdir: str) -> tuple[list[dict[str, Any]], list[RecordedRun]] | None:
     ValueError: it is not what `dumps` writes.
   """
   path = os.path.join(workdir, NAME)
-  if not os.path.exists(path):
+  if not files.exists(path):
     return None
   try:
-    with open(path, encoding='utf-8') as file:
-      found = json.load(file)
+    found = json.loads(files.read(path).decode())
     sweeps = [{**s, 'path': os.path.join(workdir, s['path'])} for s in found['sweeps']]
     runs = [
       RecordedRun(

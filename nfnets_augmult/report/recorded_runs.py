@@ -8,6 +8,7 @@ from typing import Any
 
 from nfnets_augmult import configs
 from nfnets_augmult.data.multiplicity import steps_for_epochs
+from nfnets_augmult.ops import files
 from nfnets_augmult.training import records
 from nfnets_augmult.training.plan import solve_batch
 
@@ -154,8 +155,8 @@ _TO_REPORT = {'title': str, 'expected': str, 'metric': str, 'is_small': bool, 'p
 def read_sweeps(workdir: str) -> list[dict[str, Any]]:
   """Returns the `sweep.json` files in and below `workdir`, each with the `path` of its folder."""
   sweeps = []
-  for folder, _, files in _walk(workdir):
-    if 'sweep.json' in files:
+  for folder, _, names in _walk(workdir):
+    if 'sweep.json' in names:
       path = os.path.join(folder, 'sweep.json')
       sweep = records.read_object(path) or {}
       _check_sweep(sweep, path, _TO_RUN)
@@ -187,9 +188,9 @@ def read_runs(workdir: str) -> list[RecordedRun]:
   for sweep in read_sweeps(workdir):
     for name, point in sweep['points'].items():
       found[os.path.join(sweep['path'], name)] = {**sweep['base'], **point}
-  for folder, folders, files in _walk(workdir):
-    config = records.read_json(os.path.join(folder, 'config.json'))
-    if 'config.json' in files and isinstance(config, dict) and LEARNING_RATE in config:
+  for folder, folders, names in _walk(workdir):
+    config = 'config.json' in names and records.read_json(os.path.join(folder, 'config.json'))
+    if isinstance(config, dict) and LEARNING_RATE in config:
       if any(config.get(key) for key in configs.RETIRED):
         continue  # of runs that an earlier version trained together, in folders below
       found[folder] = config
@@ -205,9 +206,9 @@ def _data_set(run: RecordedRun) -> tuple[str, ...]:
 
 
 def _walk(workdir: str) -> Iterable[tuple[str, list[str], list[str]]]:
-  if not os.path.isdir(workdir):
+  if not files.is_dir(workdir):
     raise ValueError(f'workdir={workdir!r} is not a folder')
-  return os.walk(workdir)
+  return files.walk(workdir)
 
 
 def _read_run(path: str, config: Mapping[str, Any]) -> RecordedRun:

@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from nfnets_augmult.ops.atomic_file import write_atomically
+from nfnets_augmult.ops import files
 from nfnets_augmult.report import archive, figures, recorded_runs, statistics, tables
 from nfnets_augmult.report.recorded_runs import RecordedRun
 
@@ -50,7 +50,7 @@ def write_report(workdir: str, output: str = '', metric: str = '') -> list[str]:
     for number in sweep['published']
   ]
   output = output or (workdir if archived else os.path.join(workdir, 'report'))
-  os.makedirs(output, exist_ok=True)
+  files.make_dirs(output)
   rows = tables.summary_rows(runs, metric, published)
   drawn = draw_all(runs, metric, published)
   texts = {
@@ -60,14 +60,14 @@ def write_report(workdir: str, output: str = '', metric: str = '') -> list[str]:
     'report.md': tables.markdown(sweeps, runs, rows, list(drawn), workdir, metric),
   }
   for name, text in texts.items():
-    write_atomically(os.path.join(output, name), lambda file, text=text: file.write(text.encode()))
+    files.write_whole(os.path.join(output, name), text.encode())
   for name, figure in drawn.items():
     for suffix, options in (
       ('png', {'dpi': 150}),
       ('pdf', {'metadata': {'CreationDate': None}}),  # the same report is the same file
     ):
       path = os.path.join(output, f'{name}.{suffix}')
-      write_atomically(
+      files.write_whole(
         path, lambda file, f=figure, s=suffix, o=options: f.savefig(file, format=s, **o)
       )
   return [os.path.join(output, name) for name in (*texts, *(f'{name}.png' for name in drawn))]

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from nfnets_augmult.ops import files
 from nfnets_augmult.training import records
 from nfnets_augmult.training.checkpoints import Checkpoints
 from nfnets_augmult.weights import param_files, timm_export
@@ -29,9 +30,11 @@ def export(output: str, *, workdir: str = '', params: str = '') -> int:
   suffix = _check_output(output)
   if bool(workdir) == bool(params):
     raise ValueError('say what to export: --workdir=DIR of a run, or --params=FILE')
-  if workdir and not os.path.isdir(workdir):
+  if workdir and not files.is_dir(workdir):
     raise ValueError(f'--workdir={workdir!r} is not a directory')
-  if os.path.exists(output) and os.path.exists(params) and os.path.samefile(output, params):
+  if output == params or (
+    os.path.exists(output) and os.path.exists(params) and os.path.samefile(output, params)
+  ):
     raise ValueError(f'--output={output!r} is the file of --params itself; give another name')
   if workdir:
     values, metadata = _read_run(workdir)
@@ -51,6 +54,8 @@ def _check_output(output: str) -> str:
   suffix = os.path.splitext(output)[1]
   if suffix not in _WRITERS:
     raise ValueError(f'--output={output!r} must end in {" or ".join(_WRITERS)}')
+  if files.is_url(output):
+    return suffix
   folder = os.path.dirname(output) or '.'
   if not os.path.isdir(folder):
     raise ValueError(f'--output={output!r}: there is no folder {folder!r}')

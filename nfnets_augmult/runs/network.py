@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ import optax
 from absl import logging
 
 from nfnets_augmult.data import sources
-from nfnets_augmult.ops import addressed_random
+from nfnets_augmult.ops import addressed_random, files
 from nfnets_augmult.optim import sam, schedules
 from nfnets_augmult.runs.images import Data
 from nfnets_augmult.runs.settings import Settings
@@ -162,10 +161,10 @@ def read_initial_params(
   """
   if not path:
     return None
-  if not os.path.exists(path):
+  if not files.exists(path):
     raise ValueError(f'init_from={path!r} does not exist')
   try:
-    if os.path.isdir(path):
+    if files.is_dir(path):
       with Checkpoints(path, read_only=True) as checkpoints:
         loaded = checkpoints.read_averaged_params()
         theirs = checkpoints.read_class_names()

@@ -6,6 +6,7 @@ from typing import Any
 from absl import logging
 
 from nfnets_augmult.data.augmentation import NOTHING
+from nfnets_augmult.ops import files
 from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training import records
 
@@ -18,7 +19,7 @@ def draw_contact_sheet(run: Run) -> None:
   from nfnets_augmult.runs import contact_sheet
 
   path = os.path.join(run.workdir, 'contact_sheet.png')
-  if os.path.exists(path):
+  if files.exists(path):
     return
   multiplicity = run.plan.multiplicity
   steps = multiplicity.augmult // multiplicity.copies_per_batch
@@ -38,8 +39,7 @@ def draw_contact_sheet(run: Run) -> None:
     [names[label][:20] for label in copies['label']],
     contact_sheet.mixture_notes(copies, names),
   )
-  sheet.save(f'{path}.tmp', format='png')
-  os.replace(f'{path}.tmp', path)
+  files.write_whole(path, lambda file: sheet.save(file, format='png'))
   logging.info('augmented images: %s', path)
 
 
@@ -56,5 +56,4 @@ def draw_curves(run: Run) -> None:
   run_records = records.read_metrics(os.path.join(run.workdir, 'metrics.jsonl'))
   divergence = records.read_divergence(run.workdir)
   figure = curves.draw_curves(run_records, title=title, divergence=divergence)
-  figure.savefig(f'{path}.tmp', format='png', dpi=120)
-  os.replace(f'{path}.tmp', path)
+  files.write_whole(path, lambda file: figure.savefig(file, format='png', dpi=120))

@@ -10,10 +10,11 @@ import numpy as np
 from absl import logging
 
 from nfnets_augmult import configs
+from nfnets_augmult.ops import files
 from nfnets_augmult.runs import batches, network, pictures, summary
 from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training import groups, hosts, loop, records
-from nfnets_augmult.training.checkpoints import Checkpoints
+from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
 from nfnets_augmult.training.feeding import Advance, TrainStep
 from nfnets_augmult.training.run_log import BEST_BY, DivergedError, RunLog
 from nfnets_augmult.training.state import TrainState
@@ -72,6 +73,7 @@ def train(
     StopRequested: `stop_requested` was true.
     DivergedError: the run, or all runs of the group, diverged; `status.json` says when.
     CheckpointError: a checkpoint could not be written or read.
+    TakenOverError: another process was started in the work directory, in a bucket, since.
     BadDataError: an image does not decode, and the policy is to fail.
     OSError: something else could not be written.
   """
@@ -79,21 +81,27 @@ def train(
   first, is_group = runs[0], len(runs) > 1
   folder = folder or first.workdir
   is_first_host = jax.process_index() == 0
+  claims = {}
   with hosts.failing_together():
     if is_first_host:
       print(summary.plan_text(runs, folder), flush=True)
+      claims = {path: records.Claim(path) for path in {folder, *(run.workdir for run in runs)}}
       for run in runs:
-        os.makedirs(run.workdir, exist_ok=True)
+        files.make_dirs(run.workdir)
         summary.write_description(run)
         pictures.draw_contact_sheet(run)
   class_names = first.data.train.class_names
   keep = first.settings.keep_checkpoints
   with contextlib.ExitStack() as stack:
-    checkpoints = stack.enter_context(Checkpoints(folder, keep=keep, class_names=class_names))
+    checkpoints = stack.enter_context(
+      Checkpoints(folder, keep=keep, class_names=class_names, claim=claims.get(folder))
+    )
     recorders = [None] * len(runs)
     if is_first_host:
       resume_step = checkpoints.latest_step or 0
-      recorders = [stack.enter_context(_recorder(run, resume_step)) for run in runs]
+      recorders = [
+        stack.enter_context(_recorder(run, resume_step, claims[run.workdir])) for run in runs
+      ]
     state = loop.fit(
       lambda: (_first_group_state if is_group else _first_run_state)(runs, checkpoints),
       plan=first.plan,
@@ -110,7 +118,9 @@ def train(
         checkpoints=checkpoints,
         stop_requested=stop_requested,
         show_progress=is_first_host,
-        on_divergence=lambda index, error: _note_divergence(runs[index], error, is_group=is_group),
+        on_divergence=lambda index, error: _note_divergence(
+          runs[index], error, claims.get(runs[index].workdir), is_group=is_group
+        ),
       ),
     )
   results = []
@@ -119,24 +129,44 @@ def train(
       results.append(None)
       continue
     if is_group:  # for other programs, which read single runs; all hosts save together
-      with Checkpoints(run.workdir, class_names=class_names) as run_checkpoints:
+      with Checkpoints(
+        run.workdir, class_names=class_names, claim=claims.get(run.workdir)
+      ) as run_checkpoints:
         run_checkpoints.save(groups.state_of_run(state, index))
-    results.append(_write_result(run, recorder) if recorder else None)
+    results.append(_write_result(run, recorder, claims[run.workdir]) if recorder else None)
   return Trained(state, results)
 
 
 @contextlib.contextmanager
-def _recorder(run: Run, resume_step: int) -> Iterator[records.Recorder]:
-  """Yields a recorder; at the end, also after an error, draws the curves."""
-  recorder = records.Recorder(run.workdir, resume_step=resume_step)
+def _recorder(run: Run, resume_step: int, claim: records.Claim) -> Iterator[records.Recorder]:
+  """Yields a recorder; at the end, also after an error, draws the curves.
+
+  A bucket that cannot be written, or belongs to another process by now, is left alone.
+  """
+  recorder = records.Recorder(run.workdir, resume_step=resume_step, claim=claim)
   try:
     yield recorder
-  finally:
+  except (CheckpointError, OSError, records.TakenOverError):
     recorder.close()
-    pictures.draw_curves(run)
+    if not files.is_url(run.workdir):
+      pictures.draw_curves(run)
+    raise
+  except BaseException:
+    _finish_records(run, recorder)
+    raise
+  _finish_records(run, recorder)
 
 
-def _write_result(run: Run, recorder: records.Recorder) -> dict[str, Any] | None:
+def _finish_records(run: Run, recorder: records.Recorder) -> None:
+  recorder.upload()
+  recorder.close()
+  pictures.draw_curves(run)
+
+
+def _write_result(
+  run: Run, recorder: records.Recorder, claim: records.Claim
+) -> dict[str, Any] | None:
+  claim.check()
   result = recorder.last(BEST_BY)
   records.write_json(os.path.join(run.workdir, 'result.json'), result)
   records.clear_status(run.workdir)
@@ -198,8 +228,11 @@ def _make_advance(runs: Sequence[Run], start_step: int) -> Advance:
   )
 
 
-def _note_divergence(run: Run, error: DivergedError, *, is_group: bool) -> None:
+def _note_divergence(
+  run: Run, error: DivergedError, claim: records.Claim | None, *, is_group: bool
+) -> None:
   if is_group:  # that of a single run is raised
     logging.info('%s: %s; it stops here', os.path.basename(run.workdir), error)
-  if jax.process_index() == 0:
+  if claim:  # on the first host
+    claim.check()
     records.write_status(run.workdir, 'diverged', str(error), error.facts)

@@ -6,6 +6,7 @@ from typing import Any
 import ml_collections
 
 from nfnets_augmult import configs
+from nfnets_augmult.ops import files
 from nfnets_augmult.training import records
 
 
@@ -37,9 +38,11 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Raises ValueError if `workdir`, unless it is '', holds a run with another config."""
   if not workdir:
     return
-  if '://' in workdir:
-    raise ValueError(f'workdir={workdir!r} must be a path of the file system, mounted if need be')
-  if os.path.exists(workdir) and not os.path.isdir(workdir):
+  if files.is_url(workdir) and not workdir.startswith('gs://'):
+    raise ValueError(
+      f'workdir={workdir!r}: of object storage, gs:// alone can be written; others must be mounted'
+    )
+  if files.exists(workdir) and not files.is_dir(workdir):
     raise ValueError(f'workdir={workdir!r} is a file, not a directory')
   recorded = records.read_object(os.path.join(workdir, 'config.json'))
   if recorded is None:

@@ -18,6 +18,7 @@ from typing import Any
 import ml_collections
 
 from nfnets_augmult import configs
+from nfnets_augmult.ops import files
 from nfnets_augmult.training import records
 
 # Values by dotted config key.
@@ -302,9 +303,9 @@ def describe(sweep: Sweep, workdir: str) -> None:
   path = os.path.join(workdir, 'sweep.json')
   new, old = sweep.description(), records.read_object(path)
   if old is None:
-    if os.path.exists(os.path.join(workdir, 'config.json')):
+    if files.exists(os.path.join(workdir, 'config.json')):
       raise ValueError(f'workdir={workdir!r} holds a single run; choose another --workdir')
-    os.makedirs(workdir, exist_ok=True)
+    files.make_dirs(workdir)
   else:
     if not all(isinstance(old.get(key), dict) for key in ('base', 'points')):
       raise records.DamagedError(f'{path} is damaged: it has no base and points; remove it')

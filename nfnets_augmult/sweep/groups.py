@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from nfnets_augmult.ops import files
 from nfnets_augmult.runs.training import GROUP_KEYS
 from nfnets_augmult.sweep import grid
 from nfnets_augmult.training import hosts, records
@@ -91,7 +92,7 @@ def checkpoint_folder(group: Group, workdir: str) -> str:
 
 def write_record(group: Group, folder: str) -> None:
   """Writes the names of the points of a group, in the order of the axis R, into its folder."""
-  os.makedirs(folder, exist_ok=True)
+  files.make_dirs(folder)
   names = [grid.point_name(point) for point in group]
   records.write_json(os.path.join(folder, _RECORD), {'points': names})
 
@@ -99,7 +100,7 @@ def write_record(group: Group, folder: str) -> None:
 def _started(workdir: str) -> Iterator[list[str]]:
   """Yields the names of the points of each group that was started, in the order of the axis R."""
   together = os.path.join(workdir, _TOGETHER)
-  for name in sorted(os.listdir(together)) if os.path.isdir(together) else ():
+  for name in sorted(files.list_dir(together)) if files.is_dir(together) else ():
     folder = os.path.join(together, name)
     recorded = records.read_object(os.path.join(folder, _RECORD))
     if recorded is not None:
@@ -107,7 +108,7 @@ def _started(workdir: str) -> Iterator[list[str]]:
         path = os.path.join(folder, _RECORD)
         raise records.DamagedError(f'{path} is damaged: it has no points; remove the folder')
       yield recorded['points']
-    elif os.path.exists(os.path.join(folder, 'config.json')) and not os.path.exists(
+    elif files.exists(os.path.join(folder, 'config.json')) and not files.exists(
       os.path.join(folder, 'result.json')
     ):
       raise ValueError(

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from nfnets_augmult.ops import console
+from nfnets_augmult.ops import console, files
 from nfnets_augmult.runs import training, workdirs
 from nfnets_augmult.runs.run import Run
 from nfnets_augmult.sweep import grid, groups
@@ -170,15 +170,15 @@ def run_group(
   shape = groups.shape_name(group[0]) or sweep.title
   name = grid.point_name(group[0]) if is_single else f'{len(group)} runs of {shape}'
   folders = [os.path.join(workdir, grid.point_name(point)) for point in group]
-  os.makedirs(folder, exist_ok=True)
+  files.make_dirs(folder)
   host = jax.process_index()
   log = os.path.join(folder, f'log_host{host}.txt' if host else 'log.txt')
   try:
-    if is_single:
-      records.clear_status(folder)
-    elif host == 0:
-      groups.write_record(group, folder)
     with _output_to(log):
+      if is_single:
+        records.clear_status(folder)
+      elif host == 0:
+        groups.write_record(group, folder)
       runs: list[Run] = []
       for point, run_folder in zip(group, folders, strict=True):
         data = runs[0].data if runs else None
@@ -187,13 +187,15 @@ def run_group(
       results = training.train(runs, folder, stop_requested=stop_requested).results
   except StopRequested:
     raise
+  except records.TakenOverError:
+    return f'{name}: left to a process that was started later'
   except DivergedError as error:
     return f'{name}: diverged ({error})' if is_single else f'{name}: all diverged'
   except Exception as error:
     if jax.process_count() > 1 and not isinstance(error, hosts.SharedError):
       raise  # the other hosts are elsewhere in the program
     unfinished = [f for p, f in zip(group, folders, strict=True) if not groups.is_done(workdir, p)]
-    return f'{name}: failed ({_note_failure(error, log, unfinished)})'
+    return f'{name}: failed ({_note_failure(error, unfinished)})'
   finished = [100 * result[sweep.metric] for result in results if result]
   if host > 0:
     return f'{name}: finished'
@@ -204,10 +206,8 @@ def run_group(
   return f'{name}: {len(finished)} finished ({ends})' + f', {diverged} diverged' * bool(diverged)
 
 
-def _note_failure(error: Exception, log_path: str, folders: Sequence[str]) -> str:
-  """Records an error, with the traceback in the log; returns its first line."""
-  with open(log_path, 'a', encoding='utf-8') as log:
-    traceback.print_exc(file=log)
+def _note_failure(error: Exception, folders: Sequence[str]) -> str:
+  """Records an error; returns its first line."""
   message = f'{type(error).__name__}: {error}'
   for folder in folders:
     records.write_status(folder, 'failed', message)
@@ -216,9 +216,12 @@ def _note_failure(error: Exception, log_path: str, folders: Sequence[str]) -> st
 
 @contextlib.contextmanager
 def _output_to(path: str) -> Iterator[None]:
-  """Appends what a run prints and logs to a file; the progress bar stays on the terminal."""
+  """Appends what a run prints and logs to a file, and the traceback of an error.
+
+  The progress bar stays on the terminal.
+  """
   terminal = logging.get_absl_handler()
-  with open(path, 'a', encoding='utf-8') as log:
+  with files.open_log(path) as log:
     handler = std_logging.StreamHandler(log)
     handler.setFormatter(console.LOG_FORMATTER)
     for log_filter in terminal.filters:
@@ -229,6 +232,11 @@ def _output_to(path: str) -> Iterator[None]:
     try:
       with contextlib.redirect_stdout(log):
         yield
+    except (StopRequested, DivergedError, records.TakenOverError):
+      raise
+    except Exception:
+      traceback.print_exc(file=log)
+      raise
     finally:
       logger.removeHandler(handler)
       terminal.setLevel(level)

@@ -1,5 +1,6 @@
 """Checkpoints of a run, written asynchronously and atomically by Orbax."""
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -12,8 +13,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from nfnets_augmult.ops import files
 from nfnets_augmult.ops.checks import check_int
-from nfnets_augmult.training import fit, hosts
+from nfnets_augmult.training import fit, hosts, records
 from nfnets_augmult.training.state import TrainState
 
 _FOLDERS = ('checkpoints', 'best')
@@ -33,13 +35,31 @@ def has_checkpoint(workdir: str) -> bool:
   Raises:
     CheckpointError: the folder of the checkpoints cannot be read.
   """
-  if not os.path.isdir(os.path.join(workdir, 'checkpoints')):
+  folder = os.path.join(workdir, 'checkpoints')
+  if not files.is_dir(folder):
     return False
   if jax.process_count() > 1:
     # Orbax would wait for hosts that found no folder, because the first has not made it yet.
-    return any(name.isdigit() for name in os.listdir(os.path.join(workdir, 'checkpoints')))
+    return any(name.isdigit() and _is_whole(folder, name) for name in files.list_dir(folder))
   with Checkpoints(workdir, read_only=True) as checkpoints:
     return checkpoints.latest_step is not None
+
+
+def _is_whole(folder: str, name: str) -> bool:
+  """Whether a checkpoint is complete: in a bucket, where none is renamed, it has a last object."""
+  last = ocp.path.atomicity_types.COMMIT_SUCCESS_FILE
+  return not files.is_url(folder) or files.exists(os.path.join(folder, name, last))
+
+
+def _committed_after(check: Callable[[], None]) -> type[ocp.path.atomicity.CommitFileTemporaryPath]:
+  """Returns what writes a checkpoint to a bucket, and calls `check` before it is complete."""
+
+  class CheckedPath(ocp.path.atomicity.CommitFileTemporaryPath):
+    async def finalize(self) -> None:
+      await asyncio.to_thread(check)
+      await super().finalize()
+
+  return CheckedPath
 
 
 def _plain_path_to(workdir: epath.Path) -> tempfile.TemporaryDirectory | None:
@@ -50,6 +70,11 @@ def _plain_path_to(workdir: epath.Path) -> tempfile.TemporaryDirectory | None:
   """
   if not set(_PATTERN_CHARACTERS) & set(os.fspath(workdir)):
     return None
+  if files.is_url(workdir):
+    raise CheckpointError(
+      f'the work directory {workdir} may not have one of {" ".join(_PATTERN_CHARACTERS)} in its '
+      'name: choose another --workdir'
+    )
   folder = tempfile.TemporaryDirectory(prefix='nfnets_augmult_')
   if set(_PATTERN_CHARACTERS) & set(os.path.realpath(folder.name)):
     folder.cleanup()
@@ -80,7 +105,8 @@ class Checkpoints:
   """The last few states of a run in `WORKDIR/checkpoints`, and the best one in `WORKDIR/best`.
 
   A checkpoint is written to a temporary folder and renamed when it is complete, so the folders of
-  steps are complete even if the run is killed. A context manager, which waits for the last write.
+  steps are complete even if the run is killed; in a bucket an object is written last that makes it
+  one. A context manager, which waits for the last write.
   """
 
   def __init__(
@@ -90,6 +116,7 @@ class Checkpoints:
     keep: int = 2,
     read_only: bool = False,
     class_names: Sequence[str] = (),
+    claim: records.Claim | None = None,
   ):
     """Opens or creates the folders.
 
@@ -98,23 +125,27 @@ class Checkpoints:
       keep: how many of the latest checkpoints stay, at least 1.
       read_only: change nothing, to read the checkpoints of a run that may be training.
       class_names: of the outputs of the network; stored with every checkpoint.
+      claim: on a `workdir` in a bucket, made before this is opened; None on hosts but the first.
 
     Raises:
       ValueError: `keep` is no whole number of at least 1.
       CheckpointError: the folders cannot be created.
     """
     check_int('keep', keep, least=1)
-    self._workdir = epath.Path(workdir).resolve()
+    self._is_remote, self._claim = files.is_url(workdir), claim
+    if self._is_remote:  # resolving makes a local path of it
+      files.configure()
+    self._workdir = epath.Path(workdir) if self._is_remote else epath.Path(workdir).resolve()
     self._metadata = {_CLASS_NAMES: list(class_names)} if class_names else None
     self._is_verified = False
     self._alias = _plain_path_to(self._workdir)
     with self._explain('open'):
       if not read_only:
-        os.makedirs(self._workdir, exist_ok=True)  # Orbax does not create the target of a link
+        files.make_dirs(os.fspath(self._workdir))  # Orbax does not create the target of a link
       if not read_only and jax.process_count() > 1:
         # Orbax waits for the other hosts only where it finds a folder missing: all must find it.
         hosts.from_first_host(
-          lambda: [os.makedirs(self._workdir / name, exist_ok=True) for name in _FOLDERS]
+          lambda: [files.make_dirs(os.fspath(self._workdir / name)) for name in _FOLDERS]
         )
       self._latest, self._best = (
         ocp.CheckpointManager(
@@ -129,6 +160,9 @@ class Checkpoints:
             # Created asynchronously, a folder that fails leaves threads waiting for it.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             best_fn=best_fn,
+            temporary_path_class=_committed_after(claim.check)
+            if self._is_remote and claim
+            else None,
           ),
         )
         for name, count, best_fn in (
@@ -144,12 +178,15 @@ class Checkpoints:
     if error_type and jax.process_count() > 1 and not issubclass(error_type, hosts.SharedError):
       return  # the other hosts are elsewhere, and would be waited for
     # After an error the last write is still waited for, but only that error is raised.
-    with contextlib.suppress(Exception) if error_type else contextlib.nullcontext():
-      self.wait()
-    self._latest.close()
-    self._best.close()
-    if self._alias:
-      self._alias.cleanup()
+    try:
+      with contextlib.suppress(Exception) if error_type else contextlib.nullcontext():
+        self.wait()
+    finally:
+      for manager in (self._latest, self._best):
+        with contextlib.suppress(Exception):  # closing raises again what waiting has raised
+          manager.close()
+      if self._alias:
+        self._alias.cleanup()
 
   @property
   def latest_step(self) -> int | None:
@@ -182,10 +219,12 @@ class Checkpoints:
 
     Raises:
       CheckpointError: this or the previous write failed, or the first one cannot be read.
+      TakenOverError: another process was started in the work directory since.
     """
     step = int(state.step)
     if self.has(step):
       return
+    self._check_claim()
     is_first = self.latest_step is None and not self._is_verified
     with self._explain('write'):
       self._latest.save(
@@ -230,6 +269,7 @@ class Checkpoints:
     self.wait()  # so that `best` is never ahead of `checkpoints`
     if not hosts.from_first_host(lambda: bool(metric > self.best_metric())):
       return False
+    self._check_claim()
     state = make_state()
     with self._explain('write'):
       self._best.save(
@@ -240,6 +280,13 @@ class Checkpoints:
         force=True,
       )
     return True
+
+  def _check_claim(self) -> None:
+    """Raises on all hosts if another process was started in the work directory since."""
+    if self._is_remote:
+      with self._explain('write'), hosts.failing_together():
+        if self._claim:
+          self._claim.check()
 
   def wait(self) -> None:
     """Waits for all writes.
@@ -327,6 +374,8 @@ class Checkpoints:
   def _explain(self, action: str) -> Iterator[None]:
     try:
       yield
+    except (records.TakenOverError, hosts.SharedError):
+      raise
     except Exception as error:
       steps = []
       with contextlib.suppress(Exception):

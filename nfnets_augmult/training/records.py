@@ -8,12 +8,14 @@ import math
 import os
 import platform
 import sys
+import tempfile
 import time
 import types
+import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from nfnets_augmult.ops.atomic_file import write_atomically
+from nfnets_augmult.ops import files
 
 _PACKAGES = (
   'chex',
@@ -34,10 +36,14 @@ class DamagedError(ValueError):
   """A record cannot be read, or does not have the expected form."""
 
 
+class TakenOverError(RuntimeError):
+  """Another process was started in the same work directory, and this one must not write there."""
+
+
 def write_json(path: str, value: Any) -> None:
   """Writes `value` as readable JSON, atomically."""
   text = json.dumps(value, indent=2, sort_keys=True) + '\n'
-  write_atomically(path, lambda file: file.write(text.encode()))
+  files.write_whole(path, text.encode())
 
 
 def read_json(path: str) -> Any:
@@ -46,13 +52,13 @@ def read_json(path: str) -> Any:
   Raises:
     DamagedError: it is not JSON.
   """
-  if not os.path.exists(path):
+  if not files.exists(path):
     return None
-  with open(path, encoding='utf-8') as file:
-    try:
-      return json.load(file)
-    except (ValueError, RecursionError) as error:
-      raise DamagedError(f'{path} is damaged: {error}; remove it, or the folder') from error
+  text = files.read(path)
+  try:
+    return json.loads(text.decode())
+  except (ValueError, RecursionError) as error:
+    raise DamagedError(f'{path} is damaged: {error}; remove it, or the folder') from error
 
 
 def read_object(path: str) -> dict[str, Any] | None:
@@ -94,7 +100,7 @@ def write_status(
     message: for people.
     facts: for programs, see `run_log.DivergedError`.
   """
-  os.makedirs(workdir, exist_ok=True)
+  files.make_dirs(workdir)
   record = {'status': status, 'message': message, **(facts or {})}
   write_json(os.path.join(workdir, 'status.json'), record)
 
@@ -105,7 +111,7 @@ def read_status(workdir: str) -> tuple[str, str]:
   The status is `'finished'`, `'diverged'`, `'failed'`, `'unfinished'` (running, stopped or killed)
   or `'missing'` (never started).
   """
-  if os.path.exists(os.path.join(workdir, 'result.json')):
+  if files.exists(os.path.join(workdir, 'result.json')):
     return 'finished', ''
   path = os.path.join(workdir, 'status.json')
   try:
@@ -114,7 +120,7 @@ def read_status(workdir: str) -> tuple[str, str]:
       return str(record['status']), str(record['message'])
   except (DamagedError, KeyError):
     return 'failed', f'{path} is damaged'  # so that it is retried
-  started = os.path.exists(os.path.join(workdir, 'config.json'))
+  started = files.exists(os.path.join(workdir, 'config.json'))
   return 'unfinished' if started else 'missing', ''
 
 
@@ -133,7 +139,7 @@ def read_divergence(workdir: str) -> dict[str, Any] | None:
 def clear_status(workdir: str) -> None:
   """Removes `status.json`, as when a run is resumed or finished."""
   with contextlib.suppress(FileNotFoundError):
-    os.unlink(os.path.join(workdir, 'status.json'))
+    files.remove(os.path.join(workdir, 'status.json'))
 
 
 @contextlib.contextmanager
@@ -141,8 +147,11 @@ def lock_workdir(workdir: str) -> Iterator[bool]:
   """Locks a work directory for this process, and yields whether it got the lock.
 
   The kernel releases the lock when the process ends, even if it is killed. On a file system without
-  locks every process gets it.
+  locks every process gets it, and in a bucket, where the last one that starts wins: see `Claim`.
   """
+  if files.is_url(workdir):
+    yield True
+    return
   os.makedirs(workdir, exist_ok=True)
   with open(os.path.join(workdir, '.lock'), 'w', encoding='utf-8') as lock:
     is_locked = True
@@ -153,6 +162,35 @@ def lock_workdir(workdir: str) -> Iterator[bool]:
     except OSError:
       pass
     yield is_locked
+
+
+class Claim:
+  """That a work directory in a bucket belongs to the process that was started in it last.
+
+  There are no locks in a bucket, and one that outlives a machine that was taken away would block
+  the restart. So each start leaves a token there, and reads it again before whatever it writes.
+  Elsewhere it does nothing.
+  """
+
+  def __init__(self, workdir: str):
+    """Writes the token; raises OSError if it cannot be written."""
+    self._path = os.path.join(workdir, '.started')
+    self._token = uuid.uuid4().bytes if files.is_url(workdir) else b''
+    if self._token:
+      files.write_whole(self._path, self._token)
+
+  def check(self) -> None:
+    """Reads the token.
+
+    Raises:
+      TakenOverError: it is that of another start.
+      OSError: it cannot be read.
+    """
+    if self._token and files.read(self._path) != self._token:
+      raise TakenOverError(
+        f'another process was started in {os.path.dirname(self._path)} after this one, which stops '
+        'here and writes nothing more: the later one goes on from the last checkpoint'
+      )
 
 
 def versions() -> dict[str, str]:
@@ -170,38 +208,49 @@ class MetricsFile:
   """`metrics.jsonl`: one JSON object per line, each with its `step`, in order of the steps.
 
   Opening it drops an incomplete last line, and all records after the checkpoint from which the run
-  resumes, so that nothing is recorded twice.
+  resumes, so that nothing is recorded twice. In a bucket the file is what was uploaded last.
   """
 
   def __init__(self, path: str, *, resume_step: int = 0):
     """Opens the file to append, after dropping records of steps after `resume_step`."""
     kept = [record for record in read_metrics(path) if record['step'] <= resume_step]
-    if os.path.exists(path):
-      text = ''.join(json.dumps(record) + '\n' for record in kept)
-      write_atomically(path, lambda file: file.write(text.encode()))
+    self._path = path
     self.records = kept
-    self._file = open(path, 'a', encoding='utf-8')  # noqa: SIM115 (open for the whole run)
+    if files.exists(path):
+      self._write_all()
+    # Open for the whole run.
+    self._file = None if files.is_url(path) else open(path, 'a', encoding='utf-8')  # noqa: SIM115
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Appends one record; numbers that are not finite are written as null."""
     clean = {k: v if math.isfinite(v) else None for k, v in values.items()}
     record = {'step': step, **clean}
-    self._file.write(json.dumps(record) + '\n')
-    self._file.flush()
+    if self._file:
+      self._file.write(json.dumps(record) + '\n')
+      self._file.flush()
     self.records.append(record)
 
+  def _write_all(self) -> None:
+    text = ''.join(json.dumps(record) + '\n' for record in self.records)
+    files.write_whole(self._path, text.encode())
+
+  def upload(self) -> None:
+    """Uploads all records, if the file is one of a bucket."""
+    if not self._file:
+      self._write_all()
+
   def close(self) -> None:
-    """Closes the file."""
-    self._file.close()
+    """Closes the file; uploads nothing."""
+    if self._file:
+      self._file.close()
 
 
 def read_metrics(path: str) -> list[dict[str, Any]]:
   """Returns the complete records of a `metrics.jsonl`, also of a run that is training."""
-  if not os.path.exists(path):
+  if not files.exists(path):
     return []
-  with open(path, encoding='utf-8') as file:
-    lines = file.read().split('\n')[:-1]  # text after the last newline is incomplete
   try:
+    lines = files.read(path).decode().split('\n')[:-1]  # text after the last newline is incomplete
     found = [json.loads(line) for line in lines if line]
     for record in found:
       if not isinstance(record, dict) or not isinstance(record.get('step'), int):
@@ -212,7 +261,10 @@ def read_metrics(path: str) -> list[dict[str, Any]]:
 
 
 class TensorBoard:
-  """Scalars for TensorBoard, through the writer of the `tensorboard` package."""
+  """Scalars for TensorBoard, through the writer of the `tensorboard` package.
+
+  For a bucket the file is written to a temporary folder. Each start writes a file of its own name.
+  """
 
   def __init__(self, directory: str, *, resume_step: int = 0):
     """Opens a new event file, which hides values after `resume_step` in earlier files."""
@@ -223,7 +275,9 @@ class TensorBoard:
 
     self._event = event_pb2.Event
     self._summary = summary_pb2.Summary
-    self._writer = event_file_writer.EventFileWriter(directory)
+    self._directory = directory
+    self._local = tempfile.TemporaryDirectory() if files.is_url(directory) else None
+    self._writer = event_file_writer.EventFileWriter(self._local.name if self._local else directory)
     start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     self._add(resume_step + 1, session_log=start)
 
@@ -235,16 +289,33 @@ class TensorBoard:
   def _add(self, step: int, **fields: Any) -> None:
     self._writer.add_event(self._event(step=step, wall_time=time.time(), **fields))
 
+  def upload(self) -> None:
+    """Uploads the file, if it is one of a bucket."""
+    if self._local:
+      self._writer.flush()
+      for name in os.listdir(self._local.name):
+        events = files.read(os.path.join(self._local.name, name))
+        files.write_whole(os.path.join(self._directory, name), events)
+
   def close(self) -> None:
-    """Flushes and closes the file."""
+    """Flushes and closes the file; uploads nothing."""
     self._writer.close()
+    if self._local:
+      self._local.cleanup()
 
 
 class Recorder:
-  """Writes metrics to `metrics.jsonl` and to TensorBoard."""
+  """Writes metrics to `metrics.jsonl` and to TensorBoard.
 
-  def __init__(self, workdir: str, *, resume_step: int = 0):
-    """Opens both for a run that resumes after `resume_step`."""
+  In a bucket both are uploaded whole, at most every 15 seconds and when `upload` is called.
+  """
+
+  def __init__(self, workdir: str, *, resume_step: int = 0, claim: Claim | None = None):
+    """Opens both for a run that resumes after `resume_step`; `claim` is that on `workdir`."""
+    self._is_remote = files.is_url(workdir)
+    self._claim = claim
+    self._clock = files.UploadClock()
+    self._is_uploaded = True
     self._file = MetricsFile(os.path.join(workdir, 'metrics.jsonl'), resume_step=resume_step)
     self._tensorboard = TensorBoard(os.path.join(workdir, 'tensorboard'), resume_step=resume_step)
 
@@ -252,6 +323,23 @@ class Recorder:
     """Records `values` of `step`."""
     self._file.write(step, values)
     self._tensorboard.write(step, values)
+    self._is_uploaded = False
+    if self._clock.is_due():
+      self.upload()
+
+  def upload(self) -> None:
+    """Uploads what is new, if the work directory is in a bucket.
+
+    Raises:
+      TakenOverError: the work directory belongs to another process by now.
+    """
+    if self._is_remote and not self._is_uploaded:
+      if self._claim:
+        self._claim.check()
+      self._file.upload()
+      self._tensorboard.upload()
+      self._is_uploaded = True
+      self._clock.reset()
 
   def has(self, step: int, name: str) -> bool:
     """Returns whether a value `name` is recorded for `step`."""
@@ -262,6 +350,6 @@ class Recorder:
     return next((r for r in reversed(self._file.records) if name in r), None)
 
   def close(self) -> None:
-    """Closes both."""
+    """Closes both; uploads nothing."""
     self._file.close()
     self._tensorboard.close()

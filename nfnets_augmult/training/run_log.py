@@ -103,6 +103,11 @@ class RunLog:
       )
     return DivergedError(message, facts)
 
+  def upload(self) -> None:
+    """Uploads the records, if they are in a bucket."""
+    if self._recorder is not None:
+      self._recorder.upload()
+
   def record_evaluation(self, step: int, results: dict[str, dict[str, dict[str, float]]]) -> None:
     """Records means by split, parameters (`raw` or `ema`) and metric."""
     self._record(

@@ -176,6 +176,8 @@ class Watch:
     state = _state_to_write(state)
     if not self._is_group:  # the step of a group never accepts parameters that are not finite
       self._check_finite(state)
+    for log in self._logs:  # a run that resumes from this checkpoint has the records up to it
+      log.upload()
     self._checkpoints.save(state)
     return state
 
@@ -213,6 +215,7 @@ class Watch:
         self._say_evaluation(step, run_results)
       if not log.is_evaluated(step):
         log.record_evaluation(step, run_results)
+      log.upload()
     self._progress.reset_clock(step)
 
   def _say_evaluation(self, step: int, results: dict[str, dict[str, dict[str, float]]]) -> None:

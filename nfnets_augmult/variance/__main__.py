@@ -20,6 +20,7 @@ from nfnets_augmult import command_line  # first: it quietens libraries before t
 # isort: split
 from absl import flags
 
+from nfnets_augmult.ops import files
 from nfnets_augmult.ops.argument_names import renamed
 from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training.checkpoints import CheckpointError
@@ -42,8 +43,8 @@ def main() -> None:
 def _measure() -> report.Raw:
   args = flags.FLAGS
   command_line.check_devices()
-  os.makedirs(args.workdir, exist_ok=True)
-  if args.config is None and not os.path.exists(os.path.join(args.workdir, 'config.json')):
+  files.make_dirs(args.workdir)
+  if args.config is None and not files.exists(os.path.join(args.workdir, 'config.json')):
     raise ValueError(f'--workdir={args.workdir} holds no run (no config.json): give a --config')
   run = Run.open(args.workdir, config=args.config, data_dir=args.data_dir)
   options = {name: args[name].value for name in _NUMBERS}

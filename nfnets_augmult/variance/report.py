@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from nfnets_augmult.ops.atomic_file import write_atomically
+from nfnets_augmult.ops import files
 from nfnets_augmult.training import records
 from nfnets_augmult.variance import components, figures
 
@@ -146,7 +146,7 @@ def write(workdir: str, raw: Raw) -> None:
   written = [path]
   for name, figure in draw(raw).items():
     written.append(os.path.join(workdir, name))
-    write_atomically(
+    files.write_whole(
       written[-1], lambda file, figure=figure: figure.savefig(file, format='png', dpi=150)
     )
   print(f'wrote {", ".join(written)}')

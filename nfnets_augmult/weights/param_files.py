@@ -1,6 +1,7 @@
 """Reading and writing parameter files: plain `.npz`, and reading the released pickles."""
 
 import contextlib
+import io
 import json
 import os
 import stat
@@ -9,7 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from nfnets_augmult.ops.atomic_file import write_atomically
+from nfnets_augmult.ops import files
 from nfnets_augmult.weights import checks, npz_reader, safe_pickle
 from nfnets_augmult.weights import metadata as metadata_lib
 from nfnets_augmult.weights.checks import Params
@@ -72,7 +73,7 @@ def write_npz(
   if metadata:
     arrays[npz_reader.METADATA_MEMBER] = np.asarray(metadata_lib.to_json(metadata))
   # Parameters have a slash in their names, so none collides with the `file` of `savez`.
-  write_atomically(path, lambda file: np.savez(file, **arrays))
+  files.write_whole(path, lambda file: np.savez(file, **arrays))
 
 
 def read_params(path: str | os.PathLike[str]) -> Params:
@@ -144,10 +145,10 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, bytes, int
   """
   try:
     # Opening a pipe or a device may block or have side effects.
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    if not files.is_url(path) and not stat.S_ISREG(os.stat(path).st_mode):
       kind = 'a directory' if os.path.isdir(path) else 'a pipe, a socket or a device'
       raise ValueError(f'it is {kind}, not a file of parameters')
-    with open(path, 'rb') as file:
+    with io.BytesIO(files.read(path)) if files.is_url(path) else open(path, 'rb') as file:
       size = file.seek(0, os.SEEK_END)
       file.seek(0)
       if not size:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from nfnets_augmult.ops.atomic_file import write_atomically
+from nfnets_augmult.ops import files
 from nfnets_augmult.weights import checks
 from nfnets_augmult.weights import metadata as metadata_lib
 from nfnets_augmult.weights.nfnet_layout import nfnet_name
@@ -124,4 +124,4 @@ def export_to_timm(
   facts = {'timm_model': name, 'num_classes': len(state['head.fc.bias'])}
   texts = metadata_lib.to_texts({**(metadata or {}), **facts})
   encoded = safetensors.numpy.save(state, metadata={**texts, 'format': 'pt'})
-  write_atomically(path, lambda file: file.write(encoded))
+  files.write_whole(path, encoded)
