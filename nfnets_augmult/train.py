@@ -70,11 +70,11 @@ def main() -> None:
       'possible'
     )
   except (
-    BadDataError,
     CheckpointError,
-    records.TakenOverError,
-    hosts.HostError,
+    BadDataError,
     _LockedError,
+    hosts.HostError,
+    records.TakenOverError,
   ) as error:
     command_line.fail(str(error), cause=error)
   except OSError as error:

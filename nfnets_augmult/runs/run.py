@@ -139,23 +139,25 @@ class Run:
       ValueError: config, data and work directory are inconsistent; the message names the key.
       CheckpointError: the folder of the checkpoints cannot be read.
     """
-    resumes, self.recorded_data = hosts.from_first_host(lambda: self._read_workdir(checkpoint_dir))
-    with hosts.failing_together():
-      self._prepare(resumes=resumes)
+    resumes, recorded = hosts.from_first_host(lambda: self._read_workdir(checkpoint_dir))
     if resumes:  # from the checkpoint, so `init_from` need not exist
-      self.initial_params = None
+      self.recorded_data, self.initial_params = recorded, None
+    with hosts.failing_together():
+      self._check(resumes=resumes)
     _ = self.initial_params  # reads and checks them, all hosts together
     return self
 
   def _read_workdir(self, checkpoint_dir: str) -> tuple[bool, dict[str, Any] | None]:
-    """Returns whether the run resumes, and the recorded description of its data."""
+    """Returns whether the run resumes, and then the recorded description of its data."""
     workdirs.check_workdir(self.config, self.workdir)
     if not self.workdir:
       return False, None
     paths.check_writable('workdir', self.workdir)
-    return has_checkpoint(checkpoint_dir or self.workdir), self.recorded_data
+    resumes = has_checkpoint(checkpoint_dir or self.workdir)
+    return resumes, self.recorded_data if resumes else None
 
-  def _prepare(self, *, resumes: bool) -> None:
+  def _check(self, *, resumes: bool) -> None:
+    """Checks what each host has by itself: data, memory and the parts of the run."""
     data = self.data
     if resumes and self.recorded_data:
       images.check_same_data(data, self.recorded_data)

@@ -284,7 +284,7 @@ class Checkpoints:
   def _check_claim(self) -> None:
     """Raises on all hosts if another process was started in the work directory since."""
     if self._is_remote:
-      with hosts.failing_together(), self._explain('write'):
+      with self._explain('write'), hosts.failing_together():
         if self._claim:
           self._claim.check()
 
@@ -374,7 +374,7 @@ class Checkpoints:
   def _explain(self, action: str) -> Iterator[None]:
     try:
       yield
-    except records.TakenOverError:
+    except (records.TakenOverError, hosts.SharedError):
       raise
     except Exception as error:
       steps = []

@@ -14,6 +14,8 @@ import numpy as np
 
 from nfnets_augmult.training import devices
 
+# Errors of the runtime that are no failed communication.
+_OWN_ERRORS = ('RESOURCE_EXHAUSTED', 'INVALID_ARGUMENT', 'UNIMPLEMENTED', 'NOT_FOUND')
 # Texts of different lengths share programs, which are compiled for each shape.
 _TEXT_BLOCK = 4096
 
@@ -87,8 +89,9 @@ def is_lost(error: BaseException | None) -> bool:
   """Whether an error of several hosts says that the connection to one of them is lost."""
   if jax.process_count() == 1 or error is None:
     return False
-  is_of_runtime = isinstance(error, jax.errors.JaxRuntimeError)
-  return (is_of_runtime and 'RESOURCE_EXHAUSTED' not in str(error)) or is_lost(error.__cause__)
+  if isinstance(error, jax.errors.JaxRuntimeError):
+    return not str(error).startswith(_OWN_ERRORS)
+  return is_lost(error.__cause__)
 
 
 class StopVotes:

@@ -52,7 +52,7 @@ def _write_run(workdir, state, steps=_STEPS, claim=None):
         recorder.write(step, {'loss': step / 2})
         recorder.upload()
         checkpoints.save(state(step))
-        checkpoints.save_if_best(state(step), step / 10)
+        checkpoints.save_if_best(lambda step=step: state(step), step / 10)
     finally:
       recorder.close()
 
@@ -157,7 +157,7 @@ def test_the_later_of_two_starts_wins(workdir, state):
     for write in (
       recorder.upload,
       lambda: checkpoints.save(state(2)),
-      lambda: checkpoints.save_if_best(state(2), 1.0),
+      lambda: checkpoints.save_if_best(lambda: state(2), 1.0),
     ):
       with pytest.raises(records.TakenOverError, match=f'another process was started in {workdir}'):
         write()
