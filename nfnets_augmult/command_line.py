@@ -140,6 +140,10 @@ def join_hosts() -> None:
     return
   import jax
 
+  console.explain_abort(
+    'error: this process was killed or has aborted. If the lines above say that another task '
+    'died, a machine was lost: start all again, and the run goes on from its last checkpoint'
+  )
   try:
     jax.distributed.initialize(
       args.coordinator,
@@ -252,7 +256,7 @@ def fail(message: str, *, cause: Exception | None = None) -> None:
     sys.stdout.flush()
   print(f'error: {message}', file=sys.stderr, flush=True)
   if is_alone:
-    os._exit(status)
+    console.leave(status)
   raise SystemExit(status)
 
 

@@ -4,11 +4,13 @@ Only programs call `prepare`, before imports that take seconds, in which users m
 notebook that imports the same modules is not affected.
 """
 
+import atexit
 import contextlib
 import io
 import logging
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -20,6 +22,7 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _FOLDERS = (_PACKAGE + os.sep, os.path.join(os.path.dirname(_PACKAGE), 'benchmarks', ''))
 _listeners: dict[int, Callable[[int], None]] = {}
 _writer: int | None = None
+_watcher: subprocess.Popen | None = None
 # File descriptor of the original standard error, which stays open while 2 is redirected.
 _terminal = 2
 
@@ -75,7 +78,35 @@ def _listen(reader: int) -> None:
 def end(number: int) -> None:
   """Ends the process without an exception, which libraries would print or swallow."""
   say('interrupted')
-  os._exit(128 + number)
+  leave(128 + number)
+
+
+def leave(status: int) -> None:
+  """Ends the process at once, without waiting for what libraries do at the end."""
+  _end_orderly()
+  os._exit(status)
+
+
+def explain_abort(message: str) -> None:
+  """Has `message` printed to the standard error if this process is aborted or killed.
+
+  A shell waits for the end of a pipe that only this process holds, and prints it if no line came.
+  """
+  global _watcher
+  _watcher = subprocess.Popen(
+    ['sh', '-c', 'read -r line || echo "$0" >&2', message],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.DEVNULL,
+    start_new_session=True,
+  )
+  atexit.register(_end_orderly)
+
+
+def _end_orderly() -> None:
+  if _watcher is not None:
+    with contextlib.suppress(OSError, ValueError):
+      _watcher.stdin.write(b'\n')
+      _watcher.stdin.close()
 
 
 class _Descriptor(io.FileIO):

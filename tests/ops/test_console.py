@@ -46,6 +46,21 @@ def test_a_full_disk_is_an_error():
   assert process.returncode == 1
 
 
+@pytest.mark.parametrize(
+  ('end', 'status', 'errors'),
+  [
+    ('os.abort()', -signal.SIGABRT, 'it was lost: "$0"\n'),
+    ('os.kill(os.getpid(), signal.SIGKILL)', -signal.SIGKILL, 'it was lost: "$0"\n'),
+    ('console.leave(3)', 3, ''),
+    ('raise SystemExit(2)', 2, ''),
+  ],
+)
+def test_an_abort_is_explained_in_the_last_line(end, status, errors):
+  process = _start(f"""import os, signal; console.explain_abort('it was lost: "$0"'); {end}""")
+  assert process.communicate()[1] == errors
+  assert process.returncode == status
+
+
 def test_characters_that_cannot_be_shown_are_escaped():
   environment = {**os.environ, 'PYTHONIOENCODING': 'ascii'}
   process = _start('import sys; print("été"); print("\\udcff", file=sys.stderr)', env=environment)
