@@ -39,7 +39,7 @@ def toy_config(**changes: Any) -> ml_collections.ConfigDict:
 
 
 def device_config(**changes: Any) -> ml_collections.ConfigDict:
-  """Batches made on the devices; no dropout, whose masks differ with the number of devices."""
+  """Returns the same with batches made on the devices."""
   return toy_config(
     **{
       'input': 'device',

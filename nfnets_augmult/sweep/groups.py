@@ -8,8 +8,6 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from nfnets_augmult.ops import files
 from nfnets_augmult.runs.training import GROUP_KEYS
 from nfnets_augmult.sweep import grid
@@ -63,21 +61,9 @@ def split(points: Group, workdir: str) -> list[Group]:
 
 def broadcast_from_first_host(groups: Sequence[Group], points: Sequence[grid.Point]) -> list[Group]:
   """Returns the first host's groups of `points`, since hosts may see different files."""
-  positions = {
-    grid.point_name(point): (number, place)
-    for number, group in enumerate(groups)
-    for place, point in enumerate(group)
-  }
-  table = [positions.get(grid.point_name(point), (-1, -1)) for point in points]
-  table = hosts.broadcast_from_first_host(np.array(table, np.int32).reshape(-1, 2))
-  result: list[Group] = []
-  for index in np.lexsort((table[:, 1], table[:, 0])):
-    number, place = table[index]
-    if number >= 0:
-      if place == 0:
-        result.append([])
-      result[-1].append(points[index])
-  return result
+  names = hosts.from_first_host(lambda: [list(map(grid.point_name, group)) for group in groups])
+  by_name = {grid.point_name(point): point for point in points}
+  return [[by_name[name] for name in group] for group in names]
 
 
 def checkpoint_folder(group: Group, workdir: str) -> str:

@@ -124,7 +124,7 @@ def run_sweep(
         is_ours = all([locks.enter_context(records.lock_workdir(f)) for f in folders])
         # Another process may have run it in the meantime.
         is_to_run = is_ours and not all(groups.is_done(workdir, point) for point in group)
-      is_to_run = bool(hosts.broadcast_from_first_host(is_to_run))
+      is_to_run = hosts.from_first_host(lambda value=is_to_run: value)
       if is_to_run:
         if hosts.any_host(stop_requested()):
           raise StopRequested

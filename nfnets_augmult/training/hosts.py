@@ -35,15 +35,6 @@ def any_host(flag: bool) -> bool:
   return bool(np.any(_gather(np.array(flag))))
 
 
-def broadcast_from_first_host(value: Any) -> np.ndarray:
-  """Returns the number or array of the first host; collective, with equal shapes on all hosts."""
-  if jax.process_count() == 1:
-    return np.asarray(value)
-  from jax.experimental import multihost_utils
-
-  return np.asarray(multihost_utils.broadcast_one_to_all(np.asarray(value)))
-
-
 def from_first_host(make: Callable[[], Any]) -> Any:
   """Returns on all hosts what `make` returns on the first, where alone it is called.
 

@@ -1,7 +1,6 @@
 """A single host agrees with itself; `tests/sweep/test_two_hosts.py` has two."""
 
 import jax
-import numpy as np
 import pytest
 
 from nfnets_augmult.training import checkpoints, hosts
@@ -10,12 +9,6 @@ from nfnets_augmult.training import checkpoints, hosts
 @pytest.mark.parametrize('flag', [True, False])
 def test_any_host(flag):
   assert hosts.any_host(flag) is flag
-
-
-def test_broadcast():
-  table = np.array([[1, 2], [3, 4]], np.int32)
-  np.testing.assert_array_equal(hosts.broadcast_from_first_host(table), table)
-  assert not hosts.broadcast_from_first_host(False)
 
 
 def test_one_host_decides_and_fails_for_itself():
