@@ -94,7 +94,8 @@ def test_loss_of_the_bucket_between_any_two_writes(bucket, workdir, state):
     _write_run(f'{workdir}/undisturbed', state)
   num_writes = next(count)
   assert num_writes > 40
-  for last in np.linspace(2, num_writes - 1, 4).astype(int):
+  # Their number varies a little with the timing of the background threads.
+  for last in np.linspace(2, 0.8 * num_writes, 4).astype(int):
     folder, count = f'{workdir}/{last}', itertools.count()
     refuse = lambda method, path: 403 * (buckets.is_write(method) and next(count) >= last)  # noqa: B023, E731
     with (
