@@ -16,7 +16,7 @@ is_running() {
   local pid
   pid="$(cat "$files/pid" 2>/dev/null)" || return 1
   # After a reboot the number may be that of another process.
-  ps -o args= -p "$pid" 2>/dev/null | grep -qF 'tpu_worker.sh run'
+  ps -ww -o args= -p "$pid" 2>/dev/null | grep -qF 'tpu_worker.sh run'
 }
 
 state() {

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
-import jax.numpy as jnp
 
 from nfnets_augmult.models.nf_resnet import DEPTHS, NFResNet
 from nfnets_augmult.models.nfnet import VARIANTS, NFNet
@@ -115,8 +114,6 @@ def make_model(name: str, *, num_classes: int, **options: Any) -> hk.Transformed
     hk.transform(make_module).init(None)
 
   def network(images: jax.Array, *, is_training: bool, slot: jax.Array | None = None) -> jax.Array:
-    if slot is None:
-      slot = jnp.arange(len(images))
     return make_module()(images, is_training=is_training, slot=slot)
 
   return hk.transform(network)

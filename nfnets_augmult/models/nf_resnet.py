@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from nfnets_augmult.models.nf_blocks import BlockShape, Linear, NFBlock, activate
 from nfnets_augmult.models.nf_head import check_options, classify
 from nfnets_augmult.models.nf_stages import draw_keep, make_block_specs, run_blocks
+from nfnets_augmult.models.random_by_slot import whole_batch
 from nfnets_augmult.models.ws_conv import WSConv2D, ws_conv2d
 from nfnets_augmult.ops.checks import check_int
 
@@ -128,7 +129,9 @@ class NFResNet(hk.Module):
     features = width * _BOTTLENECK_CHANNELS[-1]
     self._classifier = Linear(features, num_classes, stddev=_CLASSIFIER_STDDEV)
 
-  def features(self, images: jax.Array, *, is_training: bool, slot: jax.Array) -> jax.Array:
+  def features(
+    self, images: jax.Array, *, is_training: bool, slot: jax.Array | None = None
+  ) -> jax.Array:
     """Returns the classifier's input `[B, 512 * width]` of `images` `[B, H, W, 3]`."""
     initial_conv = self._initial_conv.parameters()
     block_params = [block.parameters() for block in self._blocks]
@@ -141,7 +144,7 @@ class NFResNet(hk.Module):
       x,
       self._block_specs,
       block_params,
-      draw_keep(self._block_specs, slot, is_training=is_training),
+      draw_keep(self._block_specs, whole_batch(images, slot), is_training=is_training),
       activation=self._activation,
       alpha=self._alpha,
       conv_algorithm=self._conv_algorithm,
@@ -150,7 +153,9 @@ class NFResNet(hk.Module):
     )
     return jnp.mean(activate(x, self._activation), axis=(1, 2))
 
-  def __call__(self, images: jax.Array, *, is_training: bool, slot: jax.Array) -> jax.Array:
+  def __call__(
+    self, images: jax.Array, *, is_training: bool, slot: jax.Array | None = None
+  ) -> jax.Array:
     """Returns logits `[B, K]` of normalized `images` `[B, H, W, 3]`, in their dtype."""
     features = self.features(images, is_training=is_training, slot=slot)
     return classify(
@@ -158,5 +163,5 @@ class NFResNet(hk.Module):
       features,
       dropout_rate=self._dropout_rate,
       is_training=is_training,
-      slot=slot,
+      slot=whole_batch(images, slot),
     )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from nfnets_augmult.models.nf_blocks import BlockShape, Linear, NFBlock, activate
 from nfnets_augmult.models.nf_head import check_options, classify
 from nfnets_augmult.models.nf_stages import draw_keep, make_block_specs, run_blocks
+from nfnets_augmult.models.random_by_slot import whole_batch
 from nfnets_augmult.models.ws_conv import WSConv2D, ws_conv2d
 
 _BASE_DEPTHS = (1, 2, 6, 3)
@@ -151,7 +152,9 @@ class NFNet(hk.Module):
     self._final_conv = WSConv2D(spec.widths[-1], final_channels, 1, name='final_conv')
     self._classifier = Linear(final_channels, num_classes, stddev=_CLASSIFIER_STDDEV)
 
-  def features(self, images: jax.Array, *, is_training: bool, slot: jax.Array) -> jax.Array:
+  def features(
+    self, images: jax.Array, *, is_training: bool, slot: jax.Array | None = None
+  ) -> jax.Array:
     """Returns the classifier's input `[B, 2 * widths[-1]]` of `images` `[B, H, W, 3]`."""
     stem = [conv.parameters() for conv in self._stem]
     block_params = [block.parameters() for block in self._blocks]
@@ -168,7 +171,7 @@ class NFNet(hk.Module):
       x,
       self._block_specs,
       block_params,
-      draw_keep(self._block_specs, slot, is_training=is_training),
+      draw_keep(self._block_specs, whole_batch(images, slot), is_training=is_training),
       activation=self._activation,
       alpha=self._alpha,
       conv_algorithm=self._conv_algorithm,
@@ -178,7 +181,9 @@ class NFNet(hk.Module):
     x = ws_conv2d(final_conv, x, algorithm=self._conv_algorithm)
     return jnp.mean(activate(x, self._activation), axis=(1, 2))
 
-  def __call__(self, images: jax.Array, *, is_training: bool, slot: jax.Array) -> jax.Array:
+  def __call__(
+    self, images: jax.Array, *, is_training: bool, slot: jax.Array | None = None
+  ) -> jax.Array:
     """Returns logits `[B, K]` of normalized `images` `[B, H, W, 3]`, in their dtype."""
     features = self.features(images, is_training=is_training, slot=slot)
     return classify(
@@ -186,5 +191,5 @@ class NFNet(hk.Module):
       features,
       dropout_rate=self._dropout_rate,
       is_training=is_training,
-      slot=slot,
+      slot=whole_batch(images, slot),
     )

@@ -11,6 +11,11 @@ import jax
 import jax.numpy as jnp
 
 
+def whole_batch(images: jax.Array, slot: jax.Array | None) -> jax.Array:
+  """Returns `slot`, or if it is None the slots of images that are the whole batch, in order."""
+  return jnp.arange(len(images)) if slot is None else slot
+
+
 def uniform(key: jax.Array, slot: jax.Array, shape: Sequence[int] = ()) -> jax.Array:
   """Returns float32 `[B, *shape]`, uniform in [0, 1), for `slot` int32 `[B]`."""
   keys = jax.vmap(jax.random.fold_in, (None, 0))(key, slot)

@@ -4,7 +4,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from nfnets_augmult.models.random_by_slot import dropout
+from nfnets_augmult.models.random_by_slot import dropout, whole_batch
 from nfnets_augmult.ops.checks import check_int, check_number
 
 # Far beyond practical use; tracing takes time in proportion to the depth.
@@ -94,7 +94,9 @@ class WideResNet(hk.Module):
     self._num_classes = num_classes
     self._dropout_rate = dropout_rate
 
-  def __call__(self, images: jax.Array, *, is_training: bool, slot: jax.Array) -> jax.Array:
+  def __call__(
+    self, images: jax.Array, *, is_training: bool, slot: jax.Array | None = None
+  ) -> jax.Array:
     """Returns logits `[B, K]` of normalized `images` `[B, H, W, C]`, in their dtype."""
     x = _conv3x3(16, name='stem')(images)
     for stage in range(3):
@@ -106,5 +108,5 @@ class WideResNet(hk.Module):
         )(x)
     features = jnp.mean(jax.nn.relu(x), axis=(1, 2))
     if is_training and self._dropout_rate:
-      features = dropout(features, self._dropout_rate, slot)
+      features = dropout(features, self._dropout_rate, whole_batch(images, slot))
     return hk.Linear(self._num_classes, name='classifier')(features)
