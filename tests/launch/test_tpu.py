@@ -257,7 +257,7 @@ def test_keep_trains_through_a_preemption(cloud, tmp_path):
   installed = (cloud.folder / 'pip.log').read_text().splitlines()
   assert len(installed) == 4
   for line in installed:
-    assert '--constraint launch/constraints.txt' in line and line.endswith('.[tpu]')
+    assert '--constraint launch/constraints.txt' in line and line.endswith('.[tpu,gcs]')
   assert f'the run in {workdir} is finished' in output
 
 
