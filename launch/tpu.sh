@@ -418,6 +418,8 @@ watch() {
     [ "$stragglers" -lt "$most_stragglers" ] || tell ended "$(worker stop 60)" || true
   elif [ "$(count '.* finished$')" -gt 0 ]; then
     finished=1
+  elif [ "$(count 'ended 76 ')" -gt 0 ]; then
+    give_up "a later start has taken $workdir over, and would be stopped by another start of this one"
   elif [ "$(count '.* diverged$')" -gt 0 ]; then
     give_up "the run has diverged, which another start would repeat; $workdir/status.json has the losses"
   else

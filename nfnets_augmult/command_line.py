@@ -35,6 +35,8 @@ flags.disclaim_key_flags()
 
 # Exit status after another machine was lost: the same command on all of them goes on.
 HOST_LOST = 75
+# Exit status after a later start has taken the work directory over: not to be repeated.
+TAKEN_OVER = 76
 
 _PACKAGE = str(pathlib.Path(__file__).parent)
 
@@ -234,14 +236,14 @@ def _explain(error: Exception) -> str:
 
 
 def fail(message: str, *, cause: Exception | None = None) -> None:
-  """Prints one message and exits with status 1, or `HOST_LOST`.
+  """Prints one message and exits with status 1, `HOST_LOST` or `TAKEN_OVER`.
 
   Args:
     message: for people.
     cause: the error behind it. If it is one of several hosts' own, the process ends without waiting
       for the others, which notice that. If it says that another host is lost, so does the message.
   """
-  status, is_alone = 1, False
+  status, is_alone = TAKEN_OVER if _is_taken_over(cause) else 1, False
   if cause is not None and _is_joined():
     from nfnets_augmult.training import hosts
 
@@ -258,6 +260,14 @@ def fail(message: str, *, cause: Exception | None = None) -> None:
   if is_alone:
     console.leave(status)
   raise SystemExit(status)
+
+
+def _is_taken_over(error: BaseException | None) -> bool:
+  """Whether the error, or one behind it, is that of a run that a later start has taken over."""
+  from nfnets_augmult.training import records
+
+  is_one = isinstance(error, records.TakenOverError)
+  return is_one or (error is not None and _is_taken_over(error.__cause__))
 
 
 def _is_joined() -> bool:

@@ -84,8 +84,9 @@ def test_wrong_flags(flags, variables, words, start, tmp_path):
       *(1, 1, 'the run has diverged'),
     ),
     ('exit 1', 1, 3, 'before the run was finished, 3 times in a row'),
+    ('exit 76', 1, 1, 'a later start has taken'),
   ],
-  ids=['finished', 'diverged', 'failed'],
+  ids=['finished', 'diverged', 'failed', 'taken over'],
 )
 def test_ends_of_jobs(task, status, starts, words, start, tmp_path):
   process = start(task, f'--workdir={tmp_path}/run')

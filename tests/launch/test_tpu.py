@@ -288,6 +288,7 @@ def test_keep_gets_over_preemptions_at_any_moment(cloud, tmp_path):
       1,
       'the run has diverged',
     ),
+    ('exit 76', 1, 'a later start has taken'),
   ],
 )
 def test_keep_gives_up(program, starts, words, cloud, tmp_path):
