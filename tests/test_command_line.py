@@ -8,6 +8,7 @@ import pytest
 from absl import flags
 
 from nfnets_augmult import command_line
+from nfnets_augmult.training import records
 
 _GOOD = 'from nfnets_augmult.configs import default_config as get_config\n'
 
@@ -106,6 +107,21 @@ def test_overrides(argument, words, refusal):
 )
 def test_config_paths(config, words, refusal):
   assert words in refusal(_GOOD, config=config)
+
+
+@pytest.mark.parametrize(
+  ('is_taken_over', 'is_behind', 'status'), [(False, False, 1), (True, False, 76), (True, True, 76)]
+)
+def test_exit_status_tells_launchers_not_to_start_again(is_taken_over, is_behind, status):
+  """Also if the error that is reported was raised from it, as on several hosts."""
+  error = records.TakenOverError('by another') if is_taken_over else ValueError('wrong')
+  if is_behind:
+    reported = ValueError('on host 0')
+    reported.__cause__ = error
+    error = reported
+  with pytest.raises(SystemExit) as end:
+    command_line.fail(str(error), cause=error)
+  assert end.value.code == status
 
 
 def test_path_flags_are_expanded(monkeypatch):
