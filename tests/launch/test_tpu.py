@@ -355,7 +355,10 @@ def test_single_actions(cloud, tmp_path):
   assert status == 0, output
   assert '== ' in _run(cloud, 'status')[1] and _run(cloud, 'status')[1].count(': ready\n') == 2
   (cloud.folder / 'unstable').write_text('2')
+  left = pathlib.Path('/tmp/libtpu_lockfile')  # by a process that was killed
+  left.touch()
   assert _run(cloud, *train, FAKE_TRAIN=saves)[0] == 0
+  assert not left.exists()
   assert _run(cloud, *train, FAKE_TRAIN=saves)[0] == 0  # and starts no second one
   _wait((tmp_path / 'run.started').exists)
   assert _run(cloud, 'status')[1].count(': running\n') == 2

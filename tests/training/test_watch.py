@@ -20,7 +20,7 @@ class _Recorder:
   """Keeps what is written."""
 
   def __init__(self):
-    self.records = []
+    self.records, self.uploads = [], 0
 
   def write(self, step, values):
     self.records.append({'step': step, **values})
@@ -29,7 +29,7 @@ class _Recorder:
     return any(record['step'] == step and name in record for record in self.records)
 
   def upload(self):
-    pass
+    self.uploads += 1
 
 
 class _Checkpoints:
@@ -166,6 +166,17 @@ def test_parameters_that_are_not_finite_are_never_saved():
   with pytest.raises(DivergedError, match='the parameters after step 2 are not finite'):
     watch.save(devices.replicate(bad))
   assert checkpoints.saved == [1]
+
+
+def test_records_are_uploaded_before_the_checkpoint_that_has_their_steps(monkeypatch):
+  """A run that resumes from it would lack them otherwise."""
+  watch, (recorder,), checkpoints = _watch(1)
+  state = _state(1, step=1)
+  watch.start(state)
+  uploads_before = []
+  monkeypatch.setattr(checkpoints, 'save', lambda state: uploads_before.append(recorder.uploads))
+  watch.save(devices.replicate(state))
+  assert uploads_before == [1]
 
 
 @pytest.mark.parametrize('num_runs', [1, 3])
