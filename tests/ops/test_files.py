@@ -62,6 +62,16 @@ def test_walk_can_leave_folders_out(folder):
   assert found == {'': (['a', 'b'], []), '/a': (['deep'], ['1']), '/b': ([], ['3'])}
 
 
+def test_what_another_process_has_written_is_found(folder):
+  """Also after the folder was listed: nothing of it is kept."""
+  files.make_dirs(folder)
+  files.write_whole(f'{folder}/a', b'')
+  assert files.list_dir(folder) == ['a'] and not files.exists(f'{folder}/b')
+  code = 'import sys; from nfnets_augmult.ops import files; files.write_whole(sys.argv[1], b"")'
+  subprocess.run([sys.executable, '-c', code, f'{folder}/b'], check=True)
+  assert sorted(files.list_dir(folder)) == ['a', 'b'] and files.exists(f'{folder}/b')
+
+
 def test_what_is_not_there_raises(folder):
   for use in (files.read, files.remove):
     with pytest.raises(FileNotFoundError, match='nothing'):

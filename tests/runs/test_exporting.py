@@ -80,6 +80,7 @@ def test_errors_are_one_line_and_leave_no_file(tmp_path):
     ({'output': tmp_path / 'none' / 'a.npz', 'params': source}, 'there is no folder'),
     ({'output': tmp_path / 'folder.npz', 'params': source}, 'is a folder'),
     ({'output': source, 'params': source}, 'is the file of --params itself'),
+    ({'output': 'gs://b/a.npz', 'params': 'gs://b/a.npz'}, 'is the file of --params itself'),
     ({'output': tmp_path / 'same.npz', 'params': source}, 'is the file of --params itself'),
     ({'output': tmp_path / f'{"n" * 252}.npz', 'params': source}, 'cannot be written: File name'),
     ({'output': tmp_path / 'b.npz', 'params': tmp_path / 'none.npz'}, 'none.npz: No such file'),
