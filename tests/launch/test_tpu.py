@@ -20,6 +20,13 @@ from tests.launch.toy_flags import STEPS as TRAIN_STEPS
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 SCRIPT = ROOT / 'launch' / 'tpu.sh'
+_GIT = shutil.which('git') and ['git', '-C', str(ROOT), 'rev-parse', 'HEAD']
+pytestmark = pytest.mark.skipif(
+  not (
+    shutil.which('setsid') and _GIT and not subprocess.run(_GIT, capture_output=True).returncode
+  ),
+  reason='needs Linux and a checkout of git, from which the code is copied',
+)
 FLAGS = ('--name=toy', '--zone=us-central2-b', '--project=p', '--type=v4-16', '--poll_seconds=0.1')
 
 WORKDIR = 'for word; do case "$word" in --workdir=*) workdir="${word#*=}" ;; esac; done; '
