@@ -34,8 +34,10 @@ def _losses(workdir):
 
 def _wait_for_step(workdir, step, hosts):
   """Waits until the metrics of a step are recorded; returns the last step that is."""
+  deadline = time.monotonic() + 400
   while not (steps := [found for found in _losses(workdir) if found >= step]):
     assert all(host.poll() is None for host in hosts), hosts[0].communicate()[0]
+    assert time.monotonic() < deadline, 'the hosts train no step'
     time.sleep(0.05)
   return max(steps)
 
