@@ -130,7 +130,7 @@ def test_the_benchmarks_are_not_part_of_the_package(monkeypatch):
   runpy.run_path('setup.py')
   assert {name.split('.')[0] for name in installed} == {'nfnets_augmult'}
   programs = {file.name for file in BENCHMARKS.glob('*.py') if 'absl.flags' in _imports(file)}
-  assert programs == {'input.py', 'step.py', 'device_input.py'}
+  assert programs == {'input.py', 'step.py', 'device_input.py', 'memory.py', 'pod.py'}
 
 
 def _imported_by(statement):

@@ -23,9 +23,7 @@ Batches = Iterator[dict[str, np.ndarray]]
 @renamed({'split': 'dataset.train_split'})
 def check_device_memory(source: Source) -> None:
   """Raises ValueError if the devices cannot hold the images of `source`."""
-  limits = [(device.memory_stats() or {}).get('bytes_limit') for device in jax.local_devices()]
-  known = [limit for limit in limits if limit is not None]
-  device_input.check_source(source, device_bytes=min(known, default=None))
+  device_input.check_source(source, device_bytes=devices.memory_limit())
 
 
 @renamed(DATASET_KEYS | AUGMENTATION_KEYS)

@@ -17,7 +17,7 @@ from nfnets_augmult.runs import batches, images, network, settings, workdirs
 from nfnets_augmult.runs.batches import Batches
 from nfnets_augmult.runs.images import Data
 from nfnets_augmult.runs.network import InitialParams, Network
-from nfnets_augmult.training import hosts, records
+from nfnets_augmult.training import devices, hosts, memory, records
 from nfnets_augmult.training.checkpoints import Checkpoints, has_checkpoint
 from nfnets_augmult.training.feeding import TrainStep
 from nfnets_augmult.training.plan import Plan
@@ -173,12 +173,11 @@ class Run:
 
   def _check_memory(self) -> None:
     """Checks that the memory of this host can hold a batch and the parameters."""
-    memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    available = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
     height, width, channels = self.data.image_shape
     test_size = self.settings.dataset.test_options.image_size
     test_pixels = test_size**2 if test_size else height * width
     batch_size = self.settings.evaluation_batch_size
-    state = jax.eval_shape(self.network.initial_state)
     needed = {
       f'batch_size={self.plan.multiplicity.batch_size}': (
         self.plan.batch_size_per_host * height * width * channels
@@ -186,16 +185,41 @@ class Run:
       f'evaluation.batch_size={batch_size}': (
         batch_size // jax.process_count() * test_pixels * channels
       ),
-      f'model.name={self.settings.model_name!r}': sum(
-        leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)
+      f'model.name={self.settings.model_name!r}': memory.tree_bytes(
+        jax.eval_shape(self.network.initial_state)
       ),
     }
     for key, size in needed.items():
-      if size > memory:
+      if size > available:
         raise ValueError(
           f'{key} takes {size / 2**30:,.0f} GiB on this machine, which has '
-          f'{memory / 2**30:,.0f} GiB of memory'
+          f'{available / 2**30:,.0f} GiB of memory'
         )
+    self.check_device_memory()
+
+  def check_device_memory(self, num_runs: int = 1) -> None:
+    """Checks that a device can hold what it must of a run at every batch size.
+
+    Args:
+      num_runs: how many such runs train in one program.
+
+    Raises:
+      ValueError: it cannot.
+    """
+    limit = devices.memory_limit()
+    parts = memory.replicated_bytes(
+      jax.eval_shape(self.network.initial_state), is_sharpness_aware=bool(self.settings.sam.rho)
+    )
+    needed = num_runs * sum(parts.values())
+    if limit is not None and needed > limit:
+      runs = f' of {num_runs} runs in one program' if num_runs > 1 else ''
+      sizes = ', '.join(f'{name} {num_runs * size / 2**30:.2f}' for name, size in parts.items())
+      raise ValueError(
+        f'model.name={self.settings.model_name!r}{runs} takes {needed / 2**30:.2f} GiB of every '
+        f'device even without activations ({sizes}), and JAX may take {limit / 2**30:.2f} GiB '
+        f'of one: use {"fewer runs, " if num_runs > 1 else ""}a smaller model, or devices with '
+        'more memory'
+      )
 
   def with_images(self, source: sources.Source, *, map_by_name: bool | None = None) -> 'Run':
     """Returns the run with other images, with classes and normalization as in its training.

@@ -79,6 +79,7 @@ def train(
   """
   check_group(runs)
   first, is_group = runs[0], len(runs) > 1
+  first.check_device_memory(len(runs))
   folder = folder or first.workdir
   is_first_host = jax.process_index() == 0
   claims = {}

@@ -106,6 +106,12 @@ def prefetch(batches: Iterator[Mapping[str, np.ndarray]], *, ahead: int = 2) -> 
     queue.extend(itertools.islice(placed, 1))
 
 
+def memory_limit() -> int | None:
+  """Returns the bytes that JAX may take of the local device with least memory, None if unknown."""
+  limits = [(device.memory_stats() or {}).get('bytes_limit') for device in jax.local_devices()]
+  return min((limit for limit in limits if limit is not None), default=None)
+
+
 def max_steps_in_flight() -> int:
   """Returns how many dispatched steps may be in flight before a result is waited for.
 

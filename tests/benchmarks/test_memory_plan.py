@@ -1,0 +1,75 @@
+"""The plan of memory is that of XLA for the step, and the table follows from it."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from benchmarks import memory_plan
+from experiments import cifar100_wrn16_4
+
+
+@pytest.fixture(scope='module', name='record')
+def _record():
+  config = cifar100_wrn16_4.get_config()
+  config.model.name = 'wrn_10_1'
+  config.dataset.image_size = 8
+  config.sam.rho, config.sam.ascent_fraction = 0.05, 0.2
+  return memory_plan.measure(config, jax.local_devices()[0], batch_sizes=(8, 16))
+
+
+def test_plans_are_those_of_one_device(record):
+  """The whole batch is on it; each image costs at least its pixels; nothing is negative."""
+  assert record['model'] == 'wrn_10_1' and record['image_size'] == 8
+  small, large = record['programs']
+  assert large - small >= 8 * 8 * 8 * 3
+  assert record['bytes_per_image'] == (large - small) / 8
+  assert record['fixed_bytes'] + 16 * record['bytes_per_image'] == pytest.approx(large)
+  # Parameters, momentum and average are arguments.
+  kept = sum(record['replicated'][name] for name in ('parameters', 'optimizer', 'average'))
+  assert small > kept
+  assert record['replicated']['perturbed parameters'] == record['replicated']['parameters']
+
+
+@pytest.mark.parametrize(('available', 'expected'), [(99, 0), (100, 0), (129, 2), (130, 3)])
+def test_largest_batch(available, expected):
+  """By the straight line, rounded down, and never negative."""
+  assert (
+    memory_plan.largest_batch({'fixed_bytes': 100, 'bytes_per_image': 10}, available) == expected
+  )
+
+
+def test_table_has_a_row_for_each_record(record):
+  """Its batches are those of `largest_batch`."""
+  header, _, row, other = memory_plan.table([record, record | {'remat': True}]).splitlines()
+  cells = [cell.strip() for cell in row.strip('|').split('|')]
+  assert cells[:2] == ['wrn_10_1', '8'] and other.startswith('| wrn_10_1, remat |')
+  names = [cell.strip() for cell in header.strip('|').split('|')]
+  for name, gib in memory_plan.DEVICE_GIB.items():
+    assert cells[names.index(name)] == f'{memory_plan.largest_batch(record, gib * 2**30):,}'
+
+
+def test_program_prints_the_table_of_a_file(record, tmp_path):
+  """And a wrong flag is one line."""
+  file = tmp_path / 'records.json'
+  file.write_text(json.dumps([record]))
+  command = [sys.executable, '-m', 'benchmarks.memory', f'--records={file}']
+  shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+  assert shown.strip() == memory_plan.table([record])
+  wrong = [*command, '--config=experiments/cifar100_wrn16_4.py', '--batch_sizes=16,8']
+  ended = subprocess.run(wrong, capture_output=True, text=True)
+  assert ended.returncode == 1 and ended.stderr.startswith('error: --batch_sizes=')
+
+
+def test_topology_without_its_library(monkeypatch):
+  """One message that says what is missing."""
+  from jax.experimental import topologies
+
+  def fail(**unused):
+    raise RuntimeError('no libtpu here')
+
+  monkeypatch.setattr(topologies, 'get_topology_desc', fail)
+  with pytest.raises(ValueError, match=r"topology='v5e:2x2': no libtpu here; it takes the package"):
+    memory_plan.tpu_device('v5e:2x2')
