@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import haiku as hk
 import jax
 
-from nfnets_augmult.models.nf_resnet import DEPTHS, NFResNet
-from nfnets_augmult.models.nfnet import VARIANTS, NFNet
+from nfnets_augmult.models.nf_resnet import DEPTHS, TIMM_DEPTHS, NFResNet
+from nfnets_augmult.models.nfnet import TIMM_VARIANTS, VARIANTS, NFNet
 from nfnets_augmult.models.wide_resnet import WideResNet
 from nfnets_augmult.ops.argument_names import renamed
 from nfnets_augmult.ops.checks import shown
@@ -33,17 +33,46 @@ class ModelSpec(NamedTuple):
 
 _NORMALIZER_FREE = {
   f'nfnet_{name}': ModelSpec(
-    NFNet, {'variant': name}, variant.train_image_size, variant.test_image_size
+    NFNet,
+    {'variant': name, 'family': 'published'},
+    variant.train_image_size,
+    variant.test_image_size,
   )
   for name, variant in VARIANTS.items()
-} | {f'nf_resnet{depth}': ModelSpec(NFResNet, {'depth': depth}, 224, 224) for depth in DEPTHS}
+} | {
+  f'nf_resnet{depth}': ModelSpec(NFResNet, {'depth': depth, 'family': 'published'}, 224, 224)
+  for depth in DEPTHS
+}
+# Networks that timm has under the name after `timm_`, and that differ from the published ones.
+_TIMM = {
+  f'timm_nfnet_{name}': ModelSpec(
+    NFNet,
+    {'variant': name, 'family': 'timm'}
+    | (
+      {'activation': 'silu', 'squeeze_excite_ratio': 0.25}
+      if name == 'l0'
+      else {'activation': 'gelu_exact', 'squeeze_excite_ratio': 0.5}
+    ),
+    variant.train_image_size,
+    variant.test_image_size,
+  )
+  for name, variant in TIMM_VARIANTS.items()
+} | {
+  f'timm_nf_resnet{depth}': ModelSpec(
+    NFResNet,
+    {'depth': depth, 'family': 'timm', 'activation': 'relu', 'squeeze_excite_ratio': 0.0},
+    *((256, 288) if depth == 50 else (224, 224)),
+  )
+  for depth in TIMM_DEPTHS
+}
 
 # By name, or by a pattern whose named groups are integer arguments of the module.
 MODELS = {
   r'wrn_(?P<depth>\d+)_(?P<width>\d+)': ModelSpec(WideResNet, {}, 32, 32),
   **_NORMALIZER_FREE,
+  **_TIMM,
 }
-MODEL_NAMES = ('wrn_{depth}_{width}, for example wrn_16_4', *_NORMALIZER_FREE)
+MODEL_NAMES = ('wrn_{depth}_{width}, for example wrn_16_4', *_NORMALIZER_FREE, *_TIMM)
 
 
 def model_spec(name: str) -> ModelSpec:

@@ -11,12 +11,19 @@ import numpy as np
 
 from nfnets_augmult.models.ws_conv import WSConv2D, ws_conv2d
 
+# Whose network it is: as published, or as timm (PyTorch Image Models) has it, with zeros around
+# images on both sides, no SkipInit gain (the gain of the last convolution starts at zero instead),
+# and gamma in every convolution rather than in the activations.
+FAMILIES = ('published', 'timm')
+PADDING = {'published': 'same', 'timm': 'symmetric'}
+
 # Each nonlinearity and the gamma that restores unit variance to its output on normal inputs, as
 # the released networks were trained with them (their 32-bit estimates, not closed forms).
 ACTIVATIONS = {
   'gelu': (lambda x: jax.nn.gelu(x, approximate=True), 1.7015043497085571),
   'relu': (jax.nn.relu, 1.7139588594436646),
   'silu': (jax.nn.silu, 1.7881293296813965),
+  'gelu_exact': (lambda x: jax.nn.gelu(x, approximate=False), 1.7015043497085571),
 }
 
 
@@ -24,6 +31,21 @@ def activate(x: jax.Array, activation: str) -> jax.Array:
   """Returns the nonlinearity `activation` of `x`, scaled to keep unit variance."""
   nonlinearity, gamma = ACTIVATIONS[activation]
   return nonlinearity(x) * gamma
+
+
+def gamma_outside(activation: str, family: str) -> float:
+  """Returns gamma for timm's networks, otherwise 1.
+
+  With gamma in every convolution and none in the activations, the results are the same but for
+  three places: timm's first convolution, which follows no activation, and its last, where none
+  does, have a gain larger by gamma, and the features lack it.
+  """
+  return ACTIVATIONS[activation][1] if family == 'timm' else 1.0
+
+
+def with_gain(params: dict[str, jax.Array], factor: float) -> dict[str, jax.Array]:
+  """Returns the parameters of a convolution with `factor` times the gain."""
+  return params if factor == 1 else {**params, 'gain': params['gain'] * factor}
 
 
 def average_pool(x: jax.Array, window: int) -> jax.Array:
@@ -113,6 +135,7 @@ class BlockShape:
     two_convs: whether the branch has a second 3x3 convolution.
     pool_shortcut: whether a strided shortcut averages first instead of striding its convolution.
     squeeze_excite_ratio: hidden width over width, or 0 for none.
+    family: one of `FAMILIES`.
   """
 
   in_channels: int
@@ -123,6 +146,7 @@ class BlockShape:
   two_convs: bool
   pool_shortcut: bool
   squeeze_excite_ratio: float
+  family: str = 'published'
 
   @property
   def has_projection(self) -> bool:
@@ -145,7 +169,10 @@ class NFBlock(hk.Module):
     self._parts['conv1'] = WSConv2D(width, width, 3, groups=groups, name='conv1')
     if shape.two_convs:
       self._parts['conv1b'] = WSConv2D(width, width, 3, groups=groups, name='conv1b')
-    self._parts['conv2'] = WSConv2D(width, shape.out_channels, 1, name='conv2')
+    self._has_skip_gain = shape.family == 'published'
+    self._parts['conv2'] = WSConv2D(
+      width, shape.out_channels, 1, gain=float(self._has_skip_gain), name='conv2'
+    )
     if shape.squeeze_excite_ratio:
       self._parts['squeeze_excite'] = SqueezeExcite(
         shape.out_channels, ratio=shape.squeeze_excite_ratio
@@ -154,7 +181,8 @@ class NFBlock(hk.Module):
   def parameters(self) -> dict[str, Any]:
     """Returns the nested parameters of the block, `skip_gain` starting at zero (SkipInit)."""
     params = {name: part.parameters() for name, part in self._parts.items()}
-    params['skip_gain'] = hk.get_parameter('skip_gain', (), jnp.float32, init=jnp.zeros)
+    if self._has_skip_gain:
+      params['skip_gain'] = hk.get_parameter('skip_gain', (), jnp.float32, init=jnp.zeros)
     return params
 
 
@@ -169,7 +197,7 @@ def nf_block(
   keep: jax.Array | None = None,
   conv_algorithm: str = 'auto',
 ) -> jax.Array:
-  """Returns `shortcut + alpha * skip_gain * branch`, in the dtype of `x`.
+  """Returns `shortcut + alpha * skip_gain * branch`, in the dtype of `x`; see also `FAMILIES`.
 
   The branch is 1x1, 3x3 (twice with `two_convs`) and 1x1 convolutions, each after an activation,
   then squeeze-excite gates, doubled because a gate is near one half at initialization.
@@ -187,7 +215,14 @@ def nf_block(
   """
 
   def conv(name: str, inputs: jax.Array, *, stride: int = 1, groups: int = 1) -> jax.Array:
-    return ws_conv2d(params[name], inputs, stride=stride, groups=groups, algorithm=conv_algorithm)
+    return ws_conv2d(
+      params[name],
+      inputs,
+      stride=stride,
+      groups=groups,
+      algorithm=conv_algorithm,
+      padding=PADDING[shape.family],
+    )
 
   inner = activate(x, activation) * jnp.asarray(beta, x.dtype)
   shortcut = x
@@ -206,4 +241,6 @@ def nf_block(
   if keep is not None:
     # `where` and not a product, so that a NaN in a dropped branch does not propagate.
     branch = jnp.where(keep[:, None, None, None], branch, 0)
-  return shortcut + alpha * params['skip_gain'].astype(x.dtype) * branch
+  if 'skip_gain' in params:
+    alpha = alpha * params['skip_gain'].astype(x.dtype)
+  return shortcut + alpha * branch

@@ -3,7 +3,7 @@
 import jax
 
 from nfnets_augmult.models.grouped_conv import ALGORITHMS
-from nfnets_augmult.models.nf_blocks import ACTIVATIONS, linear
+from nfnets_augmult.models.nf_blocks import ACTIVATIONS, FAMILIES, linear
 from nfnets_augmult.models.random_by_slot import dropout
 from nfnets_augmult.ops.checks import check_bool, check_choice, check_int, check_number
 
@@ -21,6 +21,7 @@ def check_options(
   conv_algorithm: str,
   scan_blocks: bool,
   remat: bool,
+  family: str,
 ) -> None:
   """Raises ValueError, with name and value, for an option out of range."""
   check_choice('activation', activation, ACTIVATIONS)
@@ -37,6 +38,7 @@ def check_options(
   check_choice('conv_algorithm', conv_algorithm, ('auto', *ALGORITHMS))
   check_bool('scan_blocks', scan_blocks)
   check_bool('remat', remat)
+  check_choice('family', family, FAMILIES)
 
 
 def classify(

@@ -6,7 +6,16 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from nfnets_augmult.models.nf_blocks import BlockShape, Linear, NFBlock, activate
+from nfnets_augmult.models.grouped_conv import pads_of
+from nfnets_augmult.models.nf_blocks import (
+  PADDING,
+  BlockShape,
+  Linear,
+  NFBlock,
+  activate,
+  gamma_outside,
+  with_gain,
+)
 from nfnets_augmult.models.nf_head import check_options, classify
 from nfnets_augmult.models.nf_stages import draw_keep, make_block_specs, run_blocks
 from nfnets_augmult.models.random_by_slot import whole_batch
@@ -20,6 +29,8 @@ DEPTHS = {
   152: (3, 8, 36, 3),
   200: (3, 24, 36, 3),
 }
+# Those of timm.
+TIMM_DEPTHS = {26: (2, 2, 2, 2), 50: DEPTHS[50], 101: DEPTHS[101]}
 _STEM_CHANNELS = 64
 _BOTTLENECK_CHANNELS = (64, 128, 256, 512)
 _STAGE_STRIDES = (1, 2, 2, 2)
@@ -28,7 +39,7 @@ _LARGEST_WIDTH = 64
 
 
 def _stage_shapes(
-  depths: tuple[int, ...], width: int, squeeze_excite_ratio: float
+  depths: tuple[int, ...], width: int, squeeze_excite_ratio: float, family: str
 ) -> list[list[BlockShape]]:
   """Returns the shapes of the blocks, by stage."""
   stages = []
@@ -41,8 +52,9 @@ def _stage_shapes(
       stride=stride,
       groups=1,
       two_convs=False,
-      pool_shortcut=False,
+      pool_shortcut=family == 'timm',
       squeeze_excite_ratio=squeeze_excite_ratio,
+      family=family,
     )
     in_channels = first.out_channels
     rest = dataclasses.replace(first, in_channels=in_channels, stride=1)
@@ -73,12 +85,13 @@ class NFResNet(hk.Module):
     conv_algorithm: str = 'auto',
     scan_blocks: bool = False,
     remat: bool = False,
-    name: str = 'NF_ResNet',
+    family: str = 'published',
+    name: str | None = None,
   ) -> None:
     """Declares the modules, in the order of the reference implementation.
 
     Args:
-      depth: a key of `DEPTHS`.
+      depth: a key of `DEPTHS`, or of `TIMM_DEPTHS` for that family.
       num_classes: K.
       width: channels of the residual stream over those of the branch.
       activation: a key of `ACTIVATIONS`.
@@ -92,14 +105,17 @@ class NFResNet(hk.Module):
       scan_blocks: whether to compile one body for the equal blocks of a stage; see `run_blocks`.
         Parameters and results are the same either way.
       remat: whether to rematerialize blocks in the backward pass; see `run_blocks`.
-      name: Haiku module name, the first part of every parameter's name.
+      family: one of `FAMILIES`; in timm's, strided shortcuts average before their convolution.
+      name: Haiku module name, the first part of every parameter's name; None for that of the
+        family, `NF_ResNet` or `TimmNFResNet`.
 
     Raises:
       ValueError: an argument is out of range.
     """
-    super().__init__(name=name)
-    if depth not in DEPTHS:
-      raise ValueError(f'no NF-ResNet of depth={depth}; there is: {", ".join(map(str, DEPTHS))}')
+    super().__init__(name=name or ('TimmNFResNet' if family == 'timm' else 'NF_ResNet'))
+    depths = TIMM_DEPTHS if family == 'timm' else DEPTHS
+    if depth not in depths:
+      raise ValueError(f'no NF-ResNet of depth={depth}; there is: {", ".join(map(str, depths))}')
     dropout_rate = 0.25 if dropout_rate is None else dropout_rate
     check_int('width', width, least=1, most=_LARGEST_WIDTH)
     check_options(
@@ -112,7 +128,10 @@ class NFResNet(hk.Module):
       conv_algorithm=conv_algorithm,
       scan_blocks=scan_blocks,
       remat=remat,
+      family=family,
     )
+    self._padding = PADDING[family]
+    self._gamma = gamma_outside(activation, family)
     self._dropout_rate = dropout_rate
     self._activation = activation
     self._alpha = alpha
@@ -121,7 +140,7 @@ class NFResNet(hk.Module):
     self._remat = remat
     self._initial_conv = WSConv2D(3, _STEM_CHANNELS, 7, name='initial_conv')
     self._block_specs = make_block_specs(
-      _stage_shapes(DEPTHS[depth], width, squeeze_excite_ratio),
+      _stage_shapes(depths[depth], width, squeeze_excite_ratio, family),
       alpha=alpha,
       stochastic_depth_rate=stochastic_depth_rate,
     )
@@ -138,8 +157,15 @@ class NFResNet(hk.Module):
     if hk.running_init():
       # Parameters depend on shapes alone, so initialization need not compile the network.
       return jnp.zeros((len(images), self._block_specs[-1].shape.out_channels), images.dtype)
-    x = ws_conv2d(initial_conv, images, stride=2, algorithm=self._conv_algorithm)
-    x = hk.max_pool(x, window_shape=(1, 3, 3, 1), strides=(1, 2, 2, 1), padding='SAME')
+    x = ws_conv2d(
+      with_gain(initial_conv, self._gamma),
+      images,
+      stride=2,
+      algorithm=self._conv_algorithm,
+      padding=self._padding,
+    )
+    pads = ((0, 0), *pads_of(x.shape[1:3], (3, 3), 2, self._padding), (0, 0))
+    x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pads)
     x = run_blocks(
       x,
       self._block_specs,
@@ -151,7 +177,8 @@ class NFResNet(hk.Module):
       scan_blocks=self._scan_blocks,
       remat=self._remat,
     )
-    return jnp.mean(activate(x, self._activation), axis=(1, 2))
+    means = jnp.mean(activate(x, self._activation), axis=(1, 2))
+    return means if self._gamma == 1 else means / self._gamma
 
   def __call__(
     self, images: jax.Array, *, is_training: bool, slot: jax.Array | None = None

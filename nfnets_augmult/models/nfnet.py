@@ -7,7 +7,15 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from nfnets_augmult.models.nf_blocks import BlockShape, Linear, NFBlock, activate
+from nfnets_augmult.models.nf_blocks import (
+  PADDING,
+  BlockShape,
+  Linear,
+  NFBlock,
+  activate,
+  gamma_outside,
+  with_gain,
+)
 from nfnets_augmult.models.nf_head import check_options, classify
 from nfnets_augmult.models.nf_stages import draw_keep, make_block_specs, run_blocks
 from nfnets_augmult.models.random_by_slot import whole_batch
@@ -18,20 +26,20 @@ _WIDTHS = (256, 512, 1536, 1536)
 _PLUS_WIDTHS = (384, 768, 2048, 2048)
 _STAGE_STRIDES = (1, 2, 2, 2)
 _STEM_STRIDES = (2, 1, 1, 2)
-_GROUP_WIDTH = 128
-_BOTTLENECK_RATIO = 0.5
-_FINAL_CONV_RATIO = 2
 _CLASSIFIER_STDDEV = 0.01
 
 
 class Variant(NamedTuple):
-  """One of F0 to F7; image sizes are in pixels."""
+  """One of F0 to F7 or L0; image sizes are in pixels."""
 
   depths: tuple[int, ...]
   widths: tuple[int, ...]
   dropout_rate: float
   train_image_size: int
   test_image_size: int
+  group_width: int = 128
+  bottleneck_ratio: float = 0.5
+  final_conv_ratio: float = 2
 
 
 _DROPOUT_RATES = (0.2, 0.3, 0.4, 0.4, 0.5, 0.5, 0.5, 0.5)
@@ -45,23 +53,36 @@ VARIANTS = {
   for suffix, widths in (('', _WIDTHS), ('_plus', _PLUS_WIDTHS))
   for k, row in enumerate(zip(_DROPOUT_RATES, _TRAIN_IMAGE_SIZES, _TEST_IMAGE_SIZES, strict=True))
 }
+# Those of timm: F0 to F7, and its smaller L0, which has a silu and a squeeze-excite ratio of 1/4.
+TIMM_VARIANTS = {name: variant for name, variant in VARIANTS.items() if 'plus' not in name} | {
+  'l0': VARIANTS['f0']._replace(
+    train_image_size=224,
+    test_image_size=288,
+    group_width=64,
+    bottleneck_ratio=0.25,
+    final_conv_ratio=1.5,
+  )
+}
 
 
-def _stage_shapes(variant: Variant, squeeze_excite_ratio: float) -> list[list[BlockShape]]:
+def _stage_shapes(
+  variant: Variant, squeeze_excite_ratio: float, family: str
+) -> list[list[BlockShape]]:
   """Returns the shapes of the blocks, by stage."""
   stages = []
   in_channels = variant.widths[0] // 2
   for depth, width, stride in zip(variant.depths, variant.widths, _STAGE_STRIDES, strict=True):
-    groups = int(width * _BOTTLENECK_RATIO) // _GROUP_WIDTH
+    groups = int(width * variant.bottleneck_ratio) // variant.group_width
     first = BlockShape(
       in_channels=in_channels,
       out_channels=width,
-      bottleneck_channels=groups * _GROUP_WIDTH,
+      bottleneck_channels=groups * variant.group_width,
       stride=stride,
       groups=groups,
       two_convs=True,
       pool_shortcut=True,
       squeeze_excite_ratio=squeeze_excite_ratio,
+      family=family,
     )
     in_channels = width
     rest = dataclasses.replace(first, in_channels=width, stride=1)
@@ -94,12 +115,13 @@ class NFNet(hk.Module):
     conv_algorithm: str = 'auto',
     scan_blocks: bool = False,
     remat: bool = False,
-    name: str = 'NFNet',
+    family: str = 'published',
+    name: str | None = None,
   ) -> None:
     """Declares the modules, in the order of the released files.
 
     Args:
-      variant: a key of `VARIANTS`.
+      variant: a key of `VARIANTS`, or of `TIMM_VARIANTS` for that family.
       num_classes: K.
       activation: a key of `ACTIVATIONS`.
       alpha: standard deviation that a block adds to the residual stream.
@@ -112,15 +134,18 @@ class NFNet(hk.Module):
       scan_blocks: whether to compile one body for the equal blocks of a stage; see `run_blocks`.
         Parameters and results are the same either way.
       remat: whether to rematerialize blocks in the backward pass; see `run_blocks`.
-      name: Haiku module name, the first part of every parameter's name.
+      family: one of `FAMILIES`.
+      name: Haiku module name, the first part of every parameter's name; None for that of the
+        family, `NFNet` or `TimmNFNet`.
 
     Raises:
       ValueError: an argument is out of range.
     """
-    super().__init__(name=name)
-    if variant not in VARIANTS:
-      raise ValueError(f'no NFNet variant {variant!r}; there is: {", ".join(VARIANTS)}')
-    spec = VARIANTS[variant]
+    super().__init__(name=name or ('TimmNFNet' if family == 'timm' else 'NFNet'))
+    variants = TIMM_VARIANTS if family == 'timm' else VARIANTS
+    if variant not in variants:
+      raise ValueError(f'no NFNet variant {variant!r}; there is: {", ".join(variants)}')
+    spec = variants[variant]
     self._dropout_rate = spec.dropout_rate if dropout_rate is None else dropout_rate
     check_options(
       activation=activation,
@@ -132,7 +157,10 @@ class NFNet(hk.Module):
       conv_algorithm=conv_algorithm,
       scan_blocks=scan_blocks,
       remat=remat,
+      family=family,
     )
+    self._padding = PADDING[family]
+    self._gamma = gamma_outside(activation, family)
     self._activation = activation
     self._alpha = alpha
     self._conv_algorithm = conv_algorithm
@@ -143,30 +171,31 @@ class NFNet(hk.Module):
       WSConv2D(stem_channels[i], stem_channels[i + 1], 3, name=f'stem_conv{i}') for i in range(4)
     ]
     self._block_specs = make_block_specs(
-      _stage_shapes(spec, squeeze_excite_ratio),
+      _stage_shapes(spec, squeeze_excite_ratio, family),
       alpha=alpha,
       stochastic_depth_rate=stochastic_depth_rate,
     )
     self._blocks = [NFBlock(block.shape, name='nf_block') for block in self._block_specs]
-    final_channels = _FINAL_CONV_RATIO * spec.widths[-1]
+    final_channels = int(spec.final_conv_ratio * spec.widths[-1])
     self._final_conv = WSConv2D(spec.widths[-1], final_channels, 1, name='final_conv')
     self._classifier = Linear(final_channels, num_classes, stddev=_CLASSIFIER_STDDEV)
 
   def features(
     self, images: jax.Array, *, is_training: bool, slot: jax.Array | None = None
   ) -> jax.Array:
-    """Returns the classifier's input `[B, 2 * widths[-1]]` of `images` `[B, H, W, 3]`."""
+    """Returns the classifier's input `[B, C]` of `images` `[B, H, W, 3]`."""
     stem = [conv.parameters() for conv in self._stem]
     block_params = [block.parameters() for block in self._blocks]
     final_conv = self._final_conv.parameters()
     if hk.running_init():
       # Parameters depend on shapes alone, so initialization need not compile the network.
       return jnp.zeros((len(images), final_conv['w'].shape[-1]), images.dtype)
+    stem[0] = with_gain(stem[0], self._gamma)
     x = images
     for index, (params, stride) in enumerate(zip(stem, _STEM_STRIDES, strict=True)):
       if index > 0:
         x = activate(x, self._activation)
-      x = ws_conv2d(params, x, stride=stride, algorithm=self._conv_algorithm)
+      x = ws_conv2d(params, x, stride=stride, algorithm=self._conv_algorithm, padding=self._padding)
     x = run_blocks(
       x,
       self._block_specs,
@@ -178,8 +207,9 @@ class NFNet(hk.Module):
       scan_blocks=self._scan_blocks,
       remat=self._remat,
     )
-    x = ws_conv2d(final_conv, x, algorithm=self._conv_algorithm)
-    return jnp.mean(activate(x, self._activation), axis=(1, 2))
+    x = ws_conv2d(with_gain(final_conv, self._gamma), x, algorithm=self._conv_algorithm)
+    means = jnp.mean(activate(x, self._activation), axis=(1, 2))
+    return means if self._gamma == 1 else means / self._gamma
 
   def __call__(
     self, images: jax.Array, *, is_training: bool, slot: jax.Array | None = None

@@ -71,14 +71,20 @@ _standardize.defvjp(_standardize_forward, _standardize_backward)
 
 
 def ws_conv2d(
-  params: Params, x: jax.Array, *, stride: int = 1, groups: int = 1, algorithm: str = 'auto'
+  params: Params,
+  x: jax.Array,
+  *,
+  stride: int = 1,
+  groups: int = 1,
+  algorithm: str = 'auto',
+  padding: str = 'same',
 ) -> jax.Array:
   """Returns the convolution of `x` with the standardized `params['w']`, plus `params['bias']`.
 
-  The output has the dtype of `x`; `stride`, `groups` and `algorithm` are those of `conv2d`.
+  The output has the dtype of `x`; the others are those of `conv2d`.
   """
   w = standardize_weight(params['w'], params['gain']).astype(x.dtype)
-  y = conv2d(x, w, stride=stride, groups=groups, algorithm=algorithm)
+  y = conv2d(x, w, stride=stride, groups=groups, algorithm=algorithm, padding=padding)
   return y + params['bias'].astype(x.dtype)
 
 
@@ -96,6 +102,7 @@ class WSConv2D(hk.Module):
     kernel_size: int,
     *,
     groups: int = 1,
+    gain: float = 1.0,
     name: str | None = None,
   ) -> None:
     super().__init__(name=name)
@@ -104,14 +111,16 @@ class WSConv2D(hk.Module):
         f'groups={groups} does not divide {in_channels} inputs and {out_channels} outputs'
       )
     self._shape = (kernel_size, kernel_size, in_channels // groups, out_channels)
+    self._gain = gain
 
   def parameters(self) -> Params:
-    """Returns `w` (HWIO, fan-in normal), `gain` (ones) and `bias` (zeros), made in float32."""
+    """Returns `w` (HWIO, fan-in normal), `gain` (constant) and `bias` (zeros), made in float32."""
     # Standardization undoes the scale of `w`, but clipping compares gradients with its norm.
     w_init = hk.initializers.VarianceScaling(1.0, 'fan_in', 'normal')
     channels = self._shape[-1:]
+    gain_init = hk.initializers.Constant(self._gain)
     return {
       'w': hk.get_parameter('w', self._shape, jnp.float32, init=w_init),
-      'gain': hk.get_parameter('gain', channels, jnp.float32, init=jnp.ones),
+      'gain': hk.get_parameter('gain', channels, jnp.float32, init=gain_init),
       'bias': hk.get_parameter('bias', channels, jnp.float32, init=jnp.zeros),
     }

@@ -39,7 +39,12 @@ def export(output: str, *, workdir: str = '', params: str = '') -> int:
   if workdir:
     values, metadata = _read_run(workdir)
   else:
-    values, metadata = param_files.read_params(params), param_files.read_metadata(params)
+    values = param_files.read_params(params)
+    metadata = {
+      key: value
+      for key, value in param_files.read_metadata(params).items()
+      if key not in timm_export.METADATA_KEYS
+    }
   try:
     _WRITERS[suffix](output, values, metadata)
   except OSError as error:

@@ -12,6 +12,8 @@ Params = dict[str, dict[str, np.ndarray]]
 # NumPy's type codes of real numbers.
 PLAIN_TYPE = re.compile(r'[<>|=]?(?:b1|[iu][1248]|f[248])')
 
+MOST_AXES = 32
+
 # Far longer than the names of any network; in a hostile file, a name could fill the file.
 _LONGEST_NAME = 500
 _LONGEST_SHOWN = 100
@@ -41,6 +43,26 @@ def shorten(text: str) -> str:
 def show(text: str) -> str:
   """Returns `shorten(text)` in quotes."""
   return f"'{shorten(text)}'"
+
+
+def flatten(params: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+  """Returns `{'module/param': array}` of a dict of dicts."""
+  return {f'{module}/{name}': leaf for module in params for name, leaf in params[module].items()}
+
+
+def unflatten(arrays: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+  """Inverts `flatten`; the name of the parameter follows the last slash.
+
+  Raises:
+    ValueError: a name has no module.
+  """
+  params: dict[str, dict[str, Any]] = {}
+  for full_name, leaf in arrays.items():
+    module, slash, name = full_name.rpartition('/')
+    if not slash:
+      raise ValueError(f'{show(full_name)} is not of the form module/parameter')
+    params.setdefault(module, {})[name] = leaf
+  return params
 
 
 def check_size(num_bytes: int, file_size: int) -> None:

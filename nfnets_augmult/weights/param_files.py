@@ -1,4 +1,4 @@
-"""Reading and writing parameter files: plain `.npz`, and reading the released pickles."""
+"""Parameter files: plain `.npz`, and reading the released pickles and files of PyTorch and timm."""
 
 import contextlib
 import io
@@ -8,36 +8,26 @@ import stat
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
+import jax.numpy as jnp
 import numpy as np
+import safetensors
 
 from nfnets_augmult.ops import files
-from nfnets_augmult.weights import checks, npz_reader, safe_pickle
+from nfnets_augmult.weights import (
+  checks,
+  npz_reader,
+  safe_pickle,
+  timm_import,
+  torch_reader,
+  zip_reader,
+)
 from nfnets_augmult.weights import metadata as metadata_lib
-from nfnets_augmult.weights.checks import Params
+from nfnets_augmult.weights.checks import Params, flatten, unflatten
 
 # Archives with members, and empty ones.
 _ZIP_MAGICS = (b'PK\x03\x04', b'PK\x05\x06')
 _PICKLE_MAGIC = b'\x80'
-
-
-def flatten(params: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-  """Returns `{'module/param': array}` of a dict of dicts."""
-  return {f'{module}/{name}': leaf for module in params for name, leaf in params[module].items()}
-
-
-def unflatten(arrays: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-  """Inverts `flatten`; the name of the parameter follows the last slash.
-
-  Raises:
-    ValueError: a name has no module.
-  """
-  params: dict[str, dict[str, Any]] = {}
-  for full_name, leaf in arrays.items():
-    module, slash, name = full_name.rpartition('/')
-    if not slash:
-      raise ValueError(f'{checks.show(full_name)} is not of the form module/parameter')
-    params.setdefault(module, {})[name] = leaf
-  return params
+_SAFETENSORS_DTYPES = {'F64': '<f8', 'F32': '<f4', 'F16': '<f2', 'BF16': jnp.bfloat16}
 
 
 def write_npz(
@@ -77,14 +67,16 @@ def write_npz(
 
 
 def read_params(path: str | os.PathLike[str]) -> Params:
-  """Returns the dict of dicts of numpy arrays in a plain `.npz` or in a released file.
+  """Returns the dict of dicts of numpy arrays in a plain `.npz`, a released file or one of timm.
 
   The format is recognized by content, not by name: the released `F0_haiku.npz` and so on are
-  pickles, see `safe_pickle`. Nothing in a file is executed, and sizes are checked before memory is
+  pickles, see `safe_pickle`. A `.safetensors`, or a state dict that PyTorch saved, holds one of
+  timm's networks, whose parameters get the names and layouts of the model here, see
+  `timm_import.from_timm`. Nothing in a file is executed, and sizes are checked before memory is
   allocated. Arrays own their memory and are in native byte order.
 
   Raises:
-    ValueError: the file cannot be read, has neither format, is damaged or hostile, or holds other
+    ValueError: the file cannot be read, has no such format, is damaged or hostile, or holds other
       things than finite real numbers; the message is short and has the path.
 
   Example:
@@ -98,12 +90,20 @@ def read_params(path: str | os.PathLike[str]) -> Params:
     ...   read_params(path)
     {'network/linear': {'b': array([1., 2.])}}
   """
-  with _opened(path) as (file, magic, size):
-    if magic in _ZIP_MAGICS:
+  with _opened(path) as (file, start, size):
+    if _is_safetensors(path, start, size):
+      metadata = _read_safetensors_metadata(file, size)
+      return timm_import.from_timm(_read_safetensors(file, size), metadata)
+    if start.startswith(_ZIP_MAGICS):
+      if zip_reader.has_member(file, torch_reader.PICKLE_MEMBER):
+        file.seek(0)
+        return timm_import.from_timm(torch_reader.load_state_dict(file, size), {})
       return checks.check_params(unflatten(npz_reader.read_arrays(file, size)))
-    if magic.startswith(_PICKLE_MAGIC):
+    if torch_reader.LEGACY_START.startswith(start):
+      return timm_import.from_timm(torch_reader.load_state_dict(file, size), {})
+    if start.startswith(_PICKLE_MAGIC):
       return checks.check_params(safe_pickle.load_params(file))
-    raise ValueError('neither a .npz nor a pickle of parameters')
+    raise ValueError('neither a .npz nor a pickle of parameters, nor a file of PyTorch')
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -112,12 +112,37 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
   Raises:
     ValueError: the file or its metadata cannot be read; the message has the path.
   """
-  with _opened(path) as (file, magic, size):
-    if magic in _ZIP_MAGICS:
-      return npz_reader.read_metadata(file, size)
-    if os.fspath(path).endswith('.safetensors'):
+  with _opened(path) as (file, start, size):
+    if _is_safetensors(path, start, size):
       return _read_safetensors_metadata(file, size)
+    if start.startswith(_ZIP_MAGICS) and not zip_reader.has_member(
+      file, torch_reader.PICKLE_MEMBER
+    ):
+      return npz_reader.read_metadata(file, size)
     return {}
+
+
+def _is_safetensors(path: str | os.PathLike[str], start: bytes, size: int) -> bool:
+  """Returns whether a file is called so, or begins with a length and that much JSON."""
+  begins_so = start[8:9] == b'{' and int.from_bytes(start[:8], 'little') <= size - 8
+  return begins_so or os.fspath(path).endswith('.safetensors')
+
+
+def _read_safetensors(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
+  file.seek(0)
+  try:
+    tensors = safetensors.deserialize(file.read(size))
+  except safetensors.SafetensorError as error:
+    raise ValueError(f'not a whole .safetensors: {checks.short_message(error)}') from error
+  checks.check_count(len(tensors))
+  arrays = {}
+  for name, tensor in tensors:
+    if tensor['dtype'] not in _SAFETENSORS_DTYPES:
+      raise ValueError(f'{checks.show(name)} is of type {checks.show(tensor["dtype"])}')
+    dtype = np.dtype(_SAFETENSORS_DTYPES[tensor['dtype']])
+    buffer = np.frombuffer(tensor['data'], np.uint8)
+    arrays[name] = checks.make_array(buffer, dtype, tuple(tensor['shape']), is_fortran=False)
+  return arrays
 
 
 def _read_safetensors_metadata(file: BinaryIO, size: int) -> dict[str, Any]:
@@ -138,7 +163,7 @@ def _read_safetensors_metadata(file: BinaryIO, size: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, bytes, int]]:
-  """Yields a regular file, its first four bytes, and its size in bytes.
+  """Yields a regular file, its first nine bytes, and its size in bytes.
 
   Raises:
     ValueError: opening or reading it fails; the message is short and has the path.
@@ -153,9 +178,9 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, bytes, int
       file.seek(0)
       if not size:
         raise ValueError('the file is empty')
-      magic = file.read(4)
+      start = file.read(9)
       file.seek(0)
-      yield file, magic, size
+      yield file, start, size
   except MemoryError as error:
     raise ValueError(f'{os.fspath(path)}: it does not fit into memory') from error
   except (OSError, ValueError) as error:

@@ -14,7 +14,6 @@ import numpy as np
 
 from nfnets_augmult.weights import checks
 
-_MOST_AXES = 32
 _MOST_ARGUMENTS = 8
 
 _BYTE_ORDERS = ('<', '>', '|', '=')
@@ -68,7 +67,7 @@ class Array:
       raise UnsafePickleError('an array without a type')
     if type_name(data) != 'bytes':
       raise UnsafePickleError(f'array data of type {type_name(data)}, not bytes')
-    is_shape = isinstance(shape, tuple) and len(shape) <= _MOST_AXES
+    is_shape = isinstance(shape, tuple) and len(shape) <= checks.MOST_AXES
     if not is_shape or not all(type(size) is int and size >= 0 for size in shape):
       raise UnsafePickleError('an array of no possible shape')
     if isinstance(data, bytes):

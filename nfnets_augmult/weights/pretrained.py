@@ -1,7 +1,7 @@
 """Loading pretrained parameters into a network, with a report of what was loaded."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,47 +10,9 @@ import numpy as np
 
 from nfnets_augmult.ops.param_names import is_classifier
 from nfnets_augmult.weights import checks
-from nfnets_augmult.weights.nfnet_layout import nfnet_name
-from nfnets_augmult.weights.param_files import flatten, unflatten
-
-
-@dataclasses.dataclass(frozen=True)
-class Mismatch:
-  """How the names and shapes of loaded parameters differ from a network's, in sorted order.
-
-  Attributes:
-    missing: names that the network has and the file lacks.
-    unexpected: names that the file has and the network lacks.
-    misshapen: name, the network's shape, the file's shape.
-  """
-
-  missing: tuple[str, ...]
-  unexpected: tuple[str, ...]
-  misshapen: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
-
-  def __bool__(self) -> bool:
-    return bool(self.missing or self.unexpected or self.misshapen)
-
-  def __str__(self) -> str:
-    """Lists the first few differences of each kind and counts the rest, on up to three lines."""
-    lines = [
-      f'{kind} in the file: {_few([checks.shorten(name) for name in names])}'
-      for kind, names in (('missing', self.missing), ('unexpected', self.unexpected))
-      if names
-    ]
-    if self.misshapen:
-      rows = [
-        f'{checks.shorten(name)} is {found} in the file, in the network {wanted}'
-        for name, wanted, found in self.misshapen
-      ]
-      lines.append(f'wrong shape: {_few(rows, separator="; ")}')
-    return '\n'.join(lines) or 'all names and shapes agree'
-
-
-def _few(texts: Sequence[str], separator: str = ', ') -> str:
-  """Returns the first three texts and the number of others."""
-  rest = f' and {len(texts) - 3:,} more' if len(texts) > 3 else ''
-  return separator.join(texts[:3]) + rest
+from nfnets_augmult.weights.checks import flatten, unflatten
+from nfnets_augmult.weights.mismatch import Mismatch, compare_shapes
+from nfnets_augmult.weights.network_layout import network_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,16 +30,10 @@ class LoadReport:
 
 def compare(params: Mapping[str, Any], loaded: Mapping[str, Any]) -> Mismatch:
   """Returns how the dict of dicts `loaded` differs from the network's `params`."""
-  ours, theirs = flatten(params), flatten(loaded)
-  shapes = [
-    (name, tuple(ours[name].shape), tuple(theirs[name].shape))
-    for name in ours.keys() & theirs.keys()
-  ]
-  return Mismatch(
-    missing=tuple(sorted(ours.keys() - theirs.keys())),
-    unexpected=tuple(sorted(theirs.keys() - ours.keys())),
-    misshapen=tuple(sorted(row for row in shapes if row[1] != row[2])),
+  ours, theirs = (
+    {name: tuple(leaf.shape) for name, leaf in flatten(tree).items()} for tree in (params, loaded)
   )
+  return compare_shapes(ours, theirs)
 
 
 def load_pretrained(
@@ -123,7 +79,7 @@ def load_pretrained(
 
   ours, theirs = flatten(params), flatten(without(loaded))
   if mismatch := compare(without(params), without(loaded)):
-    name = nfnet_name(loaded)
+    name = network_name(loaded)
     raise ValueError(
       f'the loaded parameters{f", of {name}," if name else ""} do not fit the network, '
       f'which has {len(ours):,}:\n{mismatch}'

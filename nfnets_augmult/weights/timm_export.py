@@ -1,7 +1,7 @@
-"""Writing NFNets for PyTorch: a safetensors file with the names of timm's `dm_nfnet_f*`."""
+"""Writing networks for PyTorch: a safetensors file that timm's own network reads."""
 
+import math
 import os
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,59 +9,17 @@ import numpy as np
 import safetensors.numpy
 
 from nfnets_augmult.ops import files
-from nfnets_augmult.weights import checks
+from nfnets_augmult.weights import checks, timm_networks
 from nfnets_augmult.weights import metadata as metadata_lib
-from nfnets_augmult.weights.nfnet_layout import nfnet_name
+from nfnets_augmult.weights.checks import flatten, unflatten
+from nfnets_augmult.weights.network_layout import network_name
 
-_MODULES = {
-  'conv_shortcut': 'downsample.conv',
-  'conv0': 'conv1',
-  'conv1': 'conv2',
-  'conv1b': 'conv2b',
-  'conv2': 'conv3',
-  'squeeze_excite/linear': 'attn_last.fc1',
-  'squeeze_excite/linear_1': 'attn_last.fc2',
-  'linear': 'head.fc',
-  'final_conv': 'final_conv',
-  **{f'stem_conv{i}': f'stem.conv{i + 1}' for i in range(4)},
-}
-# timm has the published F0 to F6, not F7 or the wider ones; its `nfnet_f*` are other networks.
-TIMM_NAMES = tuple(f'dm_nfnet_f{size}' for size in range(7))
-_BLOCK = re.compile(r'nf_block(?:_(\d+))?(?:/|$)')
-_PARAMETERS = {'w': 'weight', 'b': 'bias', 'bias': 'bias', 'gain': 'gain'}
+# The largest number of an exported filter has this exponent of 2: far above what timm adds to the
+# variance, and with room to the largest float16, 2**16.
+_LARGEST_EXPONENT = 12
 
-
-def _stages(params: Mapping[str, Any]) -> dict[int, str]:
-  """Returns timm's prefix for each block number; a projection shortcut begins a stage."""
-  numbers = {int(match[1] or 0) for module in params if (match := _BLOCK.search(module))}
-  prefixes = {}
-  stage = block = -1
-  for number in sorted(numbers):
-    suffix = f'_{number}' if number else ''
-    if f'NFNet/~/nf_block{suffix}/~/conv_shortcut' in params:
-      stage, block = stage + 1, -1
-    block += 1
-    prefixes[number] = f'stages.{stage}.{block}.'
-  return prefixes
-
-
-def _to_timm(
-  module: str, name: str, value: np.ndarray, stages: dict[int, str]
-) -> tuple[str, np.ndarray]:
-  """Returns timm's name and array for one parameter."""
-  path = '/'.join(part for part in module.split('/')[1:] if part != '~')
-  prefix = ''
-  if match := _BLOCK.match(path):
-    prefix, path = stages[int(match[1] or 0)], path[match.end() :]
-  if name == 'skip_gain' and not path:
-    return f'{prefix}skipinit_gain', value
-  if value.ndim == 4:  # HWIO -> OIHW
-    value = value.transpose(3, 2, 0, 1)
-  elif name == 'w':  # IO -> OI; squeeze-excite has 1x1 convolutions in timm
-    value = value.T if path == 'linear' else value.T[:, :, None, None]
-  elif name == 'gain':
-    value = value[:, None, None, None]
-  return f'{prefix}{_MODULES[path]}.{_PARAMETERS[name]}', value
+# What `export_to_timm` adds to the metadata.
+METADATA_KEYS = ('timm_model', 'num_classes', 'filter_scale')
 
 
 def timm_name(params: Mapping[str, Mapping[str, Any]]) -> str:
@@ -70,32 +28,51 @@ def timm_name(params: Mapping[str, Mapping[str, Any]]) -> str:
   Raises:
     ValueError: timm has no such network.
   """
-  name = nfnet_name(params)
-  timm = f'dm_{name}'
-  if timm not in TIMM_NAMES:
-    what = f'the parameters of {name}' if name else 'no parameters of an NFNet as it was published'
-    raise ValueError(
-      f'these are {what}: timm has {TIMM_NAMES[0]} to {TIMM_NAMES[-1]}, whose names and shapes are '
-      f'those of nfnet_f0 to nfnet_f{len(TIMM_NAMES) - 1}; a .npz holds any network'
-    )
-  return timm
+  name = network_name(params)
+  if name in timm_networks.TIMM_NAMES:
+    return timm_networks.TIMM_NAMES[name]
+  what = (
+    f'the parameters of {name}' if name else 'no parameters of an NFNet or NF-ResNet known here'
+  )
+  other = ''
+  if f'timm_{name}' in timm_networks.TIMM_NAMES:
+    other = f'; what timm calls {name} is another network, here the model timm_{name}'
+  raise ValueError(
+    f'these are {what}: timm has {timm_networks.LISTED}, of which the dm_* are the published '
+    f'networks and the others the models timm_* here{other}; a .npz holds any network'
+  )
 
 
 def timm_state_dict(params: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
-  """Returns the parameters of an NFNet under timm's names and in PyTorch's layouts, float32.
+  """Returns the parameters under timm's names and in PyTorch's layouts, float32.
+
+  Filters are multiplied by one power of two: the convolution does not depend on their scale, but
+  for the 1e-5 that timm adds to their variance, which is of the order of 1e-3. A gain changes only
+  if its filter is small even so, or has a norm of less than 1e-2; see `timm_networks.gain_ratio`.
 
   Raises:
     ValueError: timm has no such network, or a value is not finite as float32.
   """
+  return _state_and_scale(params)[0]
+
+
+def _state_and_scale(
+  params: Mapping[str, Mapping[str, Any]],
+) -> tuple[dict[str, np.ndarray], float]:
+  """Returns the state dict, and by what its filters are multiplied."""
   timm_name(params)
-  stages = _stages(params)
-  state = {}
-  plain = checks.check_params(params)
-  for module, values in checks.check_params(_as_float32(plain)).items():
-    for name, leaf in values.items():
-      key, value = _to_timm(module, name, leaf, stages)
-      state[key] = np.ascontiguousarray(value).reshape(value.shape)
-  return state
+  arrays = flatten(checks.check_params(_as_float32(checks.check_params(params))))
+  filters = [name for name, value in arrays.items() if value.ndim == 4]
+  largest = max(float(np.max(np.abs(arrays[name]))) for name in filters)
+  scale = math.ldexp(1.0, _LARGEST_EXPONENT - math.frexp(largest)[1]) if largest else 1.0
+  for name in filters:
+    gain = name.removesuffix('w') + 'gain'
+    arrays[gain] = arrays[gain] * timm_networks.gain_ratio(arrays[name], scale)
+    arrays[name] = arrays[name] * np.float64(scale)
+  arrays = flatten(checks.check_params(_as_float32(unflatten(arrays))))
+  keys = timm_networks.timm_keys(arrays)
+  state = {keys[name]: timm_networks.to_timm_layout(name, leaf) for name, leaf in arrays.items()}
+  return state, scale
 
 
 def _as_float32(params: checks.Params) -> checks.Params:
@@ -111,17 +88,20 @@ def export_to_timm(
   params: Mapping[str, Mapping[str, Any]],
   metadata: Mapping[str, Any] | None = None,
 ) -> None:
-  """Writes the parameters of an NFNet-F0 to F6 as a file that timm's `dm_nfnet_f*` load.
+  """Writes the parameters as a file with which timm's own network computes the same.
 
   `timm.create_model(NAME, checkpoint_path=PATH, num_classes=K)` reads it: NAME is `timm_name`, K
   the number of classes, and PATH ends in `.safetensors`. The metadata of the file are NAME and K,
-  as `timm_model` and `num_classes`, and `metadata`, with values other than text as JSON.
+  as `timm_model` and `num_classes`, `filter_scale`, and `metadata`, with values other than text as
+  JSON. `read_params` gives the parameters back, filters at their own scale.
 
   Raises:
     ValueError: see `timm_state_dict`; or `metadata` cannot be written.
   """
-  name, state = timm_name(params), timm_state_dict(params)
-  facts = {'timm_model': name, 'num_classes': len(state['head.fc.bias'])}
-  texts = metadata_lib.to_texts({**(metadata or {}), **facts})
+  state, scale = _state_and_scale(params)
+  facts = (timm_name(params), len(state['head.fc.bias']), scale)
+  texts = metadata_lib.to_texts(
+    {**(metadata or {}), **dict(zip(METADATA_KEYS, facts, strict=True))}
+  )
   encoded = safetensors.numpy.save(state, metadata={**texts, 'format': 'pt'})
   files.write_whole(path, encoded)

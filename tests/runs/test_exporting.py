@@ -11,7 +11,7 @@ import safetensors.numpy
 from nfnets_augmult.runs.exporting import export
 from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
 from nfnets_augmult.training.state import TrainState
-from nfnets_augmult.weights.nfnet_layout import nfnet_shapes
+from nfnets_augmult.weights.network_layout import network_shapes
 from nfnets_augmult.weights.param_files import flatten, read_metadata, unflatten
 from nfnets_augmult.weights.param_files import write_npz as write
 from nfnets_augmult.weights.timm_export import timm_state_dict
@@ -41,7 +41,7 @@ def test_a_released_file_becomes_a_plain_one(tmp_path, dtype):
 
 def test_a_released_nfnet_becomes_a_file_for_timm(tmp_path):
   released, output = str(tmp_path / 'F0_haiku.npz'), str(tmp_path / 'o.safetensors')
-  shapes = nfnet_shapes(0, suffix='', num_classes=3)
+  shapes = network_shapes('nfnet_f0', num_classes=3)
   # Powers of two, of which every type holds the same; one byte a number makes a small file.
   params = unflatten(
     {name: np.full(shape, 2 ** (i % 7), '>i1') for i, (name, shape) in enumerate(shapes.items())}

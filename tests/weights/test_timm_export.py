@@ -12,7 +12,7 @@ from absl.testing import absltest
 from nfnets_augmult.models import make_model
 from nfnets_augmult.models.table import abstract_params
 from nfnets_augmult.weights import timm_export
-from nfnets_augmult.weights.nfnet_layout import nfnet_shapes
+from nfnets_augmult.weights.network_layout import network_shapes
 from nfnets_augmult.weights.param_files import flatten, read_metadata, unflatten
 from nfnets_augmult.weights.timm_export import export_to_timm, timm_name, timm_state_dict
 from tests.golden import deterministic_params, load_arrays
@@ -81,7 +81,7 @@ class TimmExportTest(absltest.TestCase):
 
   def test_every_variant_that_timm_has(self):
     for size in range(8):
-      layout = nfnet_shapes(size, suffix='', num_classes=3)
+      layout = network_shapes(f'nfnet_f{size}', num_classes=3)
       params = _zeros(layout)
       if size < 7:
         self.assertEqual(timm_name(params), f'dm_nfnet_f{size}')
