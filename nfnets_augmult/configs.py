@@ -81,7 +81,8 @@ def default_config() -> ml_collections.ConfigDict:
   # Number of dropout masks over which the loss of each sample is averaged (Appendix D). Batch size,
   # epochs and temperature stay the same; the masks share the augmentation and all layers below.
   config.dropout_masks = 1
-  # Initial parameters: a .npz, a released NFNet file, or the work directory of another run. A
+  # Initial parameters: a .npz, a released NFNet file, one of timm's networks (.safetensors, or a
+  # state dict saved by PyTorch; see docs/nfnets.md), or the work directory of another run. A
   # classifier for another number of classes is not loaded.
   config.init_from = ''
   config.compute_dtype = 'float32'  # or 'bfloat16'; parameters are float32

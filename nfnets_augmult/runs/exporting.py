@@ -81,6 +81,11 @@ def _read_run(workdir: str) -> tuple[_Params, dict[str, Any]]:
   metadata = {
     'class_names': class_names,
     'model': config.get('model.name'),
+    'model_options': {
+      key: config[f'model.{key}']
+      for key in ('activation', 'alpha')
+      if config.get(f'model.{key}') is not None
+    },
     'image_shape': data.get('image_shape'),
     'normalization': data.get('normalization'),
   }

@@ -99,7 +99,7 @@ def read_params(path: str | os.PathLike[str]) -> Params:
         file.seek(0)
         return timm_import.from_timm(torch_reader.load_state_dict(file, size), {})
       return checks.check_params(unflatten(npz_reader.read_arrays(file, size)))
-    if torch_reader.LEGACY_START.startswith(start):
+    if start.startswith(torch_reader.LEGACY_START[:9]):
       return timm_import.from_timm(torch_reader.load_state_dict(file, size), {})
     if start.startswith(_PICKLE_MAGIC):
       return checks.check_params(safe_pickle.load_params(file))

@@ -18,6 +18,9 @@ from nfnets_augmult.weights.network_layout import network_name
 # variance, and with room to the largest float16, 2**16.
 _LARGEST_EXPONENT = 12
 
+# What an NFNet may have been trained with. timm's gelu is the exact one.
+_TIMM_OPTIONS = {'activation': ('gelu', 'gelu_exact'), 'alpha': (0.2,)}
+
 # What `export_to_timm` adds to the metadata.
 METADATA_KEYS = ('timm_model', 'num_classes', 'filter_scale')
 
@@ -96,8 +99,13 @@ def export_to_timm(
   JSON. `read_params` gives the parameters back, filters at their own scale.
 
   Raises:
-    ValueError: see `timm_state_dict`; or `metadata` cannot be written.
+    ValueError: see `timm_state_dict`; `metadata` cannot be written; or its `model_options` name an
+      activation or alpha that timm's network does not have.
   """
+  for option, known in _TIMM_OPTIONS.items():
+    value = (metadata or {}).get('model_options', {}).get(option, known[0])
+    if value not in known:
+      raise ValueError(f'the model has {option}={value!r}, and in timm it has {known[0]!r}')
   state, scale = _state_and_scale(params)
   facts = (timm_name(params), len(state['head.fc.bias']), scale)
   texts = metadata_lib.to_texts(

@@ -8,7 +8,6 @@ another. `pickle_machine` interprets the pickle, with stand-ins for the few name
 import dataclasses
 import io
 import math
-import os
 import pickle
 import types
 from collections.abc import Callable, Mapping
@@ -139,8 +138,10 @@ def _read_legacy(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
     if storage is None or length != storage.length:
       raise UnsafePickleError(f'storage {checks.show(key)} is not as long as its tensors')
     starts[key] = file.tell()
-    if file.seek(length * storage.dtype.itemsize, os.SEEK_CUR) > size:
+    stop = starts[key] + length * storage.dtype.itemsize
+    if stop > size:
       raise UnsafePickleError('it is cut off')
+    file.seek(stop)
 
   def read_storage(storage: _Storage) -> np.ndarray:
     if storage.key not in starts:

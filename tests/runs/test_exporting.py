@@ -49,7 +49,11 @@ def test_a_released_nfnet_becomes_a_file_for_timm(tmp_path):
   with open(released, 'wb') as file:
     pickle.dump(params, file)
   export(output, params=released)
-  assert read_metadata(output) == {'timm_model': 'dm_nfnet_f0', 'num_classes': 3}
+  assert read_metadata(output) == {
+    'timm_model': 'dm_nfnet_f0',
+    'num_classes': 3,
+    'filter_scale': 2.0**5,
+  }
   want = timm_state_dict(params)
   got = safetensors.numpy.load_file(output)
   assert got.keys() == want.keys()

@@ -1,6 +1,7 @@
 """Files that claim, nest or ask for what no file of parameters does, and what is said of each."""
 
 import io
+import json
 import pickle
 import struct
 import warnings
@@ -8,6 +9,8 @@ import zipfile
 import zlib
 
 import numpy as np
+
+from tests.weights import torch_files
 
 _START = b'\x80\x04'
 _DTYPE = (
@@ -251,3 +254,89 @@ def hostile_archives():
   yield 'flipped', flipped, 'Bad CRC'
   stream = zlib.compress(b'\0' * 1000)
   yield 'only_zlib', stream, 'neither a .npz nor a pickle'
+
+
+def _torch(tensor, storages=(('0', bytes(40)),), **options):
+  pickled = torch_files.program(torch_files.state_dict({'stem.conv.weight': tensor}))
+  return torch_files.archive(pickled, dict(storages), **options)
+
+
+def _safetensors(tensors, data=bytes(40), length=None):
+  header = json.dumps(tensors).encode()
+  return struct.pack('<Q', len(header) if length is None else length) + header + data
+
+
+def hostile_timm_files():
+  """Yields name, contents and a pattern of the message, of files of PyTorch and safetensors."""
+  good = torch_files.tensor('0', 'FloatStorage', 10, (10,))
+  yield (
+    'other_names',
+    _torch(good),
+    'nearest is nf_resnet26, but missing in the file: .*wrong shape',
+  )
+  for name, shape, strides, offset in (
+    ('far', (10,), (1,), 1),
+    ('strides', (2, 2), (9, 1), 0),
+    ('huge', (2**40, 2**40), (1, 1), 0),
+    ('negative', (-1,), (1,), 0),
+    ('empty', (0, 2**62), (1, 1), 0),
+    ('before', (2,), (-1,), 5),
+  ):
+    tensor = torch_files.tensor('0', 'FloatStorage', 10, shape, strides=strides, offset=offset)
+    yield f'shape_{name}', _torch(tensor), 'a tensor of (no possible )?shape'
+  tensor = torch_files.tensor('0', 'FloatStorage', 10, (2**30, 10), strides=(0, 1))
+  yield 'repeated', _torch(tensor), 'claims to hold 40,960.0 MiB'
+  tensor = torch_files.tensor('0', 'FloatStorage', 2**40, (2**40,))
+  yield 'long', _torch(tensor), 'claims to hold'
+  yield (
+    'longer',
+    _torch(torch_files.tensor('0', 'FloatStorage', 11, (10,))),
+    '40 bytes for an array',
+  )
+  yield 'missing', _torch(torch_files.tensor('../0', 'FloatStorage', 10, (10,))), 'is missing'
+  yield 'complex', _torch(torch_files.tensor('0', 'ComplexFloatStorage', 5, (5,))), 'asks for'
+  yield 'order', _torch(good, order=b'odd'), "byte order 'odd'"
+  yield 'two_pickles', _torch(good, [('0', bytes(40)), ('x/data.pkl', b'')]), 'not a readable file'
+  nothing = torch_files.archive(b'', {})
+  yield 'no_pickle', nothing, 'cut off'
+  root = torch_files.archive(torch_files.program(b']'), {})
+  yield 'list', root, r'a saved list, not a dict of tensors; torch.save'
+  leaf = torch_files.program(b'}' + _text('epoch') + b'K\1s')
+  yield 'number', torch_files.archive(leaf, {}), "'epoch' is of type int, not a tensor"
+  model = b'ctimm.models.nfnet\nNormFreeNet\n)\x81'
+  yield 'model', torch_files.archive(torch_files.program(model), {}), "asks for 'timm.models.nfnet"
+  for name, operations in (
+    ('called', b'ctorch\nFloatStorage\n)R'),
+    ('made', b'ctorch\nFloatStorage\n)\x81'),
+    ('built', b'ctorch\nFloatStorage\n}b'),
+    ('tensor', b'ctorch._utils\n_rebuild_tensor_v2\n(NK\0))tR'),
+    ('reference', b'NQ'),
+    ('reference_to_text', b'(' + _text('a') * 5 + b'tQ'),
+  ):
+    pattern = 'a call of|an object of|the state of|a tensor in|a reference to no|a storage of'
+    yield name, torch_files.archive(torch_files.program(operations), {}), pattern
+  arrays = {'stem.conv.weight': np.ones(500, np.float32)}
+  for save in (torch_files.save, torch_files.save_legacy):
+    whole = save(arrays)
+    for length in (40, 200, len(whole) // 2, len(whole) - 1):
+      pattern = 'neither|not a|cut off|beyond the end|missing|as long as'
+      yield f'{save.__name__}_cut_{length}', whole[:length], pattern
+  lengths = {'0': 2**60}
+  tensor = torch_files.tensor('0', 'FloatStorage', 2**60, (1,), view=b'N')
+  state = torch_files.state_dict({'stem.conv.weight': tensor})
+  yield 'legacy_long', torch_files.legacy(state, {'0': b''}, lengths), 'cut off|as long as'
+  one = {'dtype': 'F32', 'shape': [10], 'data_offsets': [0, 40]}
+  yield 'safe_names', _safetensors({'stem.conv.weight': one}), 'nearest is nf_resnet26, but missing'
+  for name, change in (
+    ('far', {'data_offsets': [0, 44], 'shape': [11]}),
+    ('shape', {'shape': [2**62, 2**62]}),
+    ('dtype', {'dtype': 'X9'}),
+  ):
+    yield f'safe_{name}', _safetensors({'a': one | change}), 'not a whole .safetensors'
+  yield 'safe_integers', _safetensors({'a': one | {'dtype': 'I32'}}), "'a' is of type 'I32'"
+  whole = _safetensors({'a': one})
+  yield 'safe_cut', whole[:-1], 'not a whole .safetensors'
+  yield 'safe_cut_header.safetensors', whole[:20], 'cut off'
+  yield 'safe_long.safetensors', _safetensors({}, length=2**63), 'cut off, or too long'
+  scaled = _safetensors({'__metadata__': {'filter_scale': 'nan'}, 'a': one})
+  yield 'safe_scale', scaled, 'nearest is nf_resnet26'

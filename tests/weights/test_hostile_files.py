@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.weights.bounded_reader import read_all
-from tests.weights.hostile_files import hostile_archives, hostile_pickles
+from tests.weights.hostile_files import hostile_archives, hostile_pickles, hostile_timm_files
 
 
 def _assert_short(message, path):
@@ -24,11 +24,11 @@ def _assert_short(message, path):
   assert said.isprintable(), message
 
 
-@pytest.mark.parametrize('files', [hostile_pickles, hostile_archives])
+@pytest.mark.parametrize('files', [hostile_pickles, hostile_archives, hostile_timm_files])
 def test_hostile_files_are_refused(tmp_path, files):
   patterns = {}
   for index, (name, data, pattern) in enumerate(files()):
-    file_name = f'{index:03}_{re.sub("[^a-z_0-9]", "-", name)}'
+    file_name = f'{index:03}_{re.sub("[^a-z_0-9.]", "-", name)}'
     patterns[file_name] = pattern
     (tmp_path / file_name).write_bytes(data)
   outcomes = read_all(tmp_path)
