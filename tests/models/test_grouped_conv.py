@@ -40,6 +40,34 @@ class Conv2DTest(parameterized.TestCase):
     for ours, native in zip(pullback(cotangent), native_pullback(cotangent), strict=True):
       np.testing.assert_allclose(ours, native, rtol=1e-5, atol=1e-4)
 
+  @parameterized.product(
+    algorithm=list(ALGORITHMS), case=[(3, 2), (7, 1)], size=[(8, 7), (9, 6)], groups=[1, 2]
+  )
+  def test_symmetric_padding(self, algorithm, case, size, groups):
+    """As many zeros on all sides, as in PyTorch, by the definition; and the same gradients."""
+    (kernel, stride), (height, width) = case, size
+    x, w = _normal(2, *size, 4), _normal(kernel, kernel, 4 // groups, 6, seed=1)
+    options = {'stride': stride, 'groups': groups, 'padding': 'symmetric'}
+    got, pullback = jax.vjp(lambda x, w: conv2d(x, w, algorithm=algorithm, **options), x, w)
+    _, native_pullback = jax.vjp(lambda x, w: conv2d(x, w, algorithm='native', **options), x, w)
+    around = kernel // 2
+    padded = np.pad(x, ((0, 0), (around, around), (around, around), (0, 0)))
+    for row in range((height - 1) // stride + 1):
+      for column in range((width - 1) // stride + 1):
+        top, left = row * stride, column * stride
+        patch = padded[:, top : top + kernel, left : left + kernel]
+        want = [
+          np.einsum('bhwi,hwio->bo', *pair)
+          for pair in zip(np.split(patch, groups, -1), np.split(w, groups, -1), strict=True)
+        ]
+        np.testing.assert_allclose(
+          got[:, row, column], np.concatenate(want, -1), rtol=1e-4, atol=1e-4
+        )
+    self.assertEqual(got.shape[1:3], (row + 1, column + 1))
+    cotangent = _normal(*got.shape, seed=2)
+    for ours, native in zip(pullback(cotangent), native_pullback(cotangent), strict=True):
+      np.testing.assert_allclose(ours, native, rtol=1e-5, atol=1e-4)
+
   @parameterized.parameters(*ALGORITHMS)
   def test_groups_do_not_mix(self, algorithm):
     """The second group of the inputs has no influence on the first group of the outputs."""

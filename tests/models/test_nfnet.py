@@ -186,6 +186,10 @@ class PiecesTest(parameterized.TestCase):
     got = float(activate(jnp.asarray(1.0), 'gelu')) / 1.7015043497085571
     self.assertAlmostEqual(got, 0.841191990, delta=1e-6)
 
+  def test_the_exact_gelu_is_another(self):
+    got = float(activate(jnp.asarray(1.0), 'gelu_exact')) / 1.7015043497085571
+    self.assertAlmostEqual(got, 0.841344746, delta=1e-7)
+
   def test_average_pool_worked_by_hand(self):
     # 3 x 3 into tiles of 2 x 2: means of the last row and column are over fewer pixels.
     x = jnp.arange(9.0).reshape(1, 3, 3, 1)
