@@ -118,7 +118,7 @@ ALGORITHMS: dict[str, Algorithm] = {
 }
 
 # By backend: `algorithms` by kind of convolution, see `kind_of`; `in_loop`, those that differ in a
-# `lax.scan`; and `measured`, what they were chosen by. `python -m benchmarks.accelerator` makes one.
+# `lax.scan`; and `measured`, what chose them. launch/measure_accelerator.sh makes an entry.
 FASTEST: dict[str, dict[str, Any]] = json.loads(
   pathlib.Path(__file__).with_name('conv_algorithms.json').read_text(encoding='utf-8')
 )
