@@ -154,7 +154,7 @@ def _measure_tests(parts: Parts, *, tiny: bool) -> None:
     _TESTS,
     budget,
     lambda: accelerator_tests.run_tests(
-      'cpu' if tiny else {'gpu': 'cuda'}.get(backend, backend),
+      'cpu' if tiny else f'{"cuda" if backend == "gpu" else backend},cpu',
       seconds=max(parts.seconds_left - 5, 30),
       log=os.path.join(parts.folder, 'tests.log'),
       tests=tests,

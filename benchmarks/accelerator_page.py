@@ -283,9 +283,9 @@ def _timm_rows(parts: Parts) -> Iterator[str]:
   yield (
     f'timm {versions["timm"]} in PyTorch {versions["torch"]}, {where}, by itself and under '
     '`torch.compile`, which compiles the network, not the optimiser. The same work: loss, '
-    f'gradient, `adaptive_clip_grad`, `torch.optim.SGD` and `{results[0]["average"]}`, on images that lie on '
-    'the device. Both processes take steps in turn; the ratio is of the same round, above 1 where '
-    'this package is faster. Ours has the convolutions chosen above.'
+    f'gradient, `adaptive_clip_grad`, `torch.optim.SGD` and `{results[0]["average"]}`, on images '
+    'that lie on the device. Both processes take steps in turn; the ratio is of the same round, '
+    'above 1 where this package is faster. Ours has the convolutions chosen above.'
   )
   yield ''
   yield '| network | batch | timm | ours | ratio | to prepare timm |'
@@ -293,8 +293,9 @@ def _timm_rows(parts: Parts) -> Iterator[str]:
   for result in results:
     yield (
       f'| {result["model"]}, {result["way"]} | {result["batch_size"]} | '
-      f'{_time(result["theirs"])} | {_time(result["ours"])} | {result["ratio"]:.2f} ({result["ratio_min"]:.2f} to '
-      f'{result["ratio_max"]:.2f}) | {result["prepare_seconds"]:.0f} s |'
+      f'{_time(result["theirs"])} | {_time(result["ours"])} | {result["ratio"]:.2f} '
+      f'({result["ratio_min"]:.2f} to {result["ratio_max"]:.2f}) | '
+      f'{result["prepare_seconds"]:.0f} s |'
     )
 
 
