@@ -133,14 +133,13 @@ def _work(worker: str, parts: Parts) -> None:
   if args.tiny:
     accelerator_parts.add_toy_network()
   parts.log(f'{worker}: JAX is ready')
-  small, middle, _ = scale.networks
   if worker == 'main':
     accelerator_parts.measure_main(parts, scale)
   elif worker == 'large':
     accelerator_parts.measure_large(parts, scale)
   else:
     parts.skipped.pop(worker, None)
-    timm_comparison.compare(parts, scale, small if worker == 'timm small' else middle, python)
+    timm_comparison.compare(parts, scale, ('timm small', 'timm middle').index(worker), python)
 
 
 def _measure_tests(parts: Parts, *, tiny: bool) -> None:
@@ -155,7 +154,7 @@ def _measure_tests(parts: Parts, *, tiny: bool) -> None:
     budget,
     lambda: accelerator_tests.run_tests(
       'cpu' if tiny else f'{"cuda" if backend == "gpu" else backend},cpu',
-      seconds=max(parts.seconds_left - 5, 30),
+      seconds=min(max(parts.seconds_left - 5, 30), 100),
       log=os.path.join(parts.folder, 'tests.log'),
       tests=tests,
     ),

@@ -44,8 +44,7 @@ class Scale:
     side: of the square matrices of the matrix product.
     copied: bytes of the array that is copied.
     networks: names of the small, the middle and the large NFNet.
-    batch_size: of the first two.
-    large_batch_size: of the third.
+    batch_sizes: of each of them.
     variants: ways to run the small network, besides the chosen convolutions.
     middle_variants: likewise the middle one.
     most_batch_size: of the search for the largest batch.
@@ -55,7 +54,7 @@ class Scale:
     input_steps: in a sample.
     group_batch: of each run in a group.
     group_sizes: how many runs train together.
-    torch_batch: of the comparison with timm.
+    torch_batches: of the small and the middle network, compared with timm.
     sample_seconds: of one sample of a step.
     dtype: of single convolutions.
     most_convolutions: of each kind; None for all that the network has.
@@ -65,8 +64,7 @@ class Scale:
   side: int = 8192
   copied: int = _GIB
   networks: tuple[str, ...] = ('nfnet_f0', 'nfnet_f1', 'nfnet_f3')
-  batch_size: int = 256
-  large_batch_size: int = 64
+  batch_sizes: tuple[int, ...] = (256, 128, 32)
   variants: tuple[str, ...] = ('native', 'split', 'dense', 'sam', 'remat', 'float32', 'scan_blocks')
   middle_variants: tuple[str, ...] = ('native', 'split')
   most_batch_size: int = 4096
@@ -76,7 +74,7 @@ class Scale:
   input_steps: int = 60
   group_batch: int = 64
   group_sizes: tuple[int, ...] = (1, 4, 16)
-  torch_batch: int = 128
+  torch_batches: tuple[int, ...] = (128, 64)
   sample_seconds: float = 0.4
   dtype: str = 'bfloat16'
   most_convolutions: int | None = None
@@ -88,8 +86,7 @@ TINY = Scale(
   side=64,
   copied=2**16,
   networks=('nfnet_toy', 'nfnet_toy', 'nfnet_toy'),
-  batch_size=2,
-  large_batch_size=2,
+  batch_sizes=(2, 2, 2),
   variants=('native',),
   middle_variants=(),
   most_batch_size=2,
@@ -99,7 +96,7 @@ TINY = Scale(
   input_steps=2,
   group_batch=2,
   group_sizes=(1, 2),
-  torch_batch=2,
+  torch_batches=(2, 2),
   sample_seconds=0.0,
   dtype='float32',
   most_convolutions=1,
@@ -169,7 +166,7 @@ def environment(scale: Scale) -> dict[str, Any]:
     'device_kind': device.device_kind,
     'backend': jax.default_backend(),
     'devices': jax.local_device_count(),
-    'platform_version': device.client.platform_version.splitlines()[0],
+    'platform_version': ' '.join(device.client.platform_version.split()),
     'processors': os.cpu_count(),
     'machine': platform.machine(),
     'versions': records.versions(),
@@ -317,7 +314,7 @@ def convolutions(scale: Scale) -> dict[str, Any]:
   prepared = in_parallel(
     {
       f'{index} {algorithm}': functools.partial(
-        _PreparedConvolution, convolution, algorithm, scale.batch_size, scale.dtype
+        _PreparedConvolution, convolution, algorithm, scale.batch_sizes[0], scale.dtype
       )
       for index, convolution in enumerate(counts)
       for algorithm in _DISTINCT[convolution.kind]
@@ -340,14 +337,14 @@ def convolutions(scale: Scale) -> dict[str, Any]:
         'what': str(convolution),
         'kind': convolution.kind,
         'count': count,
-        'flops': 2 * factor * convolution.multiply_adds * scale.batch_size,
+        'flops': 2 * factor * convolution.multiply_adds * scale.batch_sizes[0],
         'times': times,
       }
     )
   totals = {kind: _totals([row for row in rows if row['kind'] == kind]) for kind in _DISTINCT}
   return {
     'network': scale.networks[0],
-    'batch_size': scale.batch_size,
+    'batch_size': scale.batch_sizes[0],
     'dtype': scale.dtype,
     'rows': rows,
     'totals': totals,
@@ -506,7 +503,7 @@ def measure_program(
     raise
   peak_after = _memory_peak()
   images = run.settings.batch_size
-  flops = step_benchmark.model_flops(run)
+  flops = images * _flops_per_image(run.settings.model_name)
   peak = step_benchmark.peak_flops(jax.local_devices()[0].device_kind)
   rate = flops / times['seconds'] / jax.local_device_count()
   loss = float(devices.first_replica(metrics['loss']))
@@ -529,6 +526,12 @@ def measure_program(
     'peak_bytes': peak_after if peak_after and peak_after > (peak_before or 0) else None,
     'loss_is_finite': math.isfinite(loss),
   }
+
+
+@functools.cache
+def _flops_per_image(model: str) -> int:
+  """Those of `step_benchmark.model_flops`, for one image; counting them traces the network."""
+  return step_benchmark.model_flops(nfnet_run(model, 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -619,29 +622,32 @@ def measure_main(parts: Parts, scale: Scale) -> None:
   parts.measure('convolutions', budget(40.0), lambda: convolutions(scale))
   use_chosen_algorithms(parts)
   small, middle, _ = scale.networks
+  batch, middle_batch, _ = scale.batch_sizes
   states = States()
-  first = _nfnet_step(small, 'chosen', scale.batch_size)
+  first = _nfnet_step(small, 'chosen', batch)
   measure_steps(parts, scale, [first], states, budget=60)
-  steps = [_nfnet_step(small, variant, scale.batch_size) for variant in _differing(scale.variants)]
+  steps = [_nfnet_step(small, variant, batch) for variant in _differing(scale.variants)]
   if middle != small:
     variants = ('chosen', *_differing(scale.middle_variants))
-    steps[3:3] = [_nfnet_step(middle, variant, scale.batch_size) for variant in variants]
-  if (measured := parts.result(first.name)) is not None:
-    batch = largest_batch(measured, most=scale.most_batch_size)
-    steps.insert(6, _largest(small, batch, scale.batch_size))
-  measure_steps(parts, scale, [step for step in steps if step], states, budget=100)
+    steps[3:3] = [_nfnet_step(middle, variant, middle_batch) for variant in variants]
+  steps[6:6] = _largest(parts, scale, first.name, small)
+  measure_steps(parts, scale, steps, states, budget=100)
   del states
   gc.collect()
   parts.measure('batches on the device', budget(45.0), lambda: batches_on_device(scale))
   parts.measure('runs together', budget(50.0), lambda: runs_together(scale))
 
 
-def _largest(model: str, batch: int, measured: int) -> Step | None:
-  """The step of the largest batch, None where that is the measured one."""
-  if batch <= measured:
-    return None
+def _largest(parts: Parts, scale: Scale, measured_name: str, model: str) -> list[Step]:
+  """The step of the largest batch; none where that is the measured one."""
+  measured = parts.result(measured_name)
+  if measured is None:
+    return []
+  batch = largest_batch(measured, most=scale.most_batch_size)
+  if batch * jax.local_device_count() <= measured['batch_size']:
+    return []
   step = _nfnet_step(model, 'chosen', batch)
-  return dataclasses.replace(step, name=step_name(model, 'chosen', 'largest batch'))
+  return [dataclasses.replace(step, name=step_name(model, 'chosen', 'largest batch'))]
 
 
 def _differing(variants: tuple[str, ...]) -> list[str]:
@@ -655,11 +661,10 @@ def measure_large(parts: Parts, scale: Scale) -> None:
   use_chosen_algorithms(parts)
   states = States()
   _, middle, large = scale.networks
-  steps = [_nfnet_step(large, 'chosen', scale.large_batch_size)]
-  middle_name = _nfnet_step(middle, 'chosen', scale.batch_size).name
-  if (measured := parts.result(middle_name)) is not None:
-    batch = largest_batch(measured, most=scale.most_batch_size)
-    steps += [step for step in [_largest(middle, batch, scale.batch_size)] if step]
+  _, middle_batch, large_batch = scale.batch_sizes
+  middle_name = _nfnet_step(middle, 'chosen', middle_batch).name
+  steps = [_nfnet_step(large, 'chosen', large_batch)]
+  steps += _largest(parts, scale, middle_name, middle)
   measure_steps(parts, scale, steps, states, budget=110)
 
 

@@ -79,9 +79,16 @@ def has_timm(python: str) -> bool:
   return subprocess.run([python or sys.executable, '-c', code], check=False).returncode == 0
 
 
-def compare(parts: Parts, scale: Scale, model: str, python: str) -> None:
-  """Measures timm's network without and with `torch.compile`, as two parts."""
-  batch_size = scale.torch_batch
+def compare(parts: Parts, scale: Scale, index: int, python: str) -> None:
+  """Measures timm's network without and with `torch.compile`, as two parts.
+
+  Args:
+    parts: records the results.
+    scale: of the measurement.
+    index: 0 for the small network of `scale`, 1 for the middle one.
+    python: see `TorchProcess`.
+  """
+  model, batch_size = scale.networks[index], scale.torch_batches[index]
   names = {way: f'timm, {model}, {way}, batch {batch_size}' for way in ('eager', 'compile')}
   if all(parts.is_over(name) for name in names.values()):
     return
