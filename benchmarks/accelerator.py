@@ -30,6 +30,8 @@ _WORKERS = ('main', 'timm small', 'tests', 'timm middle', 'large')
 # After the deadline, for the part that runs to end by itself.
 _GRACE_SECONDS = 3.0
 
+_running: list[subprocess.Popen] = []
+
 
 def main() -> None:
   """Starts one process for each group of parts, until all are done or the time is over."""
@@ -49,6 +51,8 @@ def main() -> None:
     return
   if args.retry_failed:
     parts.forget_failed()
+  for number in (signal.SIGINT, signal.SIGTERM):
+    console.on_signal(number, _stop)
   late = [worker for worker in _WORKERS if not _run_worker(worker, started, deadline)]
   parts = Parts(args.output, started=started, deadline=deadline, pages=accelerator_page.write_pages)
   for worker in late:
@@ -75,6 +79,7 @@ def _run_worker(worker: str, started: float, deadline: float) -> bool:
   while time.time() < deadline:
     # A session of its own, to end it with the processes that it starts.
     process = subprocess.Popen(command, env=environment, start_new_session=True)
+    _running[:] = [process]
     try:
       status = process.wait(max(deadline - time.time(), 0) + _GRACE_SECONDS)
     except subprocess.TimeoutExpired:
@@ -110,6 +115,13 @@ def _end(process: subprocess.Popen) -> None:
       break
     except subprocess.TimeoutExpired:
       continue
+
+
+def _stop(number: int) -> None:
+  """Ends the worker, which has a session of its own, and then this process."""
+  for process in _running:
+    _end(process)
+  console.end(number)
 
 
 def _work(worker: str, parts: Parts) -> None:

@@ -56,7 +56,7 @@ class Scale:
     group_sizes: how many runs train together.
     torch_batches: of the small and the middle network, compared with timm.
     sample_seconds: of one sample of a step.
-    dtype: of single convolutions.
+    dtype: of convolutions and steps.
     most_convolutions: of each kind; None for all that the network has.
     budgets: whether a part is skipped if less time is left than it takes on a fast GPU.
   """
@@ -87,7 +87,7 @@ TINY = Scale(
   copied=2**16,
   networks=('nfnet_toy', 'nfnet_toy', 'nfnet_toy'),
   batch_sizes=(2, 2, 2),
-  variants=('native',),
+  variants=(),
   middle_variants=(),
   most_batch_size=2,
   wide_resnet='wrn_10_1',
@@ -106,8 +106,8 @@ TINY = Scale(
 
 def add_toy_network() -> None:
   """Adds `nfnet_toy`, the smallest network that has groups, for `TINY`."""
-  nfnet.VARIANTS['toy'] = nfnet.Variant((1, 1, 1, 1), (256, 512, 512, 512), 0.2, 32, 32)
-  models.MODELS['nfnet_toy'] = models.ModelSpec(nfnet.NFNet, {'variant': 'toy'}, 32, 32)
+  nfnet.VARIANTS['toy'] = nfnet.Variant((1, 1, 1, 1), (256, 512, 256, 256), 0.2, 16, 16)
+  models.MODELS['nfnet_toy'] = models.ModelSpec(nfnet.NFNet, {'variant': 'toy'}, 16, 16)
 
 
 # The key is the name of a variant, the value what it changes in the config of a run.
@@ -123,13 +123,16 @@ _VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def nfnet_run(model: str, batch_size: int, variant: str = 'chosen') -> Run:
-  """Returns the run of an NFNet by its recipe, n = 1, at its training resolution, in bfloat16.
+def nfnet_run(
+  model: str, batch_size: int, variant: str = 'chosen', *, dtype: str = 'bfloat16'
+) -> Run:
+  """Returns the run of an NFNet by its recipe, n = 1, at its training resolution.
 
   Args:
     model: name of the network.
     batch_size: of all devices.
     variant: `'chosen'` for the convolutions of the backend's table, or another key of `_VARIANTS`.
+    dtype: of the computation, unless the variant says another.
   """
   config = recipes.nfnet_recipe('f0')
   changes = dict(_VARIANTS[variant])
@@ -144,6 +147,7 @@ def nfnet_run(model: str, batch_size: int, variant: str = 'chosen') -> Run:
       'batch_size': batch_size,
       'dataset.image_size': spec.train_image_size,
       'dataset.test_image_size': spec.train_image_size,
+      'compute_dtype': dtype,
       **changes,
     }
   )
@@ -531,7 +535,8 @@ def measure_program(
 @functools.cache
 def _flops_per_image(model: str) -> int:
   """Those of `step_benchmark.model_flops`, for one image; counting them traces the network."""
-  return step_benchmark.model_flops(nfnet_run(model, 1))
+  run = nfnet_run(model, 2)  # two images can be mixed
+  return step_benchmark.model_flops(run) // run.settings.batch_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -586,9 +591,10 @@ def step_name(model: str, variant: str, batch: int | str) -> str:
   return f'{model}, {variant}, {f"batch {batch}" if isinstance(batch, int) else batch}'
 
 
-def _nfnet_step(model: str, variant: str, batch: int) -> Step:
+def _nfnet_step(scale: Scale, model: str, variant: str, batch: int) -> Step:
   batch *= jax.local_device_count()
-  return Step(step_name(model, variant, batch), functools.partial(nfnet_run, model, batch, variant))
+  make_run = functools.partial(nfnet_run, model, batch, variant, dtype=scale.dtype)
+  return Step(step_name(model, variant, batch), make_run)
 
 
 def largest_batch(measured: Mapping[str, Any], *, most: int) -> int:
@@ -624,12 +630,12 @@ def measure_main(parts: Parts, scale: Scale) -> None:
   small, middle, _ = scale.networks
   batch, middle_batch, _ = scale.batch_sizes
   states = States()
-  first = _nfnet_step(small, 'chosen', batch)
+  first = _nfnet_step(scale, small, 'chosen', batch)
   measure_steps(parts, scale, [first], states, budget=60)
-  steps = [_nfnet_step(small, variant, batch) for variant in _differing(scale.variants)]
+  steps = [_nfnet_step(scale, small, variant, batch) for variant in _differing(scale.variants)]
   if middle != small:
     variants = ('chosen', *_differing(scale.middle_variants))
-    steps[3:3] = [_nfnet_step(middle, variant, middle_batch) for variant in variants]
+    steps[3:3] = [_nfnet_step(scale, middle, variant, middle_batch) for variant in variants]
   steps[6:6] = _largest(parts, scale, first.name, small)
   measure_steps(parts, scale, steps, states, budget=100)
   del states
@@ -646,7 +652,7 @@ def _largest(parts: Parts, scale: Scale, measured_name: str, model: str) -> list
   batch = largest_batch(measured, most=scale.most_batch_size)
   if batch * jax.local_device_count() <= measured['batch_size']:
     return []
-  step = _nfnet_step(model, 'chosen', batch)
+  step = _nfnet_step(scale, model, 'chosen', batch)
   return [dataclasses.replace(step, name=step_name(model, 'chosen', 'largest batch'))]
 
 
@@ -662,8 +668,8 @@ def measure_large(parts: Parts, scale: Scale) -> None:
   states = States()
   _, middle, large = scale.networks
   _, middle_batch, large_batch = scale.batch_sizes
-  middle_name = _nfnet_step(middle, 'chosen', middle_batch).name
-  steps = [_nfnet_step(large, 'chosen', large_batch)]
+  middle_name = _nfnet_step(scale, middle, 'chosen', middle_batch).name
+  steps = [_nfnet_step(scale, large, 'chosen', large_batch)]
   steps += _largest(parts, scale, middle_name, middle)
   measure_steps(parts, scale, steps, states, budget=110)
 
@@ -681,7 +687,7 @@ def _wide_resnet_run(scale: Scale, batch_size: int, augmult: int, steps_per_disp
       'augmult': augmult,
       'total_epochs': 128.0,
       'steps_per_dispatch': steps_per_dispatch,
-      'compute_dtype': 'bfloat16',
+      'compute_dtype': scale.dtype,
     }
   )
   num_images = NUM_IMAGES if scale.budgets else 64 * jax.local_device_count()

@@ -20,14 +20,22 @@ FOLDERS = (
 _OUTCOME = re.compile(r'(?:\[gw\d+\] .*?)?(PASSED|FAILED|ERROR|SKIPPED)\s+(tests/\S+)')
 
 
-def run_tests(platform: str, *, seconds: float, log: str, tests: tuple[str, ...]) -> dict[str, Any]:
+def run_tests(
+  platform: str,
+  *,
+  seconds: float,
+  log: str,
+  tests: tuple[str, ...],
+  folder: str | os.PathLike[str] = _ROOT,
+) -> dict[str, Any]:
   """Runs tests with JAX on `platform`, for so many seconds at most.
 
   Args:
     platform: for JAX_PLATFORMS.
     seconds: then it is ended, and what is done counts.
     log: file that gets what pytest prints.
-    tests: files and folders.
+    tests: files and folders, in
+    folder: of the checkout.
 
   Returns:
     Numbers of tests `passed`, `failed` and `skipped`; `failures`, the names of those that failed;
@@ -45,7 +53,7 @@ def run_tests(platform: str, *, seconds: float, log: str, tests: tuple[str, ...]
   command += [f'--numprocesses={workers}', '--dist=loadscope'] if workers > 1 else ['-pno:xdist']
   with open(log, 'w', encoding='utf-8') as output:
     process = subprocess.Popen(
-      [*command, *tests], cwd=_ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
+      [*command, *tests], cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT
     )
     deadline = time.monotonic() + seconds
     try:

@@ -1,6 +1,7 @@
 """A long measurement in parts, each recorded when it is done, within a limit of time."""
 
 import datetime
+import json
 import os
 import time
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from typing import Any
 from nfnets_augmult.training import records
 
 RESULTS = 'results.json'
+# Characters of a result in the log.
+_MOST_SHOWN = 1000
 
 
 def log(started: float, text: str) -> None:
@@ -120,7 +123,8 @@ class Parts:
     seconds = round(time.time() - start, 1)
     self.parts[name] = {'status': 'done', 'result': result, 'at': _now(), 'seconds': seconds}
     self.write()
-    self.log(f'{name}: done in {seconds} s')
+    # For a log that is all that is left.
+    self.log(f'{name}: done in {seconds} s: {json.dumps(result)[:_MOST_SHOWN]}')
 
   def begin(self, names: list[str], status: str) -> None:
     """Records that parts are `'compiling'` or `'running'`."""

@@ -106,7 +106,9 @@ def compare(parts: Parts, scale: Scale, index: int, python: str) -> None:
     process.ask(f'prepare {way}')
     if not program:  # meanwhile
       program.append(
-        accelerator_parts.compile_step(accelerator_parts.nfnet_run(model, batch_size), states)
+        accelerator_parts.compile_step(
+          accelerator_parts.nfnet_run(model, batch_size, dtype=scale.dtype), states
+        )
       )
     prepared = process.answer()
     return {
