@@ -66,8 +66,11 @@ def _run_worker(worker: str, started: float, deadline: float) -> bool:
   """Runs the parts of a worker in a process, again if it died; returns whether time is left."""
   args = flags.FLAGS
   environment = dict(os.environ)
-  # So that several processes share the device, each with what it needs.
-  environment.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+  # Next to PyTorch JAX takes what it needs; by itself all, since memory taken bit by bit is in
+  # pieces, into which the largest programs do not fit.
+  environment.setdefault(
+    'XLA_PYTHON_CLIENT_PREALLOCATE', 'false' if worker.startswith('timm') else 'true'
+  )
   environment.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.92')
   cache = args.cache or os.path.join(args.output, 'compiled')
   environment.setdefault('JAX_COMPILATION_CACHE_DIR', os.path.abspath(cache))

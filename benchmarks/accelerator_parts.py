@@ -94,7 +94,7 @@ TINY = Scale(
   wide_resnet_batch=4,
   steps_per_dispatch=2,
   input_steps=2,
-  group_batch=2,
+  group_batch=4,
   group_sizes=(1, 2),
   torch_batches=(2, 2),
   sample_seconds=0.0,
@@ -658,8 +658,17 @@ def _largest(parts: Parts, scale: Scale, measured_name: str, model: str) -> list
 
 def _differing(variants: tuple[str, ...]) -> list[str]:
   """Drops the variants whose convolutions are the chosen ones for every kind."""
-  chosen = {grouped_conv.default_algorithm(kind=kind) for kind in grouped_conv.KINDS}
-  return [variant for variant in variants if {variant} != chosen]
+
+  def is_chosen(variant: str, kind: str) -> bool:
+    algorithm = variant if variant in _DISTINCT[kind] else 'native'
+    return grouped_conv.default_algorithm(kind=kind) == algorithm
+
+  return [
+    variant
+    for variant in variants
+    if variant not in grouped_conv.ALGORITHMS
+    or not all(is_chosen(variant, kind) for kind in grouped_conv.KINDS)
+  ]
 
 
 def measure_large(parts: Parts, scale: Scale) -> None:
