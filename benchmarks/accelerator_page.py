@@ -1,6 +1,7 @@
 """What people read of the measurement of an accelerator, from its recorded parts."""
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,8 @@ from nfnets_augmult.ops import files
 from nfnets_augmult.training import records
 
 _TABLE = 'conv_algorithms.json'
+# What one algorithm for all convolutions must gain before it replaces the fastest of each kind.
+_WORTH = 0.97
 
 
 def write_pages(parts: Parts) -> None:
@@ -59,7 +62,7 @@ def table_entry(parts: Parts) -> dict[str, Any] | None:
   if len(steps) > 1:
     what += ', and whole steps'
     best = min(steps, key=steps.__getitem__)
-    if best != 'chosen':
+    if best != 'chosen' and steps[best] < _WORTH * steps.get('chosen', math.inf):
       algorithms = dict.fromkeys(algorithms, best)
   return {
     device['backend']: {
