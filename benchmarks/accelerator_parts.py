@@ -224,16 +224,26 @@ class Convolution:
     return grouped_conv.kind_of(self.kernel, self.groups)
 
   @property
+  def inputs(self) -> int:
+    """Channels that it reads."""
+    return self.kernel[2] * self.groups
+
+  @property
+  def reads_images(self) -> bool:
+    """Whether it is the first one, which needs no gradient for what it reads."""
+    return self.inputs == 3
+
+  @property
   def multiply_adds(self) -> int:
     """Of the forward pass, for one image."""
     height, width = (-(-size // self.stride) for size in self.size)
     return height * width * math.prod(self.kernel)
 
   def __str__(self) -> str:
-    rows, columns, inputs, outputs = self.kernel
+    rows, columns, _, outputs = self.kernel
     groups = f', {self.groups} groups' if self.groups > 1 else ''
     return (
-      f'{rows}x{columns}, {inputs * self.groups} to {outputs} channels{groups}, '
+      f'{rows}x{columns}, {self.inputs} to {outputs} channels{groups}, '
       f'{self.size[0]} px, stride {self.stride}'
     )
 
@@ -268,43 +278,39 @@ _DISTINCT = {
 }
 
 
-class _PreparedConvolution:
-  """Forward pass and both gradients of one convolution by one algorithm, compiled."""
+def _compile_inputs(convolution: Convolution, batch_size: int, dtype: str) -> Any:
+  """Returns a compiled function of a key to input, kernel and gradient of the output, random."""
+  out = tuple(-(-size // convolution.stride) for size in convolution.size)
+  shapes = (
+    (batch_size, *convolution.size, convolution.inputs),
+    convolution.kernel,
+    (batch_size, *out, convolution.kernel[3]),
+  )
 
-  def __init__(self, convolution: Convolution, algorithm: str, batch_size: int, dtype: str):
-    inputs = convolution.kernel[2] * convolution.groups
-    x_shape = (batch_size, *convolution.size, inputs)
-    out = tuple(-(-size // convolution.stride) for size in convolution.size)
-    y_shape = (batch_size, *out, convolution.kernel[3])
-    convolve = functools.partial(
-      grouped_conv.conv2d,
-      stride=convolution.stride,
-      groups=convolution.groups,
-      algorithm=algorithm,
-    )
+  def draw(key: jax.Array) -> tuple[jax.Array, ...]:
+    keys = jax.random.split(key, len(shapes))
+    return tuple(map(lambda key, shape: jax.random.normal(key, shape, dtype), keys, shapes))
 
-    def make(key: jax.Array) -> tuple[jax.Array, ...]:
-      shapes = (x_shape, convolution.kernel, y_shape)
-      keys = jax.random.split(key, 3)
-      return tuple(
-        jax.random.normal(key, shape, dtype) for key, shape in zip(keys, shapes, strict=True)
-      )
+  return jax.jit(draw).lower(jax.random.key(0)).compile()
 
-    def both(x: jax.Array, w: jax.Array, cotangent: jax.Array) -> Any:
-      if inputs == 3:  # images need no gradient
-        y, pullback = jax.vjp(lambda w: convolve(x, w), w)
-      else:
-        y, pullback = jax.vjp(convolve, x, w)
-      return y, pullback(cotangent)
 
-    self._make = jax.jit(make).lower(jax.random.key(0)).compile()
-    arguments = jax.eval_shape(make, jax.random.key(0))
-    self._both = jax.jit(both).lower(*arguments).compile()
+def _compile_convolution(convolution: Convolution, algorithm: str, inputs: Any) -> Any:
+  """Returns forward pass and gradients of one convolution by one algorithm, compiled."""
+  convolve = functools.partial(
+    grouped_conv.conv2d,
+    stride=convolution.stride,
+    groups=convolution.groups,
+    algorithm=algorithm,
+  )
 
-  def time(self, sample_seconds: float) -> dict[str, Any]:
-    """Returns the seconds of one call."""
-    arguments = self._make(jax.random.key(0))
-    return time_calls(lambda: self._both(*arguments), sample_seconds=sample_seconds, most_seconds=1)
+  def both(x: jax.Array, w: jax.Array, cotangent: jax.Array) -> Any:
+    if convolution.reads_images:
+      y, pullback = jax.vjp(lambda w: convolve(x, w), w)
+    else:
+      y, pullback = jax.vjp(convolve, x, w)
+    return y, pullback(cotangent)
+
+  return jax.jit(both).lower(*inputs).compile()
 
 
 def convolutions(scale: Scale) -> dict[str, Any]:
@@ -315,40 +321,53 @@ def convolutions(scale: Scale) -> dict[str, Any]:
     `algorithms`, the fastest by kind.
   """
   counts = _first_of_each_kind(network_convolutions(scale.networks[0]), scale.most_convolutions)
+  batch_size = scale.batch_sizes[0]
+  draws = in_parallel(
+    {
+      str(convolution): functools.partial(_compile_inputs, convolution, batch_size, scale.dtype)
+      for convolution in counts
+    }
+  )
+  shapes = {name: draw.out_info for name, draw in draws.items()}
   prepared = in_parallel(
     {
-      f'{index} {algorithm}': functools.partial(
-        _PreparedConvolution, convolution, algorithm, scale.batch_sizes[0], scale.dtype
+      f'{convolution} {algorithm}': functools.partial(
+        _compile_convolution, convolution, algorithm, shapes[str(convolution)]
       )
-      for index, convolution in enumerate(counts)
+      for convolution in counts
       for algorithm in _DISTINCT[convolution.kind]
     }
   )
   rows = []
-  for index, (convolution, count) in enumerate(counts.items()):
+  for convolution, count in counts.items():
+    inputs = draws[str(convolution)](jax.random.key(0))
     times: dict[str, Any] = {}
     for algorithm in _DISTINCT[convolution.kind]:
-      program = prepared.pop(f'{index} {algorithm}')
+      program = prepared.pop(f'{convolution} {algorithm}')
       try:
         if isinstance(program, Exception):
           raise program
-        times[algorithm] = program.time(min(scale.sample_seconds, 0.03))
+        times[algorithm] = time_calls(
+          functools.partial(program, *inputs),
+          sample_seconds=min(scale.sample_seconds, 0.03),
+          most_seconds=1,
+        )
       except Exception as error:
         times[algorithm] = {'failed': one_line(error)}
-    factor = 2 if convolution.kernel[2] * convolution.groups == 3 else 3
+    factor = 2 if convolution.reads_images else 3
     rows.append(
       {
         'what': str(convolution),
         'kind': convolution.kind,
         'count': count,
-        'flops': 2 * factor * convolution.multiply_adds * scale.batch_sizes[0],
+        'flops': 2 * factor * convolution.multiply_adds * batch_size,
         'times': times,
       }
     )
   totals = {kind: _totals([row for row in rows if row['kind'] == kind]) for kind in _DISTINCT}
   return {
     'network': scale.networks[0],
-    'batch_size': scale.batch_sizes[0],
+    'batch_size': batch_size,
     'dtype': scale.dtype,
     'rows': rows,
     'totals': totals,
