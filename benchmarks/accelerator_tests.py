@@ -49,7 +49,7 @@ def run_tests(
     'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
   }
   workers = max(1, min(6, (os.cpu_count() or 1) // 2))
-  command = [sys.executable, '-m', 'pytest', '-v', '--tb=line', '-p', 'no:cacheprovider']
+  command = [sys.executable, '-m', 'pytest', '-v', '--tb=line', '-oaddopts=', '-pno:cacheprovider']
   command += [f'--numprocesses={workers}', '--dist=loadscope'] if workers > 1 else ['-pno:xdist']
   with open(log, 'w', encoding='utf-8') as output:
     process = subprocess.Popen(
