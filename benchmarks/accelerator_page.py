@@ -58,7 +58,7 @@ def table_entry(parts: Parts) -> dict[str, Any] | None:
     for name, result in _steps(parts).items()
     if name.startswith(f'{chosen["network"]}, ') and 'largest' not in name
   }
-  steps = {name: steps[name] for name in ('chosen', 'native', 'split', 'dense') if name in steps}
+  steps = {name: steps[name] for name in ('chosen', 'native', 'split') if name in steps}
   if len(steps) > 1:
     what += ', and whole steps'
     best = min(steps, key=steps.__getitem__)
