@@ -1,6 +1,7 @@
 """Eight simulated CPU devices, nothing compiled twice, and what the end of the summary says.
 
-This runs before JAX starts, in every process of pytest-xdist.
+This runs before JAX starts, in every process of pytest-xdist. With JAX_PLATFORMS, as `cuda,cpu`,
+the tests run on an accelerator; those that need eight devices fail there.
 """
 
 import collections
@@ -26,9 +27,10 @@ _session = session.start()
 if _session is not None:
   # Programs run for a few steps: compiling them takes nearly all of the time, and a quarter of it
   # with these flags. Of two values of a flag the last one counts.
+  os.environ.setdefault('JAX_PLATFORMS', 'cpu')
   os.environ['XLA_FLAGS'] = ' '.join(
     [
-      *_QUICK_COMPILATION,
+      *(_QUICK_COMPILATION if os.environ['JAX_PLATFORMS'] == 'cpu' else []),
       os.environ.get('XLA_FLAGS', ''),
       '--xla_force_host_platform_device_count=8',
     ]
@@ -36,7 +38,6 @@ if _session is not None:
   # Several tests run the same program. The key of a program holds the versions and all flags.
   os.environ['JAX_COMPILATION_CACHE_DIR'] = str(session.folder() / 'compiled')
   os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.05'
-  os.environ.setdefault('JAX_PLATFORMS', 'cpu')
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
 

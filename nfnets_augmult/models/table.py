@@ -27,7 +27,7 @@ class Row(NamedTuple):
   test_multiply_adds: int
 
 
-def _inner_jaxprs(equation: Any) -> Iterator[Any]:
+def inner_jaxprs(equation: Any) -> Iterator[Any]:
   """Yields the jaxprs that an equation calls, as `scan` and `jit` do."""
   for value in equation.params.values():
     for item in value if isinstance(value, tuple | list) else (value,):
@@ -52,7 +52,7 @@ def _jaxpr_multiply_adds(jaxpr: Any) -> int:
       total += math.prod(equation.outvars[0].aval.shape) * per_output
     else:
       repeats = equation.params['length'] if equation.primitive.name == 'scan' else 1
-      total += repeats * sum(_jaxpr_multiply_adds(inner) for inner in _inner_jaxprs(equation))
+      total += repeats * sum(_jaxpr_multiply_adds(inner) for inner in inner_jaxprs(equation))
   return total
 
 
