@@ -26,6 +26,7 @@ ALLOWED = {
   'report': {'configs', 'ops', 'data', 'training'},
   'find_learning_rate': {'configs', 'ops', 'data', 'training', 'runs'},
   'sweep': {'configs', 'ops', 'data', 'training', 'runs'},
+  'reproduce': {'models', 'training', 'sweep'},
   'variance': {'configs', 'ops', 'data', 'training', 'runs'},
 }
 # The `__main__.py` of a room is a program: it may import everything, and nothing may import it.

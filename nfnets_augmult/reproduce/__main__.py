@@ -44,7 +44,6 @@ def main() -> None:
       design,
       workdir,
       seconds=until - time.time(),
-      ahead=args.processes,
       stop_requested=lambda: (
         signals() or time.time() > until or (args.until and os.getppid() != parent)
       ),

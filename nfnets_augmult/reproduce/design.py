@@ -18,6 +18,8 @@ _TUNING_SEED = 0
 # The grid of learning rates grows up to this, while the best one is at its end.
 _MOST_LEARNING_RATES = 6
 _MOST_PAIRS = 12
+# Pairs that may be begun and not done, for several processes to have something to do.
+_PAIRS_AHEAD = 4
 # A length is chosen for which this many pairs fit into this share of the time.
 _PAIRS_THAT_FIT, _SHARE_OF_TIME = 6, 0.85
 
@@ -89,23 +91,20 @@ class Design:
     ]
     return fitting[-1] if fitting else self.sizes[0]
 
-  def points(self, outcome: Outcome, *, ahead: int = 1) -> tuple[list[Point], bool]:
+  def points(self, outcome: Outcome) -> tuple[list[Point], bool]:
     """Returns the points to be run by now, done ones too, in order; and whether these are all.
 
-    Args:
-      outcome: of each point so far.
-      ahead: how many pairs may be begun and not done.
+    None of them goes as more are done.
     """
     found: dict[str, Point] = {}
+    ahead = _PAIRS_AHEAD
     first, *others = self.augmults
     for other in others:
       tuned = {augmult: self._tune(augmult, outcome) for augmult in (first, other)}
-      searched = [
-        self._point(augmult, rate, _TUNING_SEED)
-        for augmult, (rates, _) in tuned.items()
-        for rate in rates
-      ]
-      found |= {point_name(point): point for point in searched}
+      searched = [(rate, augmult) for augmult, (rates, _) in tuned.items() for rate in rates]
+      for rate, augmult in sorted(searched):
+        point = self._point(augmult, rate, _TUNING_SEED)
+        found[point_name(point)] = point
       if any(best is None for _, best in tuned.values()):
         return list(found.values()), False
       for seed in range(_TUNING_SEED + 1, _TUNING_SEED + 1 + _MOST_PAIRS):

@@ -32,16 +32,14 @@ def work(
   workdir: str,
   *,
   seconds: float,
-  ahead: int,
   stop_requested: Callable[[], bool],
 ) -> bool:
   """Runs what is to be run; returns whether all is done.
 
   Args:
     design: what to run.
-    workdir: all processes' own, in which an earlier start may have left runs.
-    seconds: that are left at the first start, from which the size of the runs is chosen.
-    ahead: see `Design.points`.
+    workdir: of all processes; an earlier start may have left runs there.
+    seconds: that are left; the size of the runs is chosen by them at the first start.
     stop_requested: called between steps; if it is true, the run is saved.
 
   Raises:
@@ -59,7 +57,7 @@ def work(
           if plan is None:
             plan = _make_plan(design, workdir, until, stop_requested)
             records.write_json(plan_path, plan)
-          points, is_all = design.points(_outcome(folder), ahead=ahead)
+          points, is_all = design.points(_outcome(folder))
           sweep = design.sweep(plan['size'], points)
           grid.describe(sweep, folder)
       if is_ours and is_all:
