@@ -46,7 +46,7 @@ def _imports(file):
 
 @pytest.mark.parametrize('room', ALLOWED)
 def test_imports_point_one_way(room):
-  """Ops <- data, models, optim <- training <- runs <- sweep, variance <- programs."""
+  """Ops <- data, models, optim <- training <- runs <- sweep, variance <- reproduce <- programs."""
   for file in (PACKAGE / room).rglob('*.py'):
     if file.name == PROGRAM:
       continue
