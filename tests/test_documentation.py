@@ -26,6 +26,7 @@ FLAGS = {
     *('config', 'workdir', 'shard', 'together', 'list'),
     *('multi_host', 'coordinator', 'num_hosts', 'host_index'),
   },
+  'reproduce': {'config', 'workdir', 'hours', 'processes', 'until'},
   'report': {'workdir', 'output', 'metric'},
   'export': {'workdir', 'params', 'output'},
   'convert': {'config', 'output'},

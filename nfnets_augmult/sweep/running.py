@@ -145,8 +145,6 @@ def run_sweep(
       say(
         f'[{number + 1}/{len(todo)}] {outcome} in {format_duration(seconds)}\n  {tally.line(left)}'
       )
-  num_points = sum(map(len, todo))
-  say(f'{num_points} runs: {tally.line()}' if todo else 'there are no runs in this shard')
   return tally
 
 
