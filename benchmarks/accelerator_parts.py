@@ -111,7 +111,7 @@ def add_toy_network() -> None:
 
 
 # The key is the name of a variant, the value what it changes in the config of a run.
-_VARIANTS: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
   'chosen': {},
   'native': {'conv_algorithm': 'native'},
   'split': {'conv_algorithm': 'split'},
@@ -130,11 +130,11 @@ def nfnet_run(
   Args:
     model: name of the network.
     batch_size: of all devices.
-    variant: `'chosen'` for the convolutions of the backend's table, or another key of `_VARIANTS`.
+    variant: `'chosen'` for the convolutions of the backend's table, or another key of `VARIANTS`.
     dtype: of the computation, unless the variant says another.
   """
   config = recipes.nfnet_recipe('f0')
-  changes = dict(_VARIANTS[variant])
+  changes = dict(VARIANTS[variant])
   if algorithm := changes.pop('conv_algorithm', None):
     with config.unlocked():
       config.update(model={'conv_algorithm': algorithm})
@@ -711,7 +711,8 @@ def measure_large(parts: Parts, scale: Scale) -> None:
 # Batches made on the device, and groups.
 
 
-def _wide_resnet_run(scale: Scale, batch_size: int, augmult: int, steps_per_dispatch: int) -> Run:
+def wide_resnet_run(scale: Scale, batch_size: int, augmult: int, steps_per_dispatch: int) -> Run:
+  """Returns the run of a Wide-ResNet by its recipe, on batches made on the device."""
   config: ml_collections.ConfigDict = recipes.cifar100_recipe()
   config.update_from_flattened_dict(
     {
@@ -766,7 +767,7 @@ def _time_in_turn(
 def batches_on_device(scale: Scale) -> dict[str, Any]:
   """Times steps whose batches are made on the device, next to the bare step on one batch."""
   runs = {
-    stride: _wide_resnet_run(scale, scale.wide_resnet_batch, 4, stride)
+    stride: wide_resnet_run(scale, scale.wide_resnet_batch, 4, stride)
     for stride in {1, 1 if feeding.loops_are_slow() else scale.steps_per_dispatch}
   }
   run = runs[1]
@@ -816,7 +817,7 @@ def batches_on_device(scale: Scale) -> dict[str, Any]:
 def runs_together(scale: Scale) -> dict[str, Any]:
   """Times groups of runs that train in one program, by their number."""
   stride = 1 if feeding.loops_are_slow() else scale.steps_per_dispatch
-  run = _wide_resnet_run(scale, scale.group_batch, 4, stride)
+  run = wide_resnet_run(scale, scale.group_batch, 4, stride)
   first = jax.device_get(run.network.initial_state())
   ways, states = {}, {}
   for size in scale.group_sizes:
