@@ -49,6 +49,7 @@ class Scale:
     middle_variants: likewise the middle one.
     most_batch_size: of the search for the largest batch.
     wide_resnet: name.
+    wide_resnet_image: pixels of a side.
     wide_resnet_batch: of its run alone.
     steps_per_dispatch: of batches made on the device, besides 1.
     input_steps: in a sample.
@@ -69,6 +70,7 @@ class Scale:
   middle_variants: tuple[str, ...] = ('native',)
   most_batch_size: int = 4096
   wide_resnet: str = 'wrn_16_4'
+  wide_resnet_image: int = 32
   wide_resnet_batch: int = 1024
   steps_per_dispatch: int = 20
   input_steps: int = 60
@@ -91,6 +93,7 @@ TINY = Scale(
   middle_variants=(),
   most_batch_size=2,
   wide_resnet='wrn_10_1',
+  wide_resnet_image=8,
   wide_resnet_batch=4,
   steps_per_dispatch=2,
   input_steps=2,
@@ -717,6 +720,7 @@ def wide_resnet_run(scale: Scale, batch_size: int, augmult: int, steps_per_dispa
   config.update_from_flattened_dict(
     {
       'model.name': scale.wide_resnet,
+      'dataset.image_size': scale.wide_resnet_image,
       'input': 'device',
       'batch_size': batch_size * jax.local_device_count(),
       'augmult': augmult,
