@@ -222,3 +222,24 @@ def test_the_command_ends_in_time_and_says_what_is_missing(tmp_path):
   assert 'the time was over' in done.stdout
   results = json.loads((tmp_path / 'results.json').read_text())
   assert 'what is left of: large' in results['skipped']
+
+
+def test_an_interrupt_ends_the_worker_and_fails_no_part(tmp_path):
+  """The worker has a session of its own, which a signal to the command does not reach."""
+  process = subprocess.Popen(
+    [ROOT / 'launch' / 'measure_accelerator.sh', '9', '--tiny', f'--output={tmp_path}'],
+    env={**os.environ, 'PYTHON': sys.executable},
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  deadline = time.monotonic() + 120
+  while not (tmp_path / 'results.json').exists():
+    assert time.monotonic() < deadline and process.poll() is None
+    time.sleep(0.05)
+  process.terminate()
+  # It closes only when the worker, which has it open too, has ended.
+  assert process.communicate(timeout=60)[1].endswith('interrupted\n')
+  assert process.returncode == 128 + 15
+  parts = json.loads((tmp_path / 'results.json').read_text())['parts']
+  assert 'failed' not in [part['status'] for part in parts.values()]
