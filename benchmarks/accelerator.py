@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 from nfnets_augmult import command_line  # first: it quietens libraries before they are imported
@@ -31,6 +32,7 @@ _WORKERS = ('main', 'timm small', 'tests', 'timm middle', 'large')
 _GRACE_SECONDS = 3.0
 
 _running: list[subprocess.Popen] = []
+_stopping = threading.Event()
 
 
 def main() -> None:
@@ -89,6 +91,8 @@ def _run_worker(worker: str, started: float, deadline: float) -> bool:
       status = None
     finally:
       _end(process)
+    if _stopping.is_set():  # what was interrupted has not failed; `_stop` ends this process
+      threading.Event().wait()
     if status == 0:
       return True
     parts = Parts(
@@ -122,6 +126,7 @@ def _end(process: subprocess.Popen) -> None:
 
 def _stop(number: int) -> None:
   """Ends the worker, which has a session of its own, and then this process."""
+  _stopping.set()
   for process in _running:
     _end(process)
   console.end(number)

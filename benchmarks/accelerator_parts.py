@@ -49,6 +49,7 @@ class Scale:
     middle_variants: likewise the middle one.
     most_batch_size: of the search for the largest batch.
     wide_resnet: name.
+    wide_resnet_image: pixels of a side.
     wide_resnet_batch: of its run alone.
     steps_per_dispatch: of batches made on the device, besides 1.
     input_steps: in a sample.
@@ -69,6 +70,7 @@ class Scale:
   middle_variants: tuple[str, ...] = ('native',)
   most_batch_size: int = 4096
   wide_resnet: str = 'wrn_16_4'
+  wide_resnet_image: int = 32
   wide_resnet_batch: int = 1024
   steps_per_dispatch: int = 20
   input_steps: int = 60
@@ -91,6 +93,7 @@ TINY = Scale(
   middle_variants=(),
   most_batch_size=2,
   wide_resnet='wrn_10_1',
+  wide_resnet_image=8,
   wide_resnet_batch=4,
   steps_per_dispatch=2,
   input_steps=2,
@@ -111,7 +114,7 @@ def add_toy_network() -> None:
 
 
 # The key is the name of a variant, the value what it changes in the config of a run.
-_VARIANTS: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
   'chosen': {},
   'native': {'conv_algorithm': 'native'},
   'split': {'conv_algorithm': 'split'},
@@ -130,11 +133,11 @@ def nfnet_run(
   Args:
     model: name of the network.
     batch_size: of all devices.
-    variant: `'chosen'` for the convolutions of the backend's table, or another key of `_VARIANTS`.
+    variant: `'chosen'` for the convolutions of the backend's table, or another key of `VARIANTS`.
     dtype: of the computation, unless the variant says another.
   """
   config = recipes.nfnet_recipe('f0')
-  changes = dict(_VARIANTS[variant])
+  changes = dict(VARIANTS[variant])
   if algorithm := changes.pop('conv_algorithm', None):
     with config.unlocked():
       config.update(model={'conv_algorithm': algorithm})
@@ -711,11 +714,13 @@ def measure_large(parts: Parts, scale: Scale) -> None:
 # Batches made on the device, and groups.
 
 
-def _wide_resnet_run(scale: Scale, batch_size: int, augmult: int, steps_per_dispatch: int) -> Run:
+def wide_resnet_run(scale: Scale, batch_size: int, augmult: int, steps_per_dispatch: int) -> Run:
+  """Returns the run of a Wide-ResNet by its recipe, on batches made on the device."""
   config: ml_collections.ConfigDict = recipes.cifar100_recipe()
   config.update_from_flattened_dict(
     {
       'model.name': scale.wide_resnet,
+      'dataset.image_size': scale.wide_resnet_image,
       'input': 'device',
       'batch_size': batch_size * jax.local_device_count(),
       'augmult': augmult,
@@ -766,7 +771,7 @@ def _time_in_turn(
 def batches_on_device(scale: Scale) -> dict[str, Any]:
   """Times steps whose batches are made on the device, next to the bare step on one batch."""
   runs = {
-    stride: _wide_resnet_run(scale, scale.wide_resnet_batch, 4, stride)
+    stride: wide_resnet_run(scale, scale.wide_resnet_batch, 4, stride)
     for stride in {1, 1 if feeding.loops_are_slow() else scale.steps_per_dispatch}
   }
   run = runs[1]
@@ -816,7 +821,7 @@ def batches_on_device(scale: Scale) -> dict[str, Any]:
 def runs_together(scale: Scale) -> dict[str, Any]:
   """Times groups of runs that train in one program, by their number."""
   stride = 1 if feeding.loops_are_slow() else scale.steps_per_dispatch
-  run = _wide_resnet_run(scale, scale.group_batch, 4, stride)
+  run = wide_resnet_run(scale, scale.group_batch, 4, stride)
   first = jax.device_get(run.network.initial_state())
   ways, states = {}, {}
   for size in scale.group_sizes:

@@ -7,11 +7,14 @@ import subprocess
 import sys
 import time
 
+import chex
+import jax
 import pytest
 
 from benchmarks import accelerator_page, accelerator_parts, accelerator_tests, timm_comparison
 from benchmarks.accelerator_parts import TINY
 from benchmarks.measured_parts import Parts
+from benchmarks.random_images import NUM_CLASSES, random_run
 from nfnets_augmult.models import grouped_conv
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -68,26 +71,54 @@ def test_what_a_crash_ended(tmp_path):
 
 @pytest.fixture(name='measured', scope='module')
 def _measured(tmp_path_factory):
-  """All parts of the main process with toy sizes; the table of convolutions is as before after."""
+  """All parts of the main process with toy sizes.
+
+  Whole steps are those that other parts compile too, since an NFNet takes long to compile.
+  """
+
+  def wide_resnet_run(model, batch_size, variant='chosen', *, dtype='float32'):
+    config = accelerator_parts.wide_resnet_run(TINY, TINY.wide_resnet_batch, 4, 1).config
+    return random_run(config, num_classes=NUM_CLASSES)
+
   folder = tmp_path_factory.mktemp('accelerator')
   parts = _parts(folder)
-  table, variants = dict(grouped_conv.FASTEST), dict(accelerator_parts.nfnet.VARIANTS)
-  networks = dict(accelerator_parts.models.MODELS)
-  accelerator_parts.add_toy_network()
-  try:
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(grouped_conv, 'FASTEST', dict(grouped_conv.FASTEST))
+    patch.setattr(accelerator_parts, 'nfnet_run', wide_resnet_run)
+    _add_toy_network(patch)
     accelerator_parts.measure_main(parts, TINY)
     before = (folder / 'results.json').read_bytes()
     accelerator_parts.measure_main(_parts(folder), TINY)
-    assert (folder / 'results.json').read_bytes() == before, 'the second time does nothing again'
-  finally:
-    for original, changed in (
-      (table, grouped_conv.FASTEST),
-      (variants, accelerator_parts.nfnet.VARIANTS),
-      (networks, accelerator_parts.models.MODELS),
-    ):
-      changed.clear()
-      changed.update(original)
+  assert (folder / 'results.json').read_bytes() == before, 'the second time does nothing again'
   return parts
+
+
+def _add_toy_network(patch):
+  patch.setattr(accelerator_parts.nfnet, 'VARIANTS', dict(accelerator_parts.nfnet.VARIANTS))
+  patch.setattr(accelerator_parts.models, 'MODELS', dict(accelerator_parts.models.MODELS))
+  accelerator_parts.add_toy_network()
+
+
+@pytest.mark.parametrize('variant', accelerator_parts.VARIANTS)
+def test_variants_are_runs_of_the_recipe(variant, monkeypatch):
+  """Each has the batch and the resolution, and differs in what its name says."""
+  _add_toy_network(monkeypatch)
+  run = accelerator_parts.nfnet_run('nfnet_toy', 16, variant)
+  assert run.settings.batch_size == 16 and run.settings.augmult == 1
+  assert run.data.image_shape == (16, 16, 3)
+  assert run.settings.compute_dtype == ('float32' if variant == 'float32' else 'bfloat16')
+  assert bool(run.settings.sam.rho) == (variant == 'sam')
+
+
+def test_random_states_are_those_of_the_network(monkeypatch):
+  """In their shapes; the gains of branches are one."""
+  _add_toy_network(monkeypatch)
+  run = accelerator_parts.nfnet_run('nfnet_toy', 16)
+  state = jax.eval_shape(run.network.initial_state)
+  drawn = accelerator_parts.random_state(run)
+  jax.tree.map(lambda a, b: chex.assert_shape(a, b.shape), drawn, state)
+  gains = [leaf['skip_gain'] for leaf in drawn.params.values() if 'skip_gain' in leaf]
+  assert gains and all(gain == 1 for gain in gains)
 
 
 def test_every_part_has_a_result(measured):
@@ -191,3 +222,24 @@ def test_the_command_ends_in_time_and_says_what_is_missing(tmp_path):
   assert 'the time was over' in done.stdout
   results = json.loads((tmp_path / 'results.json').read_text())
   assert 'what is left of: large' in results['skipped']
+
+
+def test_an_interrupt_ends_the_worker_and_fails_no_part(tmp_path):
+  """The worker has a session of its own, which a signal to the command does not reach."""
+  process = subprocess.Popen(
+    [ROOT / 'launch' / 'measure_accelerator.sh', '9', '--tiny', f'--output={tmp_path}'],
+    env={**os.environ, 'PYTHON': sys.executable},
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  deadline = time.monotonic() + 120
+  while not (tmp_path / 'results.json').exists():
+    assert time.monotonic() < deadline and process.poll() is None
+    time.sleep(0.05)
+  process.terminate()
+  # It closes only when the worker, which has it open too, has ended.
+  assert process.communicate(timeout=60)[1].endswith('interrupted\n')
+  assert process.returncode == 128 + 15
+  parts = json.loads((tmp_path / 'results.json').read_text())['parts']
+  assert 'failed' not in [part['status'] for part in parts.values()]
