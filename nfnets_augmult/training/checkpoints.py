@@ -35,20 +35,10 @@ def has_checkpoint(workdir: str) -> bool:
   Raises:
     CheckpointError: the folder of the checkpoints cannot be read.
   """
-  folder = os.path.join(workdir, 'checkpoints')
-  if not files.is_dir(folder):
+  if not files.is_dir(os.path.join(workdir, 'checkpoints')):
     return False
-  if jax.process_count() > 1:
-    # Orbax would wait for hosts that found no folder, because the first has not made it yet.
-    return any(name.isdigit() and _is_whole(folder, name) for name in files.list_dir(folder))
   with Checkpoints(workdir, read_only=True) as checkpoints:
     return checkpoints.latest_step is not None
-
-
-def _is_whole(folder: str, name: str) -> bool:
-  """Whether a checkpoint is complete: in a bucket, where none is renamed, it has a last object."""
-  last = ocp.path.atomicity_types.COMMIT_SUCCESS_FILE
-  return not files.is_url(folder) or files.exists(os.path.join(folder, name, last))
 
 
 def _committed_after(check: Callable[[], None]) -> type[ocp.path.atomicity.CommitFileTemporaryPath]:
@@ -60,6 +50,12 @@ def _committed_after(check: Callable[[], None]) -> type[ocp.path.atomicity.Commi
       await super().finalize()
 
   return CheckedPath
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+  """Returns options of Orbax by which this host waits for no other."""
+  host = jax.process_index()
+  return ocp.options.MultiprocessingOptions(primary_host=host, active_processes={host})
 
 
 def _plain_path_to(workdir: epath.Path) -> tempfile.TemporaryDirectory | None:
@@ -97,6 +93,12 @@ def _arrays(state: TrainState) -> dict[str, Any]:
   return jax.tree.map(lambda leaf: np.asarray(leaf).view(_Unchanging), state._asdict())
 
 
+def _read(manager: ocp.CheckpointManager, step: int, template: Any = None) -> dict[str, Any]:
+  """Returns the arrays of a checkpoint; by itself, while with Orbax's manager all hosts read."""
+  folder = manager.directory / str(step) / _ITEM
+  return ocp.StandardCheckpointHandler().restore(folder, args=ocp.args.StandardRestore(template))
+
+
 class CheckpointError(RuntimeError):
   """A checkpoint could not be written or read; the message lists the remaining ones."""
 
@@ -123,7 +125,8 @@ class Checkpoints:
     Args:
       workdir: of the run.
       keep: how many of the latest checkpoints stay, at least 1.
-      read_only: change nothing, to read the checkpoints of a run that may be training.
+      read_only: change nothing, to read the checkpoints of a run that may be training. Otherwise
+        all of several hosts must open them and call the same methods.
       class_names: of the outputs of the network; stored with every checkpoint.
       claim: on a `workdir` in a bucket, made before this is opened; None on hosts but the first.
 
@@ -156,6 +159,7 @@ class Checkpoints:
             create=not read_only,
             cleanup_tmp_directories=not read_only,
             single_host_load_and_broadcast=not read_only and jax.process_count() > 1,
+            multiprocessing_options=_alone() if read_only else ocp.options.MultiprocessingOptions(),
             enable_async_checkpointing=not read_only,
             # Created asynchronously, a folder that fails leaves threads waiting for it.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
@@ -248,12 +252,10 @@ class Checkpoints:
         )
 
   def _reads_as(self, state: TrainState) -> bool:
-    """Whether the newest checkpoint is `state`; looked at by one host, unlike `restore`."""
-    folder = self._latest.directory / str(self.latest_step) / _ITEM
+    """Whether the newest checkpoint is `state`."""
     template = jax.tree.map(np.asarray, state._asdict())
     with self._explain('read'):
-      handler = ocp.StandardCheckpointHandler()
-      written = handler.restore(folder, args=ocp.args.StandardRestore(template))
+      written = _read(self._latest, self.latest_step, template)
     is_equal = jax.tree.map(
       lambda ours, theirs: ours.tobytes() == np.asarray(theirs).tobytes(), template, written
     )
@@ -299,7 +301,7 @@ class Checkpoints:
       self._best.wait_until_finished()
 
   def restore(self, template: TrainState, *, which: str | int = 'latest') -> TrainState:
-    """Returns a saved state, as NumPy arrays.
+    """Returns a saved state, as NumPy arrays. The first of several hosts reads it for all.
 
     Args:
       template: a state of the same structure, shapes and dtypes.
@@ -308,6 +310,10 @@ class Checkpoints:
     Raises:
       CheckpointError: there is no such checkpoint, or it does not fit `template`.
     """
+    leaves = hosts.arrays_from_first_host(lambda: jax.tree.leaves(self._restore(template, which)))
+    return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+  def _restore(self, template: TrainState, which: str | int) -> TrainState:
     manager = self._best if which == 'best' else self._latest
     is_number = str(which).isdigit()
     step = (
@@ -321,7 +327,7 @@ class Checkpoints:
       )
     try:
       with self._explain('read'):
-        restored = manager.restore(step, args=ocp.args.StandardRestore(template._asdict()))
+        restored = _read(manager, step, template._asdict())
     except CheckpointError:
       self._check_fits(manager, step, template)
       raise
@@ -338,7 +344,7 @@ class Checkpoints:
     """Raises CheckpointError if the parameters are not those of `template`, saying how."""
     difference = ''
     with contextlib.suppress(Exception):  # the caller raises another error
-      restored = manager.restore(step, args=ocp.args.StandardRestore())
+      restored = _read(manager, step)
       params = restored.get('runs', restored)['params']
       difference = fit.difference(getattr(template, 'runs', template).params, params)
     if difference:
@@ -363,7 +369,7 @@ class Checkpoints:
     if self.latest_step is None:
       raise CheckpointError(f'there is no checkpoint in {self._workdir}')
     with self._explain('read'):
-      restored = self._latest.restore(self.latest_step, args=ocp.args.StandardRestore())
+      restored = _read(self._latest, self.latest_step)
     if 'ema_params' not in restored:
       raise CheckpointError(
         f'{self._workdir} is of runs that trained together: give the folder of one of them'
