@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from nfnets_augmult.training import devices
+from nfnets_augmult.training import devices, records
 
 # Errors of the runtime that are no failed communication.
 _OWN_ERRORS = ('RESOURCE_EXHAUSTED', 'INVALID_ARGUMENT', 'UNIMPLEMENTED', 'NOT_FOUND')
@@ -28,6 +28,10 @@ class SharedError(Exception):
 
 class HostError(SharedError, ValueError):
   """What only one host could find out, and all raise; with a single host the original error."""
+
+
+class HostTakenOverError(HostError, records.TakenOverError):
+  """That another process was started in the work directory, which one host has found."""
 
 
 def any_host(flag: bool) -> bool:
@@ -113,6 +117,7 @@ def failing_together() -> Iterator[None]:
 
   Raises:
     HostError: the body raised an error on one of several hosts, whose message this has.
+    HostTakenOverError: likewise, and it was a TakenOverError.
   """
   if jax.process_count() == 1:
     yield
@@ -122,10 +127,17 @@ def failing_together() -> Iterator[None]:
     yield
   except Exception as error:
     own = error
-  messages = _gather_texts('' if own is None else str(own) or type(own).__name__)
-  for index, message in enumerate(messages):
+  message = '' if own is None else str(own) or type(own).__name__
+  found = _gather_texts(json.dumps([message, is_from(own, records.TakenOverError)]))
+  for index, (message, is_taken_over) in enumerate(map(json.loads, found)):
     if message:
-      raise HostError(f'on host {index}: {message}' if index else message) from own
+      kind = HostTakenOverError if is_taken_over else HostError
+      raise kind(f'on host {index}: {message}' if index else message) from own
+
+
+def is_from(error: BaseException | None, kinds: type | tuple[type, ...]) -> bool:
+  """Whether an error, or one from which it was raised, is of these classes."""
+  return error is not None and (isinstance(error, kinds) or is_from(error.__cause__, kinds))
 
 
 def is_lost(error: BaseException | None) -> bool:

@@ -157,7 +157,7 @@ def test_two_tasks_on_a_real_slurm(tmp_path):
     call('scancel', '--signal=TERM', '--batch', job)
     _wait(lambda: is_job('PENDING'))
     assert records.read_status(str(workdir))[0] == 'unfinished'
-    # SLURM lets it wait for two minutes, since a node refuses a job that it has ended in this second.
+    # By itself it waits for two minutes. A node refuses a job in the second in which it has ended.
     call('scontrol', 'update', f'JobId={job}', 'StartTime=now+3')
     _wait(lambda: is_job('COMPLETED'))
     output = (tmp_path / 'job.out').read_text()
