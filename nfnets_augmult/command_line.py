@@ -155,6 +155,8 @@ def join_hosts() -> None:
     )
   except (RuntimeError, ValueError) as error:
     fail(f'--multi_host: the machines cannot be joined: {_one_line(str(error))}')
+  # The preemption service of JAX, which Orbax needs, would catch it, and nobody would stop.
+  signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def whole_numbers(flag: str) -> list[int]:

@@ -9,6 +9,7 @@ from nfnets_augmult import command_line
 
 # isort: split
 import os
+import signal
 import types
 from typing import Any
 from unittest import mock
@@ -120,6 +121,10 @@ def main() -> None:
   _check_checkpoints(workdir, is_first)
   _check_initial_params(workdir, is_first)
   assert os.path.exists(workdir) == is_first
+  hosts.any_host(True)
+  if not is_first:
+    os.kill(os.getpid(), signal.SIGTERM)  # which nothing catches before there is a state to save
+  hosts.any_host(True)
 
 
 if __name__ == '__main__':

@@ -100,8 +100,9 @@ def test_an_error_of_one_host_ends_both_with_its_message(tmp_path):
 
 
 def test_what_both_hosts_have(tmp_path):
-  """Arrays, errors, checkpoints and initial parameters of the first host."""
+  """Arrays, errors, checkpoints and initial parameters of the first host; a signal ends it all."""
   flags, own = [f'--workdir={tmp_path / "run"}'], [f'--workdir={tmp_path / "nowhere"}']
   started = hosts_of_a_run.start_module('tests.runs.on_each_host', flags, own)
   outputs = [host.communicate(timeout=400)[0] for host in started]
-  assert [host.returncode for host in started] == [0, 0], '\n'.join(outputs)
+  assert started[1].returncode == -signal.SIGTERM, '\n'.join(outputs)
+  assert started[0].returncode in (command_line.HOST_LOST, -signal.SIGABRT), '\n'.join(outputs)
