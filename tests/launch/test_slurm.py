@@ -20,7 +20,7 @@ SCRIPT = ROOT / 'launch' / 'slurm.sbatch'
 CLUSTER = pathlib.Path(__file__).parent / 'slurm_cluster.sh'
 
 
-def _wait(condition, seconds=300):
+def _wait(condition, seconds=900):
   deadline = time.monotonic() + seconds
   while not condition():
     assert time.monotonic() < deadline, 'waited too long'

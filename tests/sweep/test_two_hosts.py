@@ -8,7 +8,7 @@ from tests import buckets, hosts_of_a_run
 from tests.toy_runs import device_config, train_run
 
 
-def test_two_hosts_run_a_sweep(tmp_path):
+def test_two_hosts_run_a_sweep(tmp_path, monkeypatch):
   """Two processes of one device each, in a bucket: the results of this one with eight.
 
   With dropout, and with SAM on a fifth of the batch. Rounding is 6e-8 per operation, and a few
@@ -25,12 +25,13 @@ def test_two_hosts_run_a_sweep(tmp_path):
     sam__ascent_fraction=0.2,
     sam__synchronize=True,
   )
+  monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path / 'compiled'))
   with buckets.in_environment() as bucket:
     workdir = bucket.url('two')
     taken = f'{workdir}/pad=0,seed=0'
 
     def start_another(method, path):
-      if buckets.is_write(method) and 'pad%3D0%2Cseed%3D0%2Frun.json' in path:
+      if method == 'DELETE' and 'pad=0,seed=0%2Fstatus.json' in path:  # at its start
         bucket.refuse = lambda method, path: 0
         records.Claim(taken)
       return 0
