@@ -165,7 +165,9 @@ def _finish_records(
 ) -> None:
   if recorder is None:
     return
-  is_writable = not hosts.is_from(error, (CheckpointError, OSError, records.TakenOverError))
+  if isinstance(error, hosts.HostError):
+    error = error.__cause__
+  is_writable = not isinstance(error, CheckpointError | OSError | records.TakenOverError)
   if is_writable:
     recorder.upload()
   recorder.close()

@@ -195,13 +195,13 @@ def run_group(
       results = training.train(runs, folder, stop_requested=stop_requested).results
   except StopRequested:
     raise
-  except records.TakenOverError:
+  except records.TakenOverError as error:
+    _raise_own(error)
     return f'{name}: left to a process that was started later'
   except DivergedError as error:
     return f'{name}: diverged ({error})' if is_single else f'{name}: all diverged'
   except Exception as error:
-    if jax.process_count() > 1 and not isinstance(error, hosts.SharedError):
-      raise  # the other hosts are elsewhere in the program
+    _raise_own(error)
     message = f'{type(error).__name__}: {error}'
     for point, run_folder in zip(group, folders, strict=True) if host == 0 else ():
       if not groups.is_done(workdir, point):
@@ -215,6 +215,12 @@ def run_group(
   diverged = len(group) - len(finished)
   ends = f'{sweep.metric} {min(finished):.2f} to {max(finished):.2f} %'
   return f'{name}: {len(finished)} finished ({ends})' + f', {diverged} diverged' * bool(diverged)
+
+
+def _raise_own(error: Exception) -> None:
+  """Raises an error of one of several hosts: the others are elsewhere in the program."""
+  if jax.process_count() > 1 and not isinstance(error, hosts.SharedError):
+    raise error
 
 
 @contextlib.contextmanager

@@ -88,7 +88,7 @@ def _arrays(state: TrainState) -> dict[str, Any]:
 
 
 def _read(manager: ocp.CheckpointManager, step: int, template: Any = None) -> dict[str, Any]:
-  """Returns the arrays of a checkpoint; by itself, while with Orbax's manager all hosts read."""
+  """Returns the arrays of a checkpoint, in the structure of the template or of dicts and lists."""
   folder = manager.directory / str(step) / _ITEM
   return ocp.StandardCheckpointHandler().restore(folder, args=ocp.args.StandardRestore(template))
 
