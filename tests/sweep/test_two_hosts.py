@@ -12,8 +12,8 @@ def test_two_hosts_run_a_sweep(tmp_path, monkeypatch):
   """Two processes of one device each, in a bucket: the results of this one with eight.
 
   With dropout, and with SAM on a fifth of the batch. Rounding is 6e-8 per operation, and a few
-  steps add up that of sums of thousands of terms. The second of three groups is taken over, which
-  the first host alone finds; both leave it as it is, and go on with the third.
+  steps add up that of sums of thousands of terms. The first of two groups is taken over, which
+  host 0 alone finds; both leave it as it is, and go on with the other.
   """
   config = device_config(
     total_steps=4,
@@ -41,7 +41,7 @@ def test_two_hosts_run_a_sweep(tmp_path, monkeypatch):
         'sweep',
         [
           *('--together', f'--workdir={workdir}'),
-          *('--grid.augmentation.pad=2,0,1', '--grid.seed=0,3'),
+          *('--grid.augmentation.pad=0,2', '--grid.seed=0,3'),
           *hosts_of_a_run.overrides(config, varied=['augmentation.pad']),
         ],
       )
@@ -49,8 +49,8 @@ def test_two_hosts_run_a_sweep(tmp_path, monkeypatch):
       assert bucket.refuse is not start_another
     assert [host.returncode for host in hosts] == [0, 0], f'{first}\n{second}'
     assert '2 runs of pad=0: left to a process that was started later' in first
-    assert '2 runs of pad=1: 2 finished' in first
-    assert '6 runs: 4 finished, 2 unfinished' in first
+    assert '2 runs of pad=2: 2 finished' in first
+    assert '4 runs: 2 unfinished, 2 finished' in first
     assert 'finished' not in second
     assert records.read_status(taken) == ('unfinished', '')
     assert not files.exists(f'{taken}/metrics.jsonl')
