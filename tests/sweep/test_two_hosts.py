@@ -45,7 +45,7 @@ def test_two_hosts_run_a_sweep(tmp_path, monkeypatch):
           *hosts_of_a_run.overrides(config, varied=['augmentation.pad']),
         ],
       )
-      first, second = (host.communicate(timeout=400)[0] for host in hosts)
+      first, second = (host.communicate(timeout=900)[0] for host in hosts)
       assert bucket.refuse is not start_another
     assert [host.returncode for host in hosts] == [0, 0], f'{first}\n{second}'
     assert '2 runs of pad=0: left to a process that was started later' in first
