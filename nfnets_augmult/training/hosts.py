@@ -146,6 +146,8 @@ def is_lost(error: BaseException | None) -> bool:
     return False
   if isinstance(error, jax.errors.JaxRuntimeError):
     return not str(error).startswith(_OWN_ERRORS)
+  if isinstance(error, ValueError) and str(error).startswith('UNKNOWN: Gloo'):
+    return True  # as JAX raises it if a program fails while it is started
   return is_lost(error.__cause__)
 
 
