@@ -16,7 +16,7 @@ from nfnets_augmult.ops import addressed_random, files
 from nfnets_augmult.optim import sam, schedules
 from nfnets_augmult.runs.images import Data
 from nfnets_augmult.runs.settings import Settings
-from nfnets_augmult.training import devices
+from nfnets_augmult.training import devices, hosts
 from nfnets_augmult.training import state as state_lib
 from nfnets_augmult.training import step as step_lib
 from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
@@ -150,6 +150,8 @@ def read_initial_params(
 ) -> InitialParams | None:
   """Returns the parameters to start from, or None without a path; checks names and shapes.
 
+  The first of several hosts reads them for all.
+
   Args:
     path: a parameter file or the work directory of a run; or ''.
     network: of the run.
@@ -161,6 +163,18 @@ def read_initial_params(
   """
   if not path:
     return None
+  read = functools.cache(lambda: _read_initial_params(path, network, class_names))
+
+  def describe() -> tuple[bool, list[str]]:
+    return read().has_other_classes, list(param_files.flatten(read().params))
+
+  has_other_classes, names = hosts.from_first_host(describe)
+  arrays = hosts.arrays_from_first_host(lambda: list(param_files.flatten(read().params).values()))
+  params = param_files.unflatten(dict(zip(names, arrays, strict=True)))
+  return InitialParams(params, has_other_classes)
+
+
+def _read_initial_params(path: str, network: Network, class_names: Sequence[str]) -> InitialParams:
   if not files.exists(path):
     raise ValueError(f'init_from={path!r} does not exist')
   try:
