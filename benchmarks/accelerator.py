@@ -27,7 +27,7 @@ from nfnets_augmult.ops import checks, console, files
 
 _TESTS = 'tests on the accelerator'
 # In order of worth.
-_WORKERS = ('main', 'timm small', 'tests', 'timm middle', 'large')
+_WORKERS = ('first', 'timm small', 'tests', 'variants', 'timm middle', 'large', 'convolutions')
 # After the deadline, for the part that runs to end by itself.
 _GRACE_SECONDS = 3.0
 
@@ -153,13 +153,17 @@ def _work(worker: str, parts: Parts) -> None:
   if args.tiny:
     accelerator_parts.add_toy_network()
   parts.log(f'{worker}: JAX is ready')
-  if worker == 'main':
-    accelerator_parts.measure_main(parts, scale)
-  elif worker == 'large':
-    accelerator_parts.measure_large(parts, scale)
-  else:
+  if worker.startswith('timm'):
     parts.skipped.pop(worker, None)
     timm_comparison.compare(parts, scale, ('timm small', 'timm middle').index(worker), python)
+  else:
+    measure = {
+      'first': accelerator_parts.measure_first,
+      'variants': accelerator_parts.measure_variants,
+      'large': accelerator_parts.measure_large,
+      'convolutions': accelerator_parts.measure_convolutions,
+    }
+    measure[worker](parts, scale)
 
 
 def _measure_tests(parts: Parts, *, tiny: bool) -> None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from benchmarks.accelerator_parts import all_convolutions
 from benchmarks.measured_parts import Parts
 from nfnets_augmult.ops import files
 from nfnets_augmult.training import records
@@ -48,7 +49,7 @@ def table_entry(parts: Parts) -> dict[str, Any] | None:
   The algorithms are those that were fastest one by one, unless whole steps of the network took less
   time with one algorithm for all.
   """
-  device, chosen = parts.result('environment'), parts.result('convolutions')
+  device, chosen = parts.result('environment'), all_convolutions(parts)
   if device is None or chosen is None or not chosen['algorithms']:
     return None
   algorithms = dict(chosen['algorithms'])
@@ -58,11 +59,11 @@ def table_entry(parts: Parts) -> dict[str, Any] | None:
     for name, result in _steps(parts).items()
     if name.startswith(f'{chosen["network"]}, ') and 'largest' not in name
   }
-  steps = {name: steps[name] for name in ('chosen', 'native', 'split') if name in steps}
+  steps = {name: steps[name] for name in ('default', 'native', 'split') if name in steps}
   if len(steps) > 1:
     what += ', and whole steps'
     best = min(steps, key=steps.__getitem__)
-    if best != 'chosen' and steps[best] < _WORTH * steps.get('chosen', math.inf):
+    if best != 'default' and steps[best] < _WORTH * steps.get('default', math.inf):
       algorithms = dict.fromkeys(algorithms, best)
   return {
     device['backend']: {
@@ -70,7 +71,7 @@ def table_entry(parts: Parts) -> dict[str, Any] | None:
       'measured': {
         'device': device['device_kind'],
         'jax': device['versions']['jax'],
-        'date': parts.parts['convolutions']['at'][:10],
+        'date': parts.parts['environment']['at'][:10],
         'what': f'{what}; {chosen["dtype"]}, batch {chosen["batch_size"]}',
         'seconds': chosen['totals'],
         'step_seconds': steps,
@@ -110,7 +111,7 @@ def _page(parts: Parts, device: Mapping[str, Any]) -> Iterator[str]:
     'to multiply; images already lie on the device, unless it says otherwise.'
   )
   yield from _section('Ceilings', _ceilings(device))
-  yield from _section('Convolutions', _convolution_rows(parts.result('convolutions')))
+  yield from _section('Convolutions', _convolution_rows(all_convolutions(parts)))
   yield from _section('Steps', _step_rows(_steps(parts)))
   yield from _section('Memory and compilation', _memory_rows(_steps(parts)))
   yield from _section(
@@ -193,10 +194,10 @@ def _step_rows(steps: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
   yield (
     'Whole steps of a run: loss, gradient, AGC, L2, Nesterov momentum and EMA. FLOP/s are 2 x '
     'multiply-adds x 3; what SAM, rematerialisation and the optimiser compute besides is not '
-    'counted, so they lower the share of the bfloat16 peak. `chosen` has the algorithms chosen '
-    'above, and is what the rows without one of their own have. SAM has radius 0.05 and ascends on '
-    'a fifth of the batch. float32 has the default precision of products on this backend, which '
-    'rounds inputs of products to fewer bits on recent GPUs and on TPU.'
+    'counted, so they lower the share of the bfloat16 peak. `default` has the convolutions that '
+    "the package's table names, as have the rows without some of their own. SAM has radius 0.05 "
+    'and ascends on a fifth of the batch. float32 has the default precision of products on this '
+    'backend, which rounds inputs of products to fewer bits on recent GPUs and on TPU.'
   )
   yield ''
   yield '| step | px | batch | time | images/s | TFLOP/s | share of peak |'
@@ -217,9 +218,8 @@ def _memory_rows(steps: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
   yield (
     'What XLA plans, in GiB: state and batch, temporary memory, and all that is needed at once; '
     'next to it the most that the process had in use, where this step raised it. Compile times, to '
-    'trace and lower and of XLA, are given where nothing else was compiled at the time and nothing '
-    "came from JAX's cache; XLA's choices for single convolutions, made for the section above, are "
-    'not made again.'
+    'trace and lower and of XLA, are given where nothing came from '
+    "JAX's cache."
   )
   yield ''
   yield '| step | batch | arguments | temporary | planned | measured peak | compile |'
@@ -288,7 +288,7 @@ def _timm_rows(parts: Parts) -> Iterator[str]:
     '`torch.compile`, which compiles the network, not the optimiser. The same work: loss, '
     f'gradient, `adaptive_clip_grad`, `torch.optim.SGD` and `{results[0]["average"]}`, on images '
     'that lie on the device. Both processes take steps in turn; the ratio is of the same round, '
-    'above 1 where this package is faster. Ours has the convolutions chosen above.'
+    'above 1 where this package is faster. Ours has the default convolutions.'
   )
   yield ''
   yield '| network | batch | timm | ours | ratio | to prepare timm |'

@@ -45,8 +45,7 @@ class Scale:
     copied: bytes of the array that is copied.
     networks: names of the small, the middle and the large NFNet.
     batch_sizes: of each of them.
-    variants: ways to run the small network, besides the chosen convolutions.
-    middle_variants: likewise the middle one.
+    variants: ways to run the small network, besides the default one.
     most_batch_size: of the search for the largest batch.
     wide_resnet: name.
     wide_resnet_image: pixels of a side.
@@ -55,7 +54,6 @@ class Scale:
     input_steps: in a sample.
     group_batch: of each run in a group.
     group_sizes: how many runs train together.
-    torch_batches: of the small and the middle network, compared with timm.
     sample_seconds: of one sample of a step.
     dtype: of convolutions and steps.
     most_convolutions: of each kind; None for all that the network has.
@@ -66,8 +64,7 @@ class Scale:
   copied: int = _GIB
   networks: tuple[str, ...] = ('nfnet_f0', 'nfnet_f1', 'nfnet_f3')
   batch_sizes: tuple[int, ...] = (256, 128, 32)
-  variants: tuple[str, ...] = ('native', 'split', 'sam', 'remat', 'float32', 'scan_blocks')
-  middle_variants: tuple[str, ...] = ('native',)
+  variants: tuple[str, ...] = ('sam', 'split', 'native', 'float32', 'remat', 'scan_blocks')
   most_batch_size: int = 4096
   wide_resnet: str = 'wrn_16_4'
   wide_resnet_image: int = 32
@@ -76,7 +73,6 @@ class Scale:
   input_steps: int = 60
   group_batch: int = 64
   group_sizes: tuple[int, ...] = (1, 4, 16)
-  torch_batches: tuple[int, ...] = (128, 64)
   sample_seconds: float = 0.4
   dtype: str = 'bfloat16'
   most_convolutions: int | None = None
@@ -90,7 +86,6 @@ TINY = Scale(
   networks=('nfnet_toy', 'nfnet_toy', 'nfnet_toy'),
   batch_sizes=(2, 2, 2),
   variants=(),
-  middle_variants=(),
   most_batch_size=2,
   wide_resnet='wrn_10_1',
   wide_resnet_image=8,
@@ -99,7 +94,6 @@ TINY = Scale(
   input_steps=2,
   group_batch=4,
   group_sizes=(1, 2),
-  torch_batches=(2, 2),
   sample_seconds=0.0,
   dtype='float32',
   most_convolutions=1,
@@ -115,7 +109,7 @@ def add_toy_network() -> None:
 
 # The key is the name of a variant, the value what it changes in the config of a run.
 VARIANTS: dict[str, dict[str, Any]] = {
-  'chosen': {},
+  'default': {},
   'native': {'conv_algorithm': 'native'},
   'split': {'conv_algorithm': 'split'},
   'remat': {'model.remat': True},
@@ -126,14 +120,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def nfnet_run(
-  model: str, batch_size: int, variant: str = 'chosen', *, dtype: str = 'bfloat16'
+  model: str, batch_size: int, variant: str = 'default', *, dtype: str = 'bfloat16'
 ) -> Run:
   """Returns the run of an NFNet by its recipe, n = 1, at its training resolution.
 
   Args:
     model: name of the network.
     batch_size: of all devices.
-    variant: `'chosen'` for the convolutions of the backend's table, or another key of `VARIANTS`.
+    variant: `'default'` for the convolutions of the package's table, or another key of `VARIANTS`.
     dtype: of the computation, unless the variant says another.
   """
   config = recipes.nfnet_recipe('f0')
@@ -272,6 +266,8 @@ def _convolutions(jaxpr: Any) -> Iterator[Convolution]:
         yield from _convolutions(inner)
 
 
+# Of one algorithm and one convolution on a GPU, most of which is compilation.
+_SECONDS_PER_CONVOLUTION = 4.0
 # Algorithms that are one and the same program for a kind are measured once.
 _DISTINCT = {
   'grouped': ('native', 'split', 'split_in_loop', 'dense'),
@@ -315,14 +311,18 @@ def _compile_convolution(convolution: Convolution, algorithm: str, inputs: Any) 
   return jax.jit(both).lower(*inputs).compile()
 
 
-def convolutions(scale: Scale) -> dict[str, Any]:
-  """Times every convolution of the small network by every algorithm, and chooses by kind.
+def convolutions(scale: Scale, kind: str, counts: Mapping[Convolution, int]) -> dict[str, Any]:
+  """Times convolutions of the small network by every algorithm.
+
+  Args:
+    scale: of the measurement.
+    kind: of all of them.
+    counts: how often the network has each.
 
   Returns:
-    `rows`, of each convolution; `totals`, seconds by kind and algorithm, of all in the network; and
-    `algorithms`, the fastest by kind.
+    `network`, `batch_size` and `dtype` as used; `rows`, of each convolution; and `totals`, seconds
+    by algorithm, of all in the network.
   """
-  counts = _first_of_each_kind(network_convolutions(scale.networks[0]), scale.most_convolutions)
   batch_size = scale.batch_sizes[0]
   draws = in_parallel(
     {
@@ -337,14 +337,14 @@ def convolutions(scale: Scale) -> dict[str, Any]:
         _compile_convolution, convolution, algorithm, shapes[str(convolution)]
       )
       for convolution in counts
-      for algorithm in _DISTINCT[convolution.kind]
+      for algorithm in _DISTINCT[kind]
     }
   )
   rows = []
   for convolution, count in counts.items():
     inputs = draws[str(convolution)](jax.random.key(0))
     times: dict[str, Any] = {}
-    for algorithm in _DISTINCT[convolution.kind]:
+    for algorithm in _DISTINCT[kind]:
       program = prepared.pop(f'{convolution} {algorithm}')
       try:
         if isinstance(program, Exception):
@@ -360,33 +360,25 @@ def convolutions(scale: Scale) -> dict[str, Any]:
     rows.append(
       {
         'what': str(convolution),
-        'kind': convolution.kind,
+        'kind': kind,
         'count': count,
         'flops': 2 * factor * convolution.multiply_adds * batch_size,
         'times': times,
       }
     )
-  totals = {kind: _totals([row for row in rows if row['kind'] == kind]) for kind in _DISTINCT}
   return {
     'network': scale.networks[0],
     'batch_size': batch_size,
     'dtype': scale.dtype,
     'rows': rows,
-    'totals': totals,
-    'algorithms': {kind: _fastest(seconds) for kind, seconds in totals.items() if seconds},
+    'totals': _totals(rows),
   }
 
 
-def _first_of_each_kind(
-  counts: Mapping[Convolution, int], most: int | None
+def _of_kind(
+  counts: Mapping[Convolution, int], kind: str, most: int | None
 ) -> dict[Convolution, int]:
-  chosen: dict[Convolution, int] = {}
-  for kind in grouped_conv.KINDS:
-    of_kind = [
-      (convolution, count) for convolution, count in counts.items() if convolution.kind == kind
-    ]
-    chosen.update(of_kind[:most])
-  return chosen
+  return dict([item for item in counts.items() if item[0].kind == kind][:most])
 
 
 def _totals(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -494,16 +486,13 @@ def compile_step(run: Run, states: States) -> Program:
   )
 
 
-def measure_program(
-  program: Program, states: States, *, sample_seconds: float, alone: bool
-) -> dict[str, Any]:
+def measure_program(program: Program, states: States, *, sample_seconds: float) -> dict[str, Any]:
   """Takes steps and returns times, rates and memory.
 
   Args:
     program: the step.
     states: holds the state.
     sample_seconds: see `time_calls`.
-    alone: whether nothing else was compiled at the same time, so that compile times mean something.
   """
   run = program.run
   planned = program.memory
@@ -544,8 +533,8 @@ def measure_program(
     'flops_per_step': flops,
     'flops_per_second_per_device': rate,
     'peak_share': rate / peak if peak else None,
-    'lower_seconds': program.lower_seconds if alone else None,
-    'compile_seconds': program.compile_seconds if alone and not program.was_cached else None,
+    'lower_seconds': program.lower_seconds,
+    'compile_seconds': None if program.was_cached else program.compile_seconds,
     **planned,
     # A peak is that of the process; it is this program's only if it rose.
     'peak_bytes': peak_after if peak_after and peak_after > (peak_before or 0) else None,
@@ -568,50 +557,25 @@ class Step:
   make_run: Callable[[], Run]
 
 
-def measure_steps(
-  parts: Parts, scale: Scale, steps: list[Step], states: States, *, budget: float
-) -> dict[str, Program]:
-  """Compiles what is not measured yet, side by side, then times each; returns the programs.
+def measure_steps(parts: Parts, scale: Scale, steps: list[Step], *, budget: float) -> None:
+  """Compiles and times what is not measured yet, one step after another.
+
+  Side by side they are not compiled: XLA tries kernels out on the GPU one program at a time.
 
   Args:
     parts: records the results.
     scale: of the measurement.
     steps: to measure.
-    states: of the networks.
-    budget: seconds that compiling them takes.
+    budget: seconds that one takes.
   """
-  steps = [step for step in steps if not parts.is_over(step.name)]
-  if not all([parts.has_time(step.name, budget * scale.budgets) for step in steps]) or not steps:
-    return {}
-  parts.begin([step.name for step in steps], 'compiling')
-  parts.log(f'compiling {len(steps)} programs: {"; ".join(step.name for step in steps)}')
-  start = time.perf_counter()
-  runs = {}
+  states = States()
   for step in steps:
-    runs[step.name] = step.make_run()
-    states.get(runs[step.name])  # two threads must not make it twice
 
-  def compile_one(name: str) -> Program:
-    program = compile_step(runs[name], states)
-    parts.log(
-      f'{name}: lowered in {program.lower_seconds:.1f} s, compiled in '
-      f'{program.compile_seconds:.1f} s{" from the cache" * program.was_cached}'
-    )
-    return program
+    def measure(step: Step = step) -> dict[str, Any]:
+      program = compile_step(step.make_run(), states)
+      return measure_program(program, states, sample_seconds=scale.sample_seconds)
 
-  programs = in_parallel({name: functools.partial(compile_one, name) for name in runs})
-  parts.log(f'compiled in {time.perf_counter() - start:.1f} s')
-  for name, program in programs.items():
-
-    def measure(program: Program | Exception = program) -> dict[str, Any]:
-      if isinstance(program, Exception):
-        raise program
-      return measure_program(
-        program, states, sample_seconds=scale.sample_seconds, alone=len(steps) == 1
-      )
-
-    parts.measure(name, 5 * scale.budgets, measure)
-  return {name: program for name, program in programs.items() if isinstance(program, Program)}
+    parts.measure(step.name, budget * scale.budgets, measure)
 
 
 def step_name(model: str, variant: str, batch: int | str) -> str:
@@ -643,33 +607,58 @@ def largest_batch(measured: Mapping[str, Any], *, most: int) -> int:
   return min(most, 2 ** int(math.log2(max(fits, 1))))
 
 
-def use_chosen_algorithms(parts: Parts) -> None:
-  """Makes `'auto'` the algorithms that this backend's measurement chose, if there is one."""
-  if chosen := parts.result('convolutions'):
-    grouped_conv.FASTEST[jax.default_backend()] = {'algorithms': chosen['algorithms']}
-
-
-def measure_main(parts: Parts, scale: Scale) -> None:
-  """Measures the environment, convolutions, whole steps, batches on the device, and groups."""
+def measure_first(parts: Parts, scale: Scale) -> None:
+  """Measures what matters most: ceilings, a step of each smaller network, batches on the device."""
   budget = functools.partial(float.__mul__, float(scale.budgets))
   parts.measure('environment', budget(15.0), lambda: environment(scale))
-  parts.measure('convolutions', budget(40.0), lambda: convolutions(scale))
-  use_chosen_algorithms(parts)
-  small, middle, _ = scale.networks
-  batch, middle_batch, _ = scale.batch_sizes
-  states = States()
-  first = _nfnet_step(scale, small, 'chosen', batch)
-  measure_steps(parts, scale, [first], states, budget=60)
-  steps = [_nfnet_step(scale, small, variant, batch) for variant in _differing(scale.variants)]
-  if middle != small:
-    variants = ('chosen', *_differing(scale.middle_variants))
-    steps[3:3] = [_nfnet_step(scale, middle, variant, middle_batch) for variant in variants]
-  steps[6:6] = _largest(parts, scale, first.name, small)
-  measure_steps(parts, scale, steps, states, budget=100)
-  del states
+  steps = [
+    _nfnet_step(scale, network, 'default', batch)
+    for network, batch in zip(scale.networks[:2], scale.batch_sizes[:2], strict=True)
+  ]
+  measure_steps(parts, scale, steps[:1], budget=60)
   gc.collect()
-  parts.measure('batches on the device', budget(45.0), lambda: batches_on_device(scale))
-  parts.measure('runs together', budget(50.0), lambda: runs_together(scale))
+  parts.measure('batches on the device', budget(80.0), lambda: batches_on_device(scale))
+  measure_steps(parts, scale, steps[1:], budget=90)
+
+
+def measure_variants(parts: Parts, scale: Scale) -> None:
+  """Measures other ways to run the small network, its largest batch, and groups of runs."""
+  small, batch = scale.networks[0], scale.batch_sizes[0]
+  steps = [_nfnet_step(scale, small, variant, batch) for variant in _differing(scale.variants)]
+  measure_steps(parts, scale, steps[:2], budget=60)
+  parts.measure('runs together', 60.0 * scale.budgets, lambda: runs_together(scale))
+  largest = _largest(parts, scale, _nfnet_step(scale, small, 'default', batch).name, small)
+  measure_steps(parts, scale, [*largest, *steps[2:]], budget=60)
+
+
+def measure_convolutions(parts: Parts, scale: Scale) -> None:
+  """Measures the convolutions of the small network, a part for each kind."""
+  for kind in grouped_conv.KINDS:
+    found = _of_kind(network_convolutions(scale.networks[0]), kind, scale.most_convolutions)
+    budget = _SECONDS_PER_CONVOLUTION * len(found) * len(_DISTINCT[kind]) * scale.budgets
+    parts.measure(
+      f'convolutions, {kind}', budget, functools.partial(convolutions, scale, kind, found)
+    )
+
+
+def all_convolutions(parts: Parts) -> dict[str, Any] | None:
+  """Returns the results of all kinds of convolutions together, or None if there is none.
+
+  `rows`, and `totals` and `algorithms` by kind, of those that were measured.
+  """
+  results = {kind: parts.result(f'convolutions, {kind}') for kind in grouped_conv.KINDS}
+  results = {kind: result for kind, result in results.items() if result}
+  if not results:
+    return None
+  first = next(iter(results.values()))
+  return {
+    **{key: first[key] for key in ('network', 'batch_size', 'dtype')},
+    'rows': [row for result in results.values() for row in result['rows']],
+    'totals': {kind: result['totals'] for kind, result in results.items()},
+    'algorithms': {
+      kind: _fastest(result['totals']) for kind, result in results.items() if result['totals']
+    },
+  }
 
 
 def _largest(parts: Parts, scale: Scale, measured_name: str, model: str) -> list[Step]:
@@ -680,14 +669,14 @@ def _largest(parts: Parts, scale: Scale, measured_name: str, model: str) -> list
   batch = largest_batch(measured, most=scale.most_batch_size)
   if batch * jax.local_device_count() <= measured['batch_size']:
     return []
-  step = _nfnet_step(scale, model, 'chosen', batch)
-  return [dataclasses.replace(step, name=step_name(model, 'chosen', 'largest batch'))]
+  step = _nfnet_step(scale, model, 'default', batch)
+  return [dataclasses.replace(step, name=step_name(model, 'default', 'largest batch'))]
 
 
 def _differing(variants: tuple[str, ...]) -> list[str]:
-  """Drops the variants whose convolutions are the chosen ones for every kind."""
+  """Drops the variants whose convolutions are the default ones for every kind."""
 
-  def is_chosen(variant: str, kind: str) -> bool:
+  def is_default(variant: str, kind: str) -> bool:
     algorithm = variant if variant in _DISTINCT[kind] else 'native'
     return grouped_conv.default_algorithm(kind=kind) == algorithm
 
@@ -695,20 +684,18 @@ def _differing(variants: tuple[str, ...]) -> list[str]:
     variant
     for variant in variants
     if variant not in grouped_conv.ALGORITHMS
-    or not all(is_chosen(variant, kind) for kind in grouped_conv.KINDS)
+    or not all(is_default(variant, kind) for kind in grouped_conv.KINDS)
   ]
 
 
 def measure_large(parts: Parts, scale: Scale) -> None:
   """Measures the large network, and the largest batch of the middle one."""
-  use_chosen_algorithms(parts)
-  states = States()
   _, middle, large = scale.networks
   _, middle_batch, large_batch = scale.batch_sizes
-  middle_name = _nfnet_step(scale, middle, 'chosen', middle_batch).name
-  steps = [_nfnet_step(scale, large, 'chosen', large_batch)]
+  middle_name = _nfnet_step(scale, middle, 'default', middle_batch).name
+  steps = [_nfnet_step(scale, large, 'default', large_batch)]
   steps += _largest(parts, scale, middle_name, middle)
-  measure_steps(parts, scale, steps, states, budget=110)
+  measure_steps(parts, scale, steps, budget=110)
 
 
 # Batches made on the device, and groups.

@@ -88,7 +88,7 @@ def compare(parts: Parts, scale: Scale, index: int, python: str) -> None:
     index: 0 for the small network of `scale`, 1 for the middle one.
     python: see `TorchProcess`.
   """
-  model, batch_size = scale.networks[index], scale.torch_batches[index]
+  model, batch_size = scale.networks[index], scale.batch_sizes[index]
   names = {way: f'timm, {model}, {way}, batch {batch_size}' for way in ('eager', 'compile')}
   if all(parts.is_over(name) for name in names.values()):
     return
@@ -96,7 +96,6 @@ def compare(parts: Parts, scale: Scale, index: int, python: str) -> None:
     for name in names.values():
       parts.skip(name, 'it compares steps of one device, and here are more')
     return
-  accelerator_parts.use_chosen_algorithms(parts)
   image_size = accelerator_parts.models.model_spec(model).train_image_size
   process = TorchProcess(python, model, batch_size, image_size)
   states = States()

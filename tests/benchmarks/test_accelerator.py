@@ -69,26 +69,34 @@ def test_what_a_crash_ended(tmp_path):
   assert crashed.interrupted() == ['a'] and not crashed.parts
 
 
+_MEASURES = (
+  accelerator_parts.measure_first,
+  accelerator_parts.measure_variants,
+  accelerator_parts.measure_convolutions,
+)
+
+
 @pytest.fixture(name='measured', scope='module')
 def _measured(tmp_path_factory):
-  """All parts of the main process with toy sizes.
+  """All parts but the large network and timm, with toy sizes.
 
   Whole steps are those that other parts compile too, since an NFNet takes long to compile.
   """
 
-  def wide_resnet_run(model, batch_size, variant='chosen', *, dtype='float32'):
+  def wide_resnet_run(model, batch_size, variant='default', *, dtype='float32'):
     config = accelerator_parts.wide_resnet_run(TINY, TINY.wide_resnet_batch, 4, 1).config
     return random_run(config, num_classes=NUM_CLASSES)
 
   folder = tmp_path_factory.mktemp('accelerator')
   parts = _parts(folder)
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(grouped_conv, 'FASTEST', dict(grouped_conv.FASTEST))
     patch.setattr(accelerator_parts, 'nfnet_run', wide_resnet_run)
     _add_toy_network(patch)
-    accelerator_parts.measure_main(parts, TINY)
+    for measure in _MEASURES:
+      measure(parts, TINY)
     before = (folder / 'results.json').read_bytes()
-    accelerator_parts.measure_main(_parts(folder), TINY)
+    for measure in _MEASURES:
+      measure(_parts(folder), TINY)
   assert (folder / 'results.json').read_bytes() == before, 'the second time does nothing again'
   return parts
 
@@ -125,13 +133,12 @@ def test_every_part_has_a_result(measured):
   assert {name: part.get('message') for name, part in measured.parts.items()} == dict.fromkeys(
     measured.parts
   )
-  assert {'environment', 'convolutions', 'batches on the device', 'runs together'} < set(
-    measured.parts
-  )
+  kinds = {f'convolutions, {kind}' for kind in grouped_conv.KINDS}
+  assert {'environment', *kinds, 'batches on the device', 'runs together'} < set(measured.parts)
 
 
 def test_convolutions_are_chosen_by_time(measured):
-  result = measured.result('convolutions')
+  result = accelerator_parts.all_convolutions(measured)
   assert {row['kind'] for row in result['rows']} == set(grouped_conv.KINDS)
   for kind, totals in result['totals'].items():
     chosen = result['algorithms'][kind]
@@ -155,7 +162,7 @@ def test_the_page_says_what_and_how(measured):
   page = (pathlib.Path(measured.folder) / 'cpu.md').read_text()
   for title in ('Ceilings', 'Convolutions', 'Steps', 'Memory', 'Batches made', 'Runs that train'):
     assert f'\n## {title}' in page
-  assert 'nfnet_toy, chosen' in page and 'median' in page and 'JAX' in page
+  assert 'nfnet_toy, default' in page and 'median' in page and 'JAX' in page
 
 
 def test_the_largest_batch_is_planned(monkeypatch):
@@ -221,7 +228,7 @@ def test_the_command_ends_in_time_and_says_what_is_missing(tmp_path):
   assert time.monotonic() - start < 60
   assert 'the time was over' in done.stdout
   results = json.loads((tmp_path / 'results.json').read_text())
-  assert 'what is left of: large' in results['skipped']
+  assert 'what is left of: convolutions' in results['skipped']
 
 
 def test_an_interrupt_ends_the_worker_and_fails_no_part(tmp_path):
