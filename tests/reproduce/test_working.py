@@ -84,7 +84,7 @@ def test_a_failing_run_ends_it(design, tmp_path):
   base = design.base.copy_and_resolve_references()
   base.dataset.train_split = 'train[:8]'  # fewer images than a batch of n = 1 has
   wrong = dataclasses.replace(design, base=base.lock())
-  with pytest.raises(ValueError):
+  with pytest.raises(ValueError, match=r'measured: failed: .* training images, 8'):
     working.work(wrong, str(tmp_path), seconds=1.0, stop_requested=lambda: False)
 
 
