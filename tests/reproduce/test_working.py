@@ -103,8 +103,7 @@ def test_the_script(tmp_path):
     failed = _script(*arguments)
     assert failed.returncode == 1
     assert failed.stderr == ('error: say how many hours there are, as in launch/reproduce.sh 8\n')
-  done = _script(
-    '0.0', '--config=experiments/equal_updates.py:small', f'--workdir={tmp_path}', '--processes=2'
-  )
+  small = '--config=experiments/equal_updates.py:small'
+  done = _script('0.0', small, '--data_dir=a b', f'--workdir={tmp_path}', '--processes=2')
   assert done.returncode == 0, done.stderr
   assert done.stdout == 'stopped; the same command goes on from there\n'
