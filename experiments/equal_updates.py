@@ -1,6 +1,6 @@
 r"""The paper's claim: at a fixed batch size and equal updates, n > 1 has the higher test accuracy.
 
-    ./launch/reproduce.sh HOURS --config.dataset.data_dir=DIR
+    ./launch/reproduce.sh HOURS --data_dir=DIR
 
 Wide-ResNets on CIFAR-100 with batches of 2 % of the training images, as the paper's large batches
 (Section 3, Figure 4b), in the sizes that hours on one accelerator allow: a WRN-16-2 on the first

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Tests the paper's claim, n > 1 at equal updates, in HOURS of one accelerator, and draws the report.
 #
-#   launch/reproduce.sh HOURS [--config.dataset.data_dir=DIR] [--workdir=DIR] [--processes=4] [FLAGS]
+#   launch/reproduce.sh HOURS --data_dir=DIR [--workdir=DIR] [--processes=3] [FLAGS]
 #
-# HOURS may be a fraction. The same command goes on from where it was stopped. The environment .venv
+# HOURS may be a fraction. FLAGS are those of python -m nfnets_augmult.reproduce. The same command goes on from where it was stopped. The environment .venv
 # is made first where it is missing (CUDA: extras=cuda); PYTHON=/path/to/python takes another one.
 set -euo pipefail
 hours="${1:-}"
@@ -12,9 +12,13 @@ hours="${1:-}"
   exit 1
 }
 shift
-config=--config=experiments/equal_updates.py
+flags=() config=--config=experiments/equal_updates.py
 for flag in "$@"; do
-  case "$flag" in --config=*) config='' ;; esac
+  case "$flag" in
+    --config=*) config="$flag" ;;
+    --data_dir=*) flags+=("--config.dataset.data_dir=${flag#*=}") ;;
+    *) flags+=("$flag") ;;
+  esac
 done
 if [ -z "${PYTHON:-}" ]; then
   extras="${extras:-}"
@@ -23,4 +27,4 @@ if [ -z "${PYTHON:-}" ]; then
 else
   cd "$(dirname "$0")/.."
 fi
-exec "$PYTHON" -m nfnets_augmult.reproduce --hours="$hours" ${config:+"$config"} "$@"
+exec "$PYTHON" -m nfnets_augmult.reproduce --hours="$hours" "$config" ${flags[@]+"${flags[@]}"}

@@ -84,7 +84,7 @@ def test_a_failing_run_ends_it(design, tmp_path):
   base = design.base.copy_and_resolve_references()
   base.dataset.train_split = 'train[:8]'  # fewer images than a batch of n = 1 has
   wrong = dataclasses.replace(design, base=base.lock())
-  with pytest.raises(ValueError):
+  with pytest.raises(ValueError, match=r'measured: failed: .* training images, 8'):
     working.work(wrong, str(tmp_path), seconds=1.0, stop_requested=lambda: False)
 
 
@@ -103,8 +103,7 @@ def test_the_script(tmp_path):
     failed = _script(*arguments)
     assert failed.returncode == 1
     assert failed.stderr == ('error: say how many hours there are, as in launch/reproduce.sh 8\n')
-  done = _script(
-    '0.0', '--config=experiments/equal_updates.py:small', f'--workdir={tmp_path}', '--processes=2'
-  )
+  small = '--config=experiments/equal_updates.py:small'
+  done = _script('0.0', small, '--data_dir=a b', f'--workdir={tmp_path}', '--processes=2')
   assert done.returncode == 0, done.stderr
   assert done.stdout == 'stopped; the same command goes on from there\n'
