@@ -139,6 +139,7 @@ def test_keys_of_the_optimizer_arrive():
 
   def direction(**keys):
     changes = {f'optimizer.{key}': value for key, value in keys.items()}
+    changes |= {'freeze': '', 'freeze_steps': 0}
     optimizer = settings.read(_config(**changes)).optimizer
     state = optimizer.init(weight)
     for _ in range(2):
