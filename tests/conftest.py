@@ -4,7 +4,6 @@ This runs before JAX starts, in every process of pytest-xdist.
 """
 
 import collections
-import importlib.metadata
 import math
 import os
 import pathlib
@@ -17,21 +16,10 @@ from tests import session
 _MOST_WORKERS = 8  # more of them would only wait for the longest tests
 _GIB_PER_WORKER = 3.0
 
-# JAX ends the process at a flag that its version lacks, so the second one is for a tested version.
-_QUICK_COMPILATION = ['--xla_backend_optimization_level=0']
-if importlib.metadata.version('jaxlib').startswith('0.10.'):
-  _QUICK_COMPILATION.append('--xla_cpu_use_fusion_emitters=false')
-
 _session = session.start()
 if _session is not None:
-  # Programs run for a few steps: compiling them takes nearly all of the time, and a quarter of it
-  # with these flags. Of two values of a flag the last one counts.
-  os.environ['XLA_FLAGS'] = ' '.join(
-    [
-      *_QUICK_COMPILATION,
-      os.environ.get('XLA_FLAGS', ''),
-      '--xla_force_host_platform_device_count=8',
-    ]
+  os.environ['XLA_FLAGS'] = session.quick_compilation(
+    os.environ.get('XLA_FLAGS', ''), '--xla_force_host_platform_device_count=8'
   )
   # Several tests run the same program. The key of a program holds the versions and all flags.
   os.environ['JAX_COMPILATION_CACHE_DIR'] = str(session.folder() / 'compiled')

@@ -2,7 +2,7 @@
 
 from experiments import quickstart_digits
 from nfnets_augmult import configs
-from tests.toy_runs import toy_config
+from tests.toy_runs import device_config
 
 CONFIG = '--config=experiments/quickstart_digits.py'
 STEPS = 160
@@ -10,6 +10,7 @@ STEPS = 160
 CHANGES = {
   'total_steps': STEPS,
   'evaluation__every_epochs': 100.0,
+  'evaluation__train_images': 0,
   'checkpoint__every_steps': 8,
   'log_every_steps': 8,
 }
@@ -18,5 +19,5 @@ CHANGES = {
 def toy_flags() -> list[str]:
   """Returns `--config` and its overrides."""
   plain = configs.flatten(quickstart_digits.get_config())
-  changed = configs.flatten(toy_config(**CHANGES))
+  changed = configs.flatten(device_config(**CHANGES))
   return [CONFIG, *(f'--config.{k}={v}' for k, v in changed.items() if v != plain[k])]

@@ -27,17 +27,17 @@ def test_two_hosts_run_a_sweep(tmp_path):
   hosts = hosts_of_a_run.start(
     'sweep',
     [
-      *('--together', f'--workdir={workdir}', '--grid.augmentation.pad=2,1', '--grid.seed=0,3'),
-      *hosts_of_a_run.overrides(config, varied=['augmentation.pad']),
+      *('--together', f'--workdir={workdir}', '--grid.log_every_steps=3,2', '--grid.seed=0,3'),
+      *hosts_of_a_run.overrides(config, varied=['log_every_steps']),
     ],
   )
   first, second = (host.communicate(timeout=400)[0] for host in hosts)
   assert [host.returncode for host in hosts] == [0, 0], f'{first}\n{second}'
-  assert '2 runs of pad=1: 2 finished' in first and '4 runs: 4 finished' in first
+  assert '2 runs of log_every_steps=2: 2 finished' in first and '4 runs: 4 finished' in first
   assert 'finished' not in second
   config.seed = 3
   _, alone = train_run(config, str(tmp_path / 'alone'))
-  result = records.read_json(str(workdir / 'pad=2,seed=3' / 'result.json'))
+  result = records.read_json(str(workdir / 'log_every_steps=3,seed=3' / 'result.json'))
   assert result['test/raw/cross_entropy'] == pytest.approx(
     alone['test/raw/cross_entropy'], rel=1e-4
   )
