@@ -126,6 +126,7 @@ def test_the_quickstart_is_as_long_as_the_readme_says():
   assert f'\nFinished after {plan.total_steps:,} steps, {plan.total_epochs:.2f} epochs.\n' in text
 
 
+@pytest.mark.long
 def test_the_quickstart_learns_the_digits_and_repeats_in_no_time(tmp_path):
   """README, command 1, for a third of its epochs: at least 98 % on the test images."""
   environment = {key: value for key, value in os.environ.items() if not key.startswith('XLA')}

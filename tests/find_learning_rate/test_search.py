@@ -134,6 +134,7 @@ assert means[-1] < 2.1, means
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('instructions', ['SSE4_2', 'AVX2'])
 def test_the_quickstart_is_stable_on_any_processor(instructions):
   """Other instructions round otherwise; twice the learning rate leaves room for all of them.

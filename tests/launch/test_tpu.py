@@ -233,6 +233,7 @@ def test_gcloud_knows_the_commands(tmp_path):
     assert result['success'], f'{result["command_string"]}: {result["error_message"]}'
 
 
+@pytest.mark.long
 def test_keep_trains_through_a_preemption(cloud, tmp_path):
   """Two hosts train for real; their machines are taken away once there is a checkpoint."""
   workdir = tmp_path / 'run'

@@ -49,6 +49,7 @@ def test_trains_as_with_tf_data(run):
   assert [r['step'] for r in ours if 'test/ema/top_1' in r] == [8, 12]
 
 
+@pytest.mark.long
 def test_steps_per_dispatch_change_nothing(run, loops):
   """Events after 3, 5, 6, 8 ... steps split dispatches of four; other splits give equal bits.
 

@@ -91,6 +91,7 @@ def _assert_finished_as(workdir, local):
   toy_runs.assert_same_records(ours, theirs, rtol=0)
 
 
+@pytest.mark.long
 def test_a_run_is_the_same_in_a_bucket(local, remote):
   _assert_finished_as(remote, local)
   names = {name for name in os.listdir(local) if not name.startswith('.')}

@@ -47,6 +47,7 @@ def _saved(workdir):
     return checkpoints.latest_step
 
 
+@pytest.mark.long
 def test_a_run_moves_from_two_hosts_to_one(tmp_path):
   """A signal on host 1 saves; when host 1 is killed, host 0 ends; one process goes on."""
   config, workdir = _config(), tmp_path / 'run'

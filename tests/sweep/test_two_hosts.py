@@ -7,6 +7,7 @@ from tests import hosts_of_a_run
 from tests.toy_runs import device_config, train_run
 
 
+@pytest.mark.long
 def test_two_hosts_run_a_sweep(tmp_path):
   """Two processes of one device each: the results of this one with eight.
 

@@ -30,8 +30,10 @@ def _config(**augmentation):
 
 @pytest.fixture(scope='module')
 def raw():
+  config = _config()
+  config.batch_size = 4
   return measuring.measure(
-    Run(_config()),
+    Run(config),
     checkpoint='initialization',
     blocks=4,
     images_per_block=12,
@@ -41,6 +43,7 @@ def raw():
   )
 
 
+@pytest.mark.long
 def test_prediction_and_measurement_agree(raw):
   """Two independent ways to the variance of a mini-batch, for both aggregates."""
   for aggregate in ('total', 'layer_mean'):
@@ -107,6 +110,7 @@ def test_mixed_samples_are_refused(kind):
 def test_of_a_run_with_its_own_config_and_drawn_again(tmp_path):
   """From the command line, at a checkpoint; the same tables follow from the raw numbers alone."""
   config = _config()
+  config.input = 'device'  # its process need not import TensorFlow
   state = network.first_state(Run(config).network)[0]._replace(step=np.array(2, np.int32))
   with Checkpoints(str(tmp_path)) as checkpoints:
     checkpoints.save(state)
