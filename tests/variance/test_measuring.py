@@ -30,16 +30,14 @@ def _config(**augmentation):
 
 @pytest.fixture(scope='module')
 def raw():
-  config = _config()
-  config.batch_size = 4
   return measuring.measure(
-    Run(config),
+    Run(_config()),
     checkpoint='initialization',
     blocks=4,
     images_per_block=12,
     copies=2,
     augmults=(1, 4),
-    minibatches=32,
+    minibatches=16,
   )
 
 
