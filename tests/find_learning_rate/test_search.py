@@ -54,7 +54,8 @@ def test_steps_are_those_of_the_run(tmp_path, where):
 @pytest.fixture(scope='module')
 def findings():
   """Findings of a short search with two seeds, for a network without clipping."""
-  config = _config(unique_images_per_batch=2)  # a sample on each device
+  # A sample on each device.
+  config = _config(model__name='wrn_10_1', unique_images_per_batch=2)
   return search.find(config, seeds=2, ramp_steps=40, check_steps=30, lowest=0.02, highest=100.0)
 
 

@@ -2,12 +2,13 @@
 
 from experiments import quickstart_digits
 from nfnets_augmult import configs
-from tests.toy_runs import device_config
+from tests.toy_runs import PACKAGE_MODEL, device_config
 
 CONFIG = '--config=experiments/quickstart_digits.py'
 STEPS = 160
 # Long enough to be interrupted after the first of its checkpoints.
 CHANGES = {
+  'model__name': PACKAGE_MODEL,
   'total_steps': STEPS,
   'evaluation__every_epochs': 100.0,
   'evaluation__train_images': 0,

@@ -20,6 +20,7 @@ from tests.toy_runs import stop_after, train_run
 def _base():
   """Six steps of 16 samples, two a device."""
   base = small_digits_recipe()
+  base.model.name = 'toy'
   base.batch_size = 16
   base.total_steps = 6
   base.dataset.test_split = 'train[200:264]'

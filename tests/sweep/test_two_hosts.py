@@ -4,7 +4,7 @@ import pytest
 
 from nfnets_augmult.training import records
 from tests import hosts_of_a_run
-from tests.toy_runs import device_config, train_run
+from tests.toy_runs import PACKAGE_MODEL, device_config, train_run
 
 
 @pytest.mark.long
@@ -15,6 +15,7 @@ def test_two_hosts_run_a_sweep(tmp_path):
   steps add up that of sums of thousands of terms.
   """
   config = device_config(
+    model__name=PACKAGE_MODEL,
     total_steps=4,
     evaluation__train_images=0,
     optimizer__warmup_steps=0,
