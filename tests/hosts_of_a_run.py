@@ -1,6 +1,5 @@
 """Processes on this machine as the hosts of a run."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import ml_collections
 
 from experiments import quickstart_digits
 from nfnets_augmult import configs
+from tests import session
 
 
 def overrides(config: ml_collections.ConfigDict, *, varied: Sequence[str] = ()) -> list[str]:
@@ -41,7 +41,7 @@ def start_module(
         *('--multi_host', f'--coordinator={address}', f'--num_hosts={count}'),
         *(f'--host_index={index}', '--heartbeat_timeout=10'),
       ],
-      env={**os.environ, 'XLA_FLAGS': '--xla_backend_optimization_level=0'},
+      env=session.one_device(),
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
       text=True,

@@ -13,6 +13,7 @@ import time
 import pytest
 
 from nfnets_augmult.training import records
+from tests import session
 from tests.launch.toy_flags import STEPS, toy_flags
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -132,10 +133,9 @@ def test_two_tasks_on_a_real_slurm(tmp_path):
   """Told to stop after their first checkpoint, as before the end of their time; then requeued."""
   workdir, checkpoints = tmp_path / 'run', tmp_path / 'run' / 'checkpoints'
   variables = {
-    **os.environ,
+    **session.one_device(),
     'SLURM_CONF': f'{tmp_path}/slurm/slurm.conf',
     'PYTHON': sys.executable,
-    'XLA_FLAGS': '--xla_backend_optimization_level=0',
   }
 
   def call(*command):

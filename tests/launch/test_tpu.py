@@ -14,6 +14,7 @@ import time
 import pytest
 
 from nfnets_augmult.training import records
+from tests import session
 from tests.launch import fake_gcloud
 from tests.launch.toy_flags import CONFIG, toy_flags
 from tests.launch.toy_flags import STEPS as TRAIN_STEPS
@@ -232,6 +233,7 @@ def test_gcloud_knows_the_commands(tmp_path):
     assert result['success'], f'{result["command_string"]}: {result["error_message"]}'
 
 
+@pytest.mark.long
 def test_keep_trains_through_a_preemption(cloud, tmp_path):
   """Two hosts train for real; their machines are taken away once there is a checkpoint."""
   workdir = tmp_path / 'run'
@@ -241,7 +243,7 @@ def test_keep_trains_through_a_preemption(cloud, tmp_path):
     'keep',
     *('--spot', '--poll_seconds=1'),
     *('--', f'--workdir={workdir}', *toy_flags()),
-    XLA_FLAGS='--xla_backend_optimization_level=0',
+    XLA_FLAGS=session.quick_compilation(),
   )
   try:
     _wait(lambda: checkpoints.exists() and any(p.name.isdigit() for p in checkpoints.iterdir()))

@@ -45,7 +45,7 @@ def test_the_work_directory_is_complete(finished):
   workdir, state, result = finished
   assert int(state.step) == result['step'] == 12
   config = records.read_json(os.path.join(workdir, 'config.json'))
-  assert (config['augmult'], config['model.name']) == (4, 'wrn_10_1')
+  assert (config['augmult'], config['model.name']) == (4, 'toy')
   described = records.read_json(os.path.join(workdir, 'run.json'))
   assert described['versions']['jax'] == jax.__version__
   assert described['plan']['num_train_images'] == TRAIN_IMAGES

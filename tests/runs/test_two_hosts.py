@@ -11,11 +11,12 @@ from nfnets_augmult.training import records
 from nfnets_augmult.training.checkpoints import Checkpoints
 from nfnets_augmult.training.watch import StopRequested
 from tests import hosts_of_a_run
-from tests.toy_runs import device_config, stop_after, train_run
+from tests.toy_runs import PACKAGE_MODEL, device_config, stop_after, train_run
 
 
 def _config():
   return device_config(
+    model__name=PACKAGE_MODEL,
     total_steps=100_000,
     checkpoint__every_steps=100_000,
     evaluation__every_epochs=100_000,
@@ -47,6 +48,7 @@ def _saved(workdir):
     return checkpoints.latest_step
 
 
+@pytest.mark.long
 def test_a_run_moves_from_two_hosts_to_one(tmp_path):
   """A signal on host 1 saves; when host 1 is killed, host 0 ends; one process goes on.
 

@@ -5,9 +5,10 @@ import pytest
 from nfnets_augmult.ops import files
 from nfnets_augmult.training import records
 from tests import buckets, hosts_of_a_run
-from tests.toy_runs import device_config, train_run
+from tests.toy_runs import PACKAGE_MODEL, device_config, train_run
 
 
+@pytest.mark.long
 def test_two_hosts_run_a_sweep(tmp_path, monkeypatch):
   """Two processes of one device each, in a bucket: the results of this one with eight.
 
@@ -16,6 +17,7 @@ def test_two_hosts_run_a_sweep(tmp_path, monkeypatch):
   host 0 alone finds; both leave it as it is, and go on with the other.
   """
   config = device_config(
+    model__name=PACKAGE_MODEL,
     total_steps=4,
     evaluation__train_images=0,
     optimizer__warmup_steps=0,
@@ -28,10 +30,10 @@ def test_two_hosts_run_a_sweep(tmp_path, monkeypatch):
   monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path / 'compiled'))
   with buckets.in_environment() as bucket:
     workdir = bucket.url('two')
-    taken = f'{workdir}/pad=0,seed=0'
+    taken = f'{workdir}/log_every_steps=3,seed=0'
 
     def start_another(method, path):
-      if method == 'DELETE' and 'pad=0,seed=0%2Fstatus.json' in path:  # at its start
+      if method == 'DELETE' and 'log_every_steps=3,seed=0%2Fstatus.json' in path:  # at its start
         bucket.refuse = lambda method, path: 0
         records.Claim(taken)
       return 0
@@ -41,20 +43,20 @@ def test_two_hosts_run_a_sweep(tmp_path, monkeypatch):
         'sweep',
         [
           *('--together', f'--workdir={workdir}'),
-          *('--grid.augmentation.pad=0,2', '--grid.seed=0,3'),
-          *hosts_of_a_run.overrides(config, varied=['augmentation.pad']),
+          *('--grid.log_every_steps=3,2', '--grid.seed=0,3'),
+          *hosts_of_a_run.overrides(config, varied=['log_every_steps']),
         ],
       )
       first, second = (host.communicate(timeout=900)[0] for host in hosts)
       assert bucket.refuse is not start_another
     assert [host.returncode for host in hosts] == [0, 0], f'{first}\n{second}'
-    assert '2 runs of pad=0: left to a process that was started later' in first
-    assert '2 runs of pad=2: 2 finished' in first
+    assert '2 runs of log_every_steps=3: left to a process that was started later' in first
+    assert '2 runs of log_every_steps=2: 2 finished' in first
     assert '4 runs: 2 unfinished, 2 finished' in first
     assert 'finished' not in second
     assert records.read_status(taken) == ('unfinished', '')
     assert not files.exists(f'{taken}/metrics.jsonl')
-    result = records.read_json(f'{workdir}/pad=2,seed=3/result.json')
+    result = records.read_json(f'{workdir}/log_every_steps=2,seed=3/result.json')
   config.seed = 3
   _, alone = train_run(config, str(tmp_path / 'alone'))
   assert result['test/raw/cross_entropy'] == pytest.approx(
