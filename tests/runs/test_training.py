@@ -377,7 +377,7 @@ def test_frozen_groups_stay_as_they_were(finished, tmp_path):
   [
     (
       {'freeze': 'stm'},
-      r"^freeze='stm' is no group of this network; there is: classifier, stage_1",
+      r"^freeze='stm' is no group of this network; there is: classifier, stem",
     ),
     ({'freeze': 'stem,stages,classifier'}, 'leaves nothing to train'),
     ({'freeze': 'stem', 'init_from': ''}, 'would keep random values'),
