@@ -21,8 +21,8 @@ from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training import memory
 from nfnets_augmult.training.devices import AXIS_NAME
 
-# GiB that a program may take of one JAX device, by its maker and its name: of TPUs what the compiler
-# of libtpu 0.0.42 says of each (a device is a core on v3, a chip on the others), of GPUs three
+# GiB that a program may take of one JAX device, by maker and name: of TPUs what the compiler of
+# libtpu 0.0.42 says of each (a device is a core on v3, a chip on the others), of GPUs three
 # quarters of the memory, which is JAX's default, by the maker's data sheets.
 DEVICE_GIB = {
   'TPU': {'v3': 15.48, 'v4': 30.75, 'v5e': 15.75, 'v5p': 95.74, 'v6e': 31.25},
