@@ -18,6 +18,7 @@ setuptools.setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   packages=setuptools.find_packages(include=['nfnets_augmult', 'nfnets_augmult.*']),
+  package_data={'nfnets_augmult.models': ['conv_algorithms.json']},
   python_requires='>=3.11',
   install_requires=[
     'absl-py',

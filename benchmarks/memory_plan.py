@@ -21,17 +21,16 @@ from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training import memory
 from nfnets_augmult.training.devices import AXIS_NAME
 
-# GiB that a program may take of one JAX device, by column of the table: of TPUs what the compiler
-# of libtpu 0.0.42 says of each (a device is a core on v3, a chip on the others), of GPUs three
+# GiB that a program may take of one JAX device, by maker and name: of TPUs what the compiler of
+# libtpu 0.0.42 says of each (a device is a core on v3, a chip on the others), of GPUs three
 # quarters of the memory, which is JAX's default, by the maker's data sheets.
 DEVICE_GIB = {
-  'v3': 15.48,
-  'v4': 30.75,
-  'v5e': 15.75,
-  'v5p': 95.74,
-  'v6e': 31.25,
-  'A100 40 GB': 0.75 * 40e9 / 2**30,
-  'A100, H100 80 GB': 0.75 * 80e9 / 2**30,
+  'TPU': {'v3': 15.48, 'v4': 30.75, 'v5e': 15.75, 'v5p': 95.74, 'v6e': 31.25},
+  'NVIDIA': {
+    'A100 40 GB': 0.75 * 40e9 / 2**30,
+    'A100, H100 80 GB': 0.75 * 80e9 / 2**30,
+    'H200 141 GB': 0.75 * 141e9 / 2**30,
+  },
 }
 
 
@@ -150,14 +149,17 @@ def largest_batch(measured: Mapping[str, Any], device_bytes: float) -> int:
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> str:
-  """Returns Markdown: a row for each record, with the largest batch for each of `DEVICE_GIB`."""
-  names = list(DEVICE_GIB)
-  lines = [
-    '| model | pixels | replicated, GiB | + per step, GiB | per image, MiB | '
-    + ' | '.join(names)
-    + ' |',
-    '| :-- ' + '| --: ' * (4 + len(names)) + '|',
-  ]
+  """Returns Markdown: a row for each record, with the largest batch for each of `DEVICE_GIB`.
+
+  The columns are devices of the maker of the first record's; programs of others need other memory.
+
+  Args:
+    records: see `measure`, of devices of one maker.
+  """
+  maker = next((name for name in DEVICE_GIB if name in records[0]['device']), '')
+  columns = DEVICE_GIB.get(maker, {})
+  heads = ('model', 'pixels', 'replicated, GiB', 'besides, GiB', 'per image, MiB', *columns)
+  lines = [f'| {" | ".join(heads)} |', f'| :-- |{" --: |" * (len(heads) - 1)}']
   for record in records:
     options = [key for key in ('scan_blocks', 'remat') if record[key]]
     replicated = sum(record['replicated'].values())
@@ -167,7 +169,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
       f'{replicated / 2**30:.2f}',
       f'{(record["fixed_bytes"] - replicated) / 2**30:.2f}',
       f'{record["bytes_per_image"] / 2**20:.1f}',
-      *(f'{largest_batch(record, gib * 2**30):,}' for gib in DEVICE_GIB.values()),
+      *(f'{largest_batch(record, gib * 2**30):,}' for gib in columns.values()),
     ]
     lines.append('| ' + ' | '.join(cells) + ' |')
   return '\n'.join(lines)

@@ -56,7 +56,9 @@ def model_flops(run: Run) -> int:
   under rematerialisation, the optimiser) is not counted, however the step is run.
   """
   model = run.settings.make_model(len(run.data.train.class_names))
-  return 2 * 3 * table.image_multiply_adds(model, run.data.image_shape[0]) * run.settings.batch_size
+  size = run.data.image_shape[0]
+  multiply_adds = table.image_multiply_adds(model, table.abstract_params(model, size), size)
+  return 2 * 3 * multiply_adds * run.settings.batch_size
 
 
 @dataclasses.dataclass

@@ -271,6 +271,16 @@ tell() {
   return 1
 }
 
+# The tree of the files that git knows, as they are. In an index of its own, since git locks that of
+# the checkout, in which another start of this script, or somebody, may be at work.
+changed_tree() {
+  local index
+  index="$(git -C "$root" rev-parse --path-format=absolute --git-path index)" &&
+    cp "$index" "$files/index" &&
+    GIT_INDEX_FILE="$files/index" git -C "$root" add --update &&
+    GIT_INDEX_FILE="$files/index" git -C "$root" write-tree
+}
+
 # Packs the last commit, with the changes since then to files that git knows. Once for each start of
 # this script: machines that replace others train with the same code.
 pack() {
@@ -279,7 +289,7 @@ pack() {
   say "the code is that of commit $commit" >&2
   if ! git -C "$root" diff --quiet HEAD --; then
     say 'with uncommitted changes' >&2
-    [ -n "$dry_run" ] || commit="$(git -C "$root" -c user.name=launch -c user.email=launch@localhost stash create)"
+    [ -n "$dry_run" ] || commit="$(changed_tree)"
   fi
   archive="$files/$commit.tar.gz"
   [ -z "$dry_run" ] || archive="${TMPDIR:-/tmp}/$commit.tar.gz"

@@ -49,6 +49,7 @@ _DEFINED_AS = {
   'adaptive_gradient_clipping': 'optim.agc.adaptive_gradient_clipping',
   'clip_unitwise': 'optim.agc.clip_unitwise',
   'is_clipped': 'optim.agc.is_clipped',
+  'param_groups': 'optim.freezing.param_groups',
   'sharpness_aware': 'optim.sam.sharpness_aware',
   'ascent_slots': 'optim.sam.ascent_slots',
   'take_slots': 'optim.sam.take_slots',

@@ -155,6 +155,8 @@ def join_hosts() -> None:
     )
   except (RuntimeError, ValueError) as error:
     fail(f'--multi_host: the machines cannot be joined: {_one_line(str(error))}')
+  # The preemption service of JAX, which Orbax needs, would catch it, and nobody would stop.
+  signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def whole_numbers(flag: str) -> list[int]:
@@ -243,10 +245,13 @@ def fail(message: str, *, cause: Exception | None = None) -> None:
     cause: the error behind it. If it is one of several hosts' own, the process ends without waiting
       for the others, which notice that. If it says that another host is lost, so does the message.
   """
-  status, is_alone = TAKEN_OVER if _is_taken_over(cause) else 1, False
-  if cause is not None and _is_joined():
-    from nfnets_augmult.training import hosts
+  status, is_alone = 1, False
+  if cause is not None:
+    from nfnets_augmult.training import hosts, records
 
+    if hosts.is_from(cause, records.TakenOverError):
+      status = TAKEN_OVER
+  if cause is not None and _is_joined():
     is_alone = not isinstance(cause, hosts.SharedError)
     if hosts.is_lost(cause):
       status = HOST_LOST
@@ -260,14 +265,6 @@ def fail(message: str, *, cause: Exception | None = None) -> None:
   if is_alone:
     console.leave(status)
   raise SystemExit(status)
-
-
-def _is_taken_over(error: BaseException | None) -> bool:
-  """Whether the error, or one behind it, is that of a run that a later start has taken over."""
-  from nfnets_augmult.training import records
-
-  is_one = isinstance(error, records.TakenOverError)
-  return is_one or (error is not None and _is_taken_over(error.__cause__))
 
 
 def _is_joined() -> bool:

@@ -85,6 +85,10 @@ def default_config() -> ml_collections.ConfigDict:
   # state dict saved by PyTorch; see docs/nfnets.md), or the work directory of another run. A
   # classifier for another number of classes is not loaded.
   config.init_from = ''
+  # Groups of parameters that stay as they are: stem, stage_1 and so on, stages (all of them),
+  # final_conv, classifier, with commas between them; all but the classifier trains that alone.
+  config.freeze = ''
+  config.freeze_steps = 0  # for how many updates, the rest trains all; 0: to the end
   config.compute_dtype = 'float32'  # or 'bfloat16'; parameters are float32
 
   config.label_smoothing = 0.0

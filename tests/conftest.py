@@ -1,10 +1,10 @@
 """Eight simulated CPU devices, nothing compiled twice, and what the end of the summary says.
 
-This runs before JAX starts, in every process of pytest-xdist.
+This runs before JAX starts, in every process of pytest-xdist. With JAX_PLATFORMS, as `cuda,cpu`,
+the tests run on an accelerator; those that need eight devices fail there.
 """
 
 import collections
-import importlib.metadata
 import math
 import os
 import pathlib
@@ -17,26 +17,15 @@ from tests import session
 _MOST_WORKERS = 8  # more of them would only wait for the longest tests
 _GIB_PER_WORKER = 3.0
 
-# JAX ends the process at a flag that its version lacks, so the second one is for a tested version.
-_QUICK_COMPILATION = ['--xla_backend_optimization_level=0']
-if importlib.metadata.version('jaxlib').startswith('0.10.'):
-  _QUICK_COMPILATION.append('--xla_cpu_use_fusion_emitters=false')
-
 _session = session.start()
 if _session is not None:
-  # Programs run for a few steps: compiling them takes nearly all of the time, and a quarter of it
-  # with these flags. Of two values of a flag the last one counts.
-  os.environ['XLA_FLAGS'] = ' '.join(
-    [
-      *_QUICK_COMPILATION,
-      os.environ.get('XLA_FLAGS', ''),
-      '--xla_force_host_platform_device_count=8',
-    ]
+  os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+  os.environ['XLA_FLAGS'] = session.quick_compilation(
+    os.environ.get('XLA_FLAGS', ''), '--xla_force_host_platform_device_count=8'
   )
   # Several tests run the same program. The key of a program holds the versions and all flags.
   os.environ['JAX_COMPILATION_CACHE_DIR'] = str(session.folder() / 'compiled')
   os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.05'
-  os.environ.setdefault('JAX_PLATFORMS', 'cpu')
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
 
@@ -82,6 +71,12 @@ if 'PYTEST_XDIST_WORKER_COUNT' in os.environ:
     'OMP_NUM_THREADS',
   ):
     os.environ.setdefault(_variable, str(_threads))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """Puts files with long tests first: one that started last would leave other workers idle."""
+  long_files = {item.path for item in items if item.get_closest_marker('long')}
+  items.sort(key=lambda item: item.path not in long_files)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,6 +1,5 @@
 """Processes on this machine as the hosts of a run."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import ml_collections
 
 from experiments import quickstart_digits
 from nfnets_augmult import configs
+from tests import session
 
 
 def overrides(config: ml_collections.ConfigDict, *, varied: Sequence[str] = ()) -> list[str]:
@@ -19,20 +19,29 @@ def overrides(config: ml_collections.ConfigDict, *, varied: Sequence[str] = ()) 
   return [f'--config.{key}={value}' for key, value in changed.items() if key not in varied]
 
 
-def start(program: str, flags: Sequence[str], *, count: int = 2) -> list[subprocess.Popen]:
+def start(
+  program: str, flags: Sequence[str], *, flags_of_host_1: Sequence[str] = (), count: int = 2
+) -> list[subprocess.Popen]:
   """Starts `count` hosts of one device each that run a program with the quickstart's config."""
+  flags = ['--config=experiments/quickstart_digits.py', *flags]
+  return start_module(f'nfnets_augmult.{program}', flags, flags_of_host_1, count=count)
+
+
+def start_module(
+  module: str, flags: Sequence[str], flags_of_host_1: Sequence[str] = (), *, count: int = 2
+) -> list[subprocess.Popen]:
+  """Starts `count` hosts of one device each that run a module which has the flags of hosts."""
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
     address = f'127.0.0.1:{free.getsockname()[1]}'
   return [
     subprocess.Popen(
       [
-        *(sys.executable, '-m', f'nfnets_augmult.{program}'),
-        *('--config=experiments/quickstart_digits.py', *flags),
+        *(sys.executable, '-m', module, *flags, *(flags_of_host_1 if index == 1 else ())),
         *('--multi_host', f'--coordinator={address}', f'--num_hosts={count}'),
         *(f'--host_index={index}', '--heartbeat_timeout=10'),
       ],
-      env={**os.environ, 'XLA_FLAGS': '--xla_backend_optimization_level=0'},
+      env=session.one_device(),
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
       text=True,

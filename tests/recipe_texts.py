@@ -21,6 +21,7 @@ FOLDER = ROOT / 'tests' / 'golden_configs'
 _ARGUMENTS = {
   'nfnet': ('f1,n=1', 'f3', 'f5,n=4,sam', 'f6_plus'),
   'fig9_variance': ('digits',),
+  'finetune': ('f1,n=1,images=1000',),
 }
 
 

@@ -1,12 +1,36 @@
-"""What the processes of one test session share: a folder, and things made in it once."""
+"""What the processes of one test session share: a folder, things made in it once, flags of XLA."""
 
 import fcntl
+import importlib.metadata
 import os
 import pathlib
 import tempfile
 from collections.abc import Callable
 
 _VARIABLE = 'NFNETS_AUGMULT_TEST_SESSION'
+
+# Programs run for a few steps: compiling them takes nearly all of the time, and a fifth of it with
+# these flags. JAX ends the process at a flag that its version lacks, so some are for tested ones.
+_QUICK_COMPILATION = ['--xla_backend_optimization_level=0']
+if importlib.metadata.version('jaxlib').startswith('0.10.'):
+  _QUICK_COMPILATION += [
+    '--xla_cpu_use_fusion_emitters=false',
+    '--xla_cpu_parallel_codegen_split_count=1',
+  ]
+
+
+def quick_compilation(*flags: str) -> str:
+  """Returns the `XLA_FLAGS` of tests, with further `flags`; of two values the last one counts.
+
+  On an accelerator, if JAX_PLATFORMS names one, programs are compiled as for users.
+  """
+  is_cpu = os.environ.get('JAX_PLATFORMS', 'cpu') == 'cpu'
+  return ' '.join([*(_QUICK_COMPILATION if is_cpu else []), *flags])
+
+
+def one_device() -> dict[str, str]:
+  """Returns the environment of a process that a test starts to train on a single device."""
+  return {**os.environ, 'XLA_FLAGS': quick_compilation()}
 
 
 def start() -> tempfile.TemporaryDirectory | None:

@@ -33,6 +33,10 @@ def _plan(config):
 @pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
 def test_every_config_is_valid_and_locked(file):
   config = _load(file.stem)
+  if config.freeze:  # to be fine-tuned from parameters that only the user has
+    with pytest.raises(ValueError, match='would keep random values: set init_from'):
+      settings.read(config)
+    config.init_from = 'parameters.npz'
   settings.read(config)
   with pytest.raises(AttributeError):
     config.augmlt = 3
@@ -62,3 +66,22 @@ def test_arguments_of_the_general_nfnet():
   for wrong in ('f9', 'f1,m=2', 'f1,n=two'):
     with pytest.raises(ValueError, match=r'f9|neither n=N nor sam'):
       _load('nfnet', wrong)
+
+
+@pytest.mark.parametrize(
+  ('images', 'steps', 'magnitude'), [(100, 500, 5.0), (5000, 2343, 10.0), (50_000, 23_437, 15.0)]
+)
+def test_fine_tuning_by_the_number_of_images(images, steps, magnitude):
+  """Length and strength follow it; the classifier trains alone for a tenth, at any n."""
+  for augmult in (1, 4):
+    config = _load('finetune', f'f1,n={augmult},images={images}')
+    assert (config.total_steps, config.augmult) == (steps, augmult)
+    assert config.augmentation.randaugment.magnitude == magnitude
+    assert config.freeze_steps == config.optimizer.warmup_steps == steps // 10
+    assert config.dataset.image_size == 224
+
+
+@pytest.mark.parametrize('arguments', ['f0,m=4', 'f0,n=0', 'f0,images=many', 'f0,n'])
+def test_wrong_arguments_of_fine_tuning(arguments):
+  with pytest.raises(ValueError, match='is neither n=N nor images=N'):
+    _load('finetune', arguments)

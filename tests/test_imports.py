@@ -26,6 +26,7 @@ ALLOWED = {
   'report': {'configs', 'ops', 'data', 'training'},
   'find_learning_rate': {'configs', 'ops', 'data', 'training', 'runs'},
   'sweep': {'configs', 'ops', 'data', 'training', 'runs'},
+  'reproduce': {'models', 'training', 'sweep'},
   'variance': {'configs', 'ops', 'data', 'training', 'runs'},
 }
 # The `__main__.py` of a room is a program: it may import everything, and nothing may import it.
@@ -45,7 +46,7 @@ def _imports(file):
 
 @pytest.mark.parametrize('room', ALLOWED)
 def test_imports_point_one_way(room):
-  """Ops <- data, models, optim <- training <- runs <- sweep, variance <- programs."""
+  """Ops <- data, models, optim <- training <- runs <- sweep, variance <- reproduce <- programs."""
   for file in (PACKAGE / room).rglob('*.py'):
     if file.name == PROGRAM:
       continue
@@ -130,7 +131,9 @@ def test_the_benchmarks_are_not_part_of_the_package(monkeypatch):
   runpy.run_path('setup.py')
   assert {name.split('.')[0] for name in installed} == {'nfnets_augmult'}
   programs = {file.name for file in BENCHMARKS.glob('*.py') if 'absl.flags' in _imports(file)}
-  assert programs == {'input.py', 'step.py', 'device_input.py', 'memory.py', 'pod.py'}
+  assert programs == {
+    f'{name}.py' for name in ('input', 'step', 'device_input', 'memory', 'pod', 'accelerator')
+  }
 
 
 def _imported_by(statement):
@@ -152,6 +155,7 @@ def test_all_but_the_input_imports_without_tensorflow():
     'nfnets_augmult.training.step, nfnets_augmult.training.checkpoints, '
     'nfnets_augmult.runs.training, nfnets_augmult.sweep.running, '
     'nfnets_augmult.train, nfnets_augmult.evaluate, nfnets_augmult.export, '
-    'benchmarks.step, benchmarks.device_input'
+    'benchmarks.step, benchmarks.device_input, benchmarks.accelerator, '
+    'benchmarks.accelerator_parts, benchmarks.timm_comparison'
   )
   assert not {'tensorflow', 'tensorflow_datasets', 'sklearn', 'matplotlib'} & modules

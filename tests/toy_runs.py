@@ -3,10 +3,17 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import haiku as hk
+import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
 from experiments import quickstart_digits
+from nfnets_augmult.models import MODELS, ModelSpec
+from nfnets_augmult.models.random_by_slot import dropout, whole_batch
+from nfnets_augmult.models.wide_resnet import SkipInitBlock
+from nfnets_augmult.ops.checks import check_number
 from nfnets_augmult.runs import training
 from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training.state import TrainState
@@ -15,17 +22,42 @@ TRAIN_IMAGES = 1437
 TEST_IMAGES = 64
 
 
+class ToyNet(hk.Module):
+  """One narrow block of a Wide-ResNet and its classifier, which are traced and compiled soon."""
+
+  def __init__(self, *, num_classes: int, dropout_rate: float | None = None):
+    """As `WideResNet`."""
+    super().__init__()
+    self._num_classes = num_classes
+    self._dropout_rate = dropout_rate or 0.0
+    check_number('dropout_rate', self._dropout_rate, least=0, below=1)
+
+  def __call__(
+    self, images: jax.Array, *, is_training: bool, slot: jax.Array | None = None
+  ) -> jax.Array:
+    """Returns logits `[B, K]` of normalized `images` `[B, H, W, C]`."""
+    features = jnp.mean(jax.nn.relu(SkipInitBlock(8, stride=2)(images)), axis=(1, 2))
+    if is_training and self._dropout_rate:
+      features = dropout(features, self._dropout_rate, whole_batch(images, slot))
+    return hk.Linear(self._num_classes, name='classifier')(features)
+
+
+# Known to this process alone: programs that a test starts need a model of the package.
+MODELS['toy'] = ModelSpec(ToyNet, {}, 8, 8)
+PACKAGE_MODEL = 'wrn_10_1'
+
+
 def toy_config(**changes: Any) -> ml_collections.ConfigDict:
   """Returns 12 steps of 16 samples, four copies of four digits, evaluated after 6 and 12.
 
-  On eight devices each has two of the samples.
+  On eight devices each has two of the samples. What is tested is the training, not the network.
 
   Args:
     **changes: values by key, with `__` between the parts of a dotted one.
   """
   config = quickstart_digits.get_config()
   config.dataset.test_split = f'test[:{TEST_IMAGES}]'
-  config.model.name = 'wrn_10_1'
+  config.model.name = 'toy'
   config.unique_images_per_batch = 4
   config.total_epochs = 0.0
   config.total_steps = 12

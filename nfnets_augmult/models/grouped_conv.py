@@ -1,10 +1,14 @@
 """Two-dimensional convolution by the algorithm that is fastest on the backend.
 
-All algorithms give the same values and gradients up to rounding; they differ only in time.
+All algorithms give the same values and gradients up to rounding; they differ only in time. Which is
+fastest was measured, and stands in `conv_algorithms.json` with the device and the numbers.
 """
 
 import functools
-from collections.abc import Callable
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -117,19 +121,50 @@ def _split_in_loop(x: jax.Array, w: jax.Array, stride: int, pads: Pads, groups: 
   return _by_group(_explicit, x, w, stride, pads, groups)
 
 
+def _dense(x: jax.Array, w: jax.Array, stride: int, pads: Pads, groups: int) -> jax.Array:
+  """One ungrouped convolution, `groups` times the work: a kernel that is zero between groups."""
+  height, width, inputs, outputs = w.shape
+  by_group = w.reshape(height, width, 1, inputs, groups, outputs // groups)
+  is_same_group = jnp.eye(groups, dtype=w.dtype).reshape(groups, 1, groups, 1)
+  dense = (by_group * is_same_group).reshape(height, width, groups * inputs, outputs)
+  return _native(x, dense, stride, pads, 1)
+
+
 ALGORITHMS: dict[str, Algorithm] = {
   'native': _native,
   'split': _split,
   'split_in_loop': _split_in_loop,
+  'dense': _dense,
 }
 
-# Measured on CPU only; other backends get XLA's grouped convolution, unmeasured.
-_FASTEST = {('cpu', False): 'split', ('cpu', True): 'split_in_loop'}
+# By backend: `algorithms` by kind of convolution, see `kind_of`; `in_loop`, those that differ in a
+# `lax.scan`; and `measured`, what chose them. launch/measure_accelerator.sh makes an entry.
+FASTEST: dict[str, dict[str, Any]] = json.loads(
+  pathlib.Path(__file__).with_name('conv_algorithms.json').read_text(encoding='utf-8')
+)
+KINDS = ('grouped', 'ungrouped', '1x1')
 
 
-def default_algorithm(backend: str | None = None, *, in_loop: bool = False) -> str:
-  """Returns the algorithm for `backend`, by default JAX's; `in_loop` says it is in a `lax.scan`."""
-  return _FASTEST.get((backend or jax.default_backend(), in_loop), 'native')
+def kind_of(kernel: Sequence[int], groups: int) -> str:
+  """Returns which of `KINDS` a convolution with a `kernel` of shape `[kh, kw, ...]` is."""
+  if groups > 1:
+    return 'grouped'
+  return '1x1' if tuple(kernel[:2]) == (1, 1) else 'ungrouped'
+
+
+def default_algorithm(
+  backend: str | None = None, *, kind: str = 'grouped', in_loop: bool = False
+) -> str:
+  """Returns the fastest algorithm, `'native'` where none was measured.
+
+  Args:
+    backend: None for JAX's default one.
+    kind: one of `KINDS`.
+    in_loop: whether the convolution is in a `lax.scan`.
+  """
+  measured = FASTEST.get(backend or jax.default_backend(), {'algorithms': {}})
+  algorithms = measured['algorithms'] | (measured.get('in_loop', {}) if in_loop else {})
+  return algorithms.get(kind, 'native')
 
 
 def conv2d(
@@ -148,14 +183,17 @@ def conv2d(
     w: `[kh, kw, I / groups, O]`, of the dtype of `x`.
     stride: of both axes.
     groups: divides I and O; group g of the outputs sees group g of the inputs only.
-    algorithm: a key of `ALGORITHMS`, or `'auto'` for `default_algorithm()`.
+    algorithm: a key of `ALGORITHMS`, or `'auto'` for the `default_algorithm` of its kind;
+      `'auto_in_loop'` is that in a `lax.scan`.
     padding: see `pads_of`.
 
   Raises:
     ValueError: unknown algorithm, or shapes that do not match; the message shows them.
   """
-  if algorithm == 'auto':
-    algorithm = default_algorithm()
+  if algorithm in ('auto', 'auto_in_loop'):
+    algorithm = default_algorithm(
+      kind=kind_of(w.shape, groups), in_loop=algorithm == 'auto_in_loop'
+    )
   if algorithm not in ALGORITHMS:
     raise ValueError(
       f'no convolution algorithm {algorithm!r}; there is: auto, {", ".join(ALGORITHMS)}'

@@ -8,7 +8,6 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from nfnets_augmult.models.grouped_conv import default_algorithm
 from nfnets_augmult.models.nf_blocks import BlockShape, nf_block
 from nfnets_augmult.models.random_by_slot import uniform
 
@@ -95,8 +94,8 @@ def run_blocks(
 
   def make_step(shape: BlockShape, *, is_scanned: bool) -> Callable[..., jax.Array]:
     algorithm = conv_algorithm
-    if algorithm == 'auto':
-      algorithm = default_algorithm(in_loop=is_scanned)
+    if is_scanned and algorithm == 'auto':
+      algorithm = 'auto_in_loop'
 
     def step(
       x: jax.Array, params: dict[str, Any], beta: jax.Array, keep: jax.Array | None

@@ -27,7 +27,7 @@ class Row(NamedTuple):
   test_multiply_adds: int
 
 
-def _inner_jaxprs(equation: Any) -> Iterator[Any]:
+def inner_jaxprs(equation: Any) -> Iterator[Any]:
   """Yields the jaxprs that an equation calls, as `scan` and `jit` do."""
   for value in equation.params.values():
     for item in value if isinstance(value, tuple | list) else (value,):
@@ -52,7 +52,7 @@ def _jaxpr_multiply_adds(jaxpr: Any) -> int:
       total += math.prod(equation.outvars[0].aval.shape) * per_output
     else:
       repeats = equation.params['length'] if equation.primitive.name == 'scan' else 1
-      total += repeats * sum(_jaxpr_multiply_adds(inner) for inner in _inner_jaxprs(equation))
+      total += repeats * sum(_jaxpr_multiply_adds(inner) for inner in inner_jaxprs(equation))
   return total
 
 
@@ -80,12 +80,18 @@ def abstract_params(model: hk.Transformed, image_size: int) -> Any:
   return jax.eval_shape(lambda x: model.init(jax.random.key(0), x, is_training=False), image)
 
 
-def image_multiply_adds(model: hk.Transformed, image_size: int) -> int:
-  """Returns the multiply-adds of the forward pass of `model` for one RGB image."""
+def image_multiply_adds(model: hk.Transformed, params: Any, image_size: int) -> int:
+  """Returns the multiply-adds of the forward pass of `model` for one RGB image.
+
+  Args:
+    model: an image classifier.
+    params: arrays or shapes; see `abstract_params`.
+    image_size: side of the image in pixels.
+  """
   image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
   return count_multiply_adds(
     lambda params, image: model.apply(params, None, image, is_training=False),
-    abstract_params(model, image_size),
+    params,
     image,
   )
 
@@ -98,15 +104,18 @@ def model_row(name: str, *, num_classes: int = 1000) -> Row:
   """
   spec = model_spec(name)
   model = make_model(name, num_classes=num_classes)
-  train = image_multiply_adds(model, spec.train_image_size)
-  is_same_size = spec.train_image_size == spec.test_image_size
+  params = abstract_params(model, spec.train_image_size)
+  train, test = (
+    image_multiply_adds(model, params, size)
+    for size in (spec.train_image_size, spec.test_image_size)
+  )
   return Row(
     name=name,
-    parameters=count_parameters(abstract_params(model, spec.train_image_size)),
+    parameters=count_parameters(params),
     train_image_size=spec.train_image_size,
     train_multiply_adds=train,
     test_image_size=spec.test_image_size,
-    test_multiply_adds=train if is_same_size else image_multiply_adds(model, spec.test_image_size),
+    test_multiply_adds=test,
   )
 
 

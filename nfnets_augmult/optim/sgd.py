@@ -1,9 +1,11 @@
 """SGD with momentum and L2 decay, from the parts of optax."""
 
+from collections.abc import Sequence
+
 import optax
 
 from nfnets_augmult.ops.checks import check_bool, check_number
-from nfnets_augmult.optim import agc, masks
+from nfnets_augmult.optim import agc, freezing, masks
 
 
 def sgd(
@@ -13,6 +15,8 @@ def sgd(
   weight_decay: float = 0.0,
   clipping: float = 0.0,
   clipping_eps: float = 1e-3,
+  freeze: Sequence[str] = (),
+  freeze_steps: int = 0,
 ) -> optax.GradientTransformation:
   """Returns the transformation from gradients to directions, without the learning rate.
 
@@ -27,9 +31,11 @@ def sgd(
     clipping: largest ratio of gradient norm to weight norm per unit, see `agc`, for all parameters
       but the classifier's weight; 0 for none.
     clipping_eps: lower bound on the weight norm in that ratio.
+    freeze: groups of parameters that stay as they are, without momentum, see `freezing.frozen`.
+    freeze_steps: for how many updates; 0 for all.
 
   Raises:
-    ValueError: a coefficient is out of range.
+    ValueError: a coefficient is out of range; `init` raises those of `freezing.frozen`.
 
   Example:
     >>> import jax.numpy as jnp
@@ -56,5 +62,6 @@ def sgd(
   return optax.chain(
     clip,
     optax.add_decayed_weights(weight_decay, mask=masks.decayed),
+    *([freezing.hold(freeze, steps=freeze_steps)] if freeze else []),
     optax.trace(decay=momentum, nesterov=nesterov),
   )

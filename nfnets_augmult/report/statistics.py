@@ -29,6 +29,11 @@ class Cell:
   num_missing: int
 
   @property
+  def num_done(self) -> int:
+    """How many of `runs` have finished or diverged."""
+    return len(self.runs) - self.num_missing
+
+  @property
   def mean(self) -> float:
     """Mean of `values`."""
     return float(np.mean(self.values))
@@ -106,15 +111,15 @@ def _sort_key(value: Any) -> Any:
 def best_cell(runs: Sequence[RecordedRun], metric: str, *, smallest: bool = False) -> Cell:
   """Returns the cell at the best learning rate; one that is not measured if there is no other.
 
-  Learning rates that lack runs are left out if others lack fewer: one lucky run would beat the mean
-  of seven.
+  Learning rates with fewer runs that are done than others are left out: one lucky run would beat
+  the mean of seven.
   """
   by_learning_rate = group_by_attributes(runs, 'learning_rate')
   cells = [make_cell(group, metric, smallest=smallest) for group in by_learning_rate.values()]
   measured = [cell for cell in cells if cell.status == 'measured']
   if measured:
-    least_missing = min(cell.num_missing for cell in measured)
-    compared = [cell for cell in measured if cell.num_missing == least_missing]
+    most_done = max(cell.num_done for cell in measured)
+    compared = [cell for cell in measured if cell.num_done == most_done]
     return (min if smallest else max)(compared, key=lambda cell: cell.mean)
   return min(cells, key=lambda cell: cell.status)  # 'diverged' before 'missing'
 

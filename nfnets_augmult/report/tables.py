@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nfnets_augmult.report import figures, recorded_runs, statistics
+from nfnets_augmult.report import figures, recorded_runs, statistics, verdict
 from nfnets_augmult.report.recorded_runs import RecordedRun
 from nfnets_augmult.report.statistics import Cell
 
@@ -56,6 +56,28 @@ def summary_rows(
       }
     )
   return rows
+
+
+def comparison_rows(runs: Sequence[RecordedRun], metric: str) -> list[Row]:
+  """Returns a row for each comparison of an n with the least one at equal updates."""
+  titles = figures.panel_titles(list(statistics.group_by_attributes(runs, 'panel')))
+  return [
+    {
+      'setting': titles[compared.runs[0].panel].replace('\n', ', '),
+      'updates': compared.runs[0].updates,
+      'n': ' against '.join(str(run.augmult) for run in reversed(compared.runs)),
+      'learning rates': ' and '.join(f'{run.learning_rate:g}' for run in reversed(compared.runs)),
+      'test accuracy (%)': ' and '.join(map(_percent, compared.pairs.mean(axis=0)[::-1])),
+      'pairs': len(compared.pairs),
+      'difference (%)': _percent((compared.pairs[:, 1] - compared.pairs[:, 0]).mean()),
+      'interval (%)': f'{_percent(test.low)} to {_percent(test.high)}' if test else '',
+      'spread of a difference (%)': _percent(test.spread) if test else '',
+      'p': f'{test.p_value:.2g}' if test else '',
+      'verdict': test.verdict if test else 'undecided',
+    }
+    for compared in verdict.comparisons(runs, metric)
+    for test in [compared.test]
+  ]
 
 
 def run_rows(runs: Sequence[RecordedRun], workdir: str) -> list[Row]:
@@ -121,6 +143,15 @@ def markdown(
     'rate is at the edge of its grid, a better one may lie beyond.'
   )
   parts.append(_markdown_table(rows))
+  if compared := comparison_rows(runs, metric):
+    parts.append(
+      '## n > 1 at equal updates\n\n'
+      f"Pairs of runs that share a seed, with {verdict.CONFIDENCE:.0%} intervals of Student's t. "
+      'The learning rate of each n is the best one of the first seed, which does not count here. '
+      'Confirmed: the interval is above 0. Refuted: it is not, and it is below '
+      f'{100 * verdict.SMALLEST_EFFECT:g} %, the smallest effect of interest.'
+    )
+    parts.append(_markdown_table(compared))
   if lines := [_published_line(number) for sweep in sweeps for number in sweep['published']]:
     is_small = any(sweep['is_small'] for sweep in sweeps)
     note = ', for its full-size runs' * is_small

@@ -11,12 +11,14 @@ import numpy as np
 import optax
 from absl import logging
 
+from nfnets_augmult import models
 from nfnets_augmult.data import sources
+from nfnets_augmult.models import table
 from nfnets_augmult.ops import addressed_random, files
-from nfnets_augmult.optim import sam, schedules
+from nfnets_augmult.optim import freezing, sam, schedules
 from nfnets_augmult.runs.images import Data
 from nfnets_augmult.runs.settings import Settings
-from nfnets_augmult.training import devices
+from nfnets_augmult.training import devices, hosts
 from nfnets_augmult.training import state as state_lib
 from nfnets_augmult.training import step as step_lib
 from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
@@ -86,6 +88,14 @@ def make_network(settings: Settings, data: Data) -> Network:
   )
 
 
+def check_groups(settings: Settings, num_classes: int) -> None:
+  """Raises ValueError unless the model has the groups of parameters that are to be frozen."""
+  if settings.freeze:
+    size = models.model_spec(settings.model_name).train_image_size
+    params = table.abstract_params(settings.make_model(num_classes), size)
+    freezing.frozen(params, settings.freeze)
+
+
 def check_images_fit(network: Network, image_shape: Sequence[int], *, model_name: str) -> None:
   """Traces the network for one image, without computing anything.
 
@@ -121,8 +131,16 @@ def make_train_step(
     ema_decay=settings.ema_decay,
     label_smoothing=settings.label_smoothing,
     dropout_masks=settings.dropout_masks,
+    is_frozen=_is_frozen(settings),
     sharpness=_sharpness(settings, plan),
   )
+
+
+def _is_frozen(settings: Settings) -> Callable[[Any], Any] | None:
+  """Returns which parameters need no gradient at any step; None for none."""
+  if not settings.freeze or settings.freeze_steps:
+    return None
+  return functools.partial(freezing.frozen, names=settings.freeze)
 
 
 def _sharpness(settings: Settings, plan: Plan) -> Callable[..., Any] | None:
@@ -150,6 +168,8 @@ def read_initial_params(
 ) -> InitialParams | None:
   """Returns the parameters to start from, or None without a path; checks names and shapes.
 
+  The first of several hosts reads them for all.
+
   Args:
     path: a parameter file or the work directory of a run; or ''.
     network: of the run.
@@ -161,6 +181,18 @@ def read_initial_params(
   """
   if not path:
     return None
+  read = functools.cache(lambda: _read_initial_params(path, network, class_names))
+
+  def describe() -> tuple[bool, list[str]]:
+    return read().has_other_classes, list(param_files.flatten(read().params))
+
+  has_other_classes, names = hosts.from_first_host(describe)
+  arrays = hosts.arrays_from_first_host(lambda: list(param_files.flatten(read().params).values()))
+  params = param_files.unflatten(dict(zip(names, arrays, strict=True)))
+  return InitialParams(params, has_other_classes)
+
+
+def _read_initial_params(path: str, network: Network, class_names: Sequence[str]) -> InitialParams:
   if not files.exists(path):
     raise ValueError(f'init_from={path!r} does not exist')
   try:

@@ -106,6 +106,7 @@ class Run:
   @functools.cached_property
   def network(self) -> Network:
     """Model and optimiser; raises ValueError if the model does not take the images."""
+    network.check_groups(self.settings, len(self.data.train.class_names))
     result = network.make_network(self.settings, self.data)
     network.check_images_fit(result, self.data.image_shape, model_name=self.settings.model_name)
     return result

@@ -4,7 +4,7 @@ All that can be checked without data is checked here, before anything compiles.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_collections
@@ -105,6 +105,8 @@ class Settings:
     is_device_input: whether training batches are made on the devices.
     make_model: from the number of classes to a transformed Haiku module.
     optimizer: without the learning rate.
+    freeze: groups of parameters that stay as they are, see `freezing.frozen`.
+    freeze_steps: for how many updates; 0 for all.
     evaluated_train_images: how many un-augmented training images are evaluated; -1 for all.
   """
 
@@ -131,6 +133,8 @@ class Settings:
   schedule: str
   warmup_steps: int
   optimizer: optax.GradientTransformation
+  freeze: tuple[str, ...]
+  freeze_steps: int
   sam: Sam
   evaluate_every_epochs: float
   evaluation_batch_size: int
@@ -210,7 +214,8 @@ def read(config: ml_collections.ConfigDict) -> Settings:
   dataset = _read_dataset(config)
   _check_input(config, augmentation)
   make_model = _read_model(config.model)
-  optimizer = _read_optimizer(config.optimizer)
+  freeze = tuple(filter(None, map(str.strip, config.freeze.split(','))))
+  optimizer = _read_optimizer(config, freeze)
   _check_training(config)
   return Settings(
     seed=config.seed,
@@ -236,6 +241,8 @@ def read(config: ml_collections.ConfigDict) -> Settings:
     schedule=config.optimizer.schedule,
     warmup_steps=config.optimizer.warmup_steps,
     optimizer=optimizer,
+    freeze=freeze,
+    freeze_steps=config.freeze_steps,
     sam=Sam(**config.sam),
     evaluate_every_epochs=config.evaluation.every_epochs,
     evaluation_batch_size=config.evaluation.batch_size,
@@ -325,7 +332,20 @@ def _read_model(keys: ml_collections.ConfigDict) -> Callable[[int], Any]:
 
 
 @renamed(_OPTIMIZER_KEYS)
-def _read_optimizer(keys: ml_collections.ConfigDict) -> optax.GradientTransformation:
+def _read_optimizer(
+  config: ml_collections.ConfigDict, freeze: Sequence[str]
+) -> optax.GradientTransformation:
+  keys = config.optimizer
+  checks.check_int('freeze_steps', config.freeze_steps)
+  if freeze and not config.init_from:
+    raise ValueError(
+      f"freeze={config.freeze!r} with init_from='' would keep random values: set init_from to a "
+      "file of parameters or the work directory of a run, or freeze=''"
+    )
+  if config.freeze_steps and not freeze:
+    raise ValueError(
+      f"freeze_steps={config.freeze_steps} needs freeze='GROUP,GROUP', what stays as it is so long"
+    )
   checks.check_int('warmup_steps', keys.warmup_steps)
   schedules.make_schedule(keys.schedule, keys.learning_rate, total_steps=1)
   return sgd.sgd(
@@ -334,6 +354,8 @@ def _read_optimizer(keys: ml_collections.ConfigDict) -> optax.GradientTransforma
     weight_decay=keys.weight_decay,
     clipping=keys.clipping,
     clipping_eps=keys.clipping_eps,
+    freeze=freeze,
+    freeze_steps=config.freeze_steps,
   )
 
 

@@ -97,12 +97,10 @@ def train(
     checkpoints = stack.enter_context(
       Checkpoints(folder, keep=keep, class_names=class_names, claim=claims.get(folder))
     )
-    recorders = [None] * len(runs)
-    if is_first_host:
-      resume_step = checkpoints.latest_step or 0
-      recorders = [
-        stack.enter_context(_recorder(run, resume_step, claims[run.workdir])) for run in runs
-      ]
+    resume_step = checkpoints.latest_step or 0
+    recorders = [
+      stack.enter_context(_recorder(run, resume_step, claims.get(run.workdir))) for run in runs
+    ]
     state = loop.fit(
       lambda: (_first_group_state if is_group else _first_run_state)(runs, checkpoints),
       plan=first.plan,
@@ -134,34 +132,48 @@ def train(
         run.workdir, class_names=class_names, claim=claims.get(run.workdir)
       ) as run_checkpoints:
         run_checkpoints.save(groups.state_of_run(state, index))
-    results.append(_write_result(run, recorder, claims[run.workdir]) if recorder else None)
+    with hosts.failing_together():
+      results.append(_write_result(run, recorder, claims[run.workdir]) if recorder else None)
   return Trained(state, results)
 
 
 @contextlib.contextmanager
-def _recorder(run: Run, resume_step: int, claim: records.Claim) -> Iterator[records.Recorder]:
-  """Yields a recorder; at the end, also after an error, draws the curves.
+def _recorder(
+  run: Run, resume_step: int, claim: records.Claim | None
+) -> Iterator[records.Recorder | None]:
+  """Yields a recorder on the first host; at the end, also after an error, draws the curves.
 
   A bucket that cannot be written, or belongs to another process by now, is left alone.
   """
-  recorder = records.Recorder(run.workdir, resume_step=resume_step, claim=claim)
+  recorder = None
+  with hosts.failing_together():
+    if claim:
+      recorder = records.Recorder(run.workdir, resume_step=resume_step, claim=claim)
   try:
     yield recorder
-  except (CheckpointError, OSError, records.TakenOverError):
-    recorder.close()
-    if not files.is_url(run.workdir):
-      pictures.draw_curves(run)
+  except BaseException as error:
+    # After an error of one host the others are elsewhere.
+    is_shared = isinstance(error, hosts.SharedError)
+    with hosts.failing_together() if is_shared else contextlib.nullcontext():
+      _finish_records(run, recorder, error)
     raise
-  except BaseException:
+  with hosts.failing_together():
     _finish_records(run, recorder)
-    raise
-  _finish_records(run, recorder)
 
 
-def _finish_records(run: Run, recorder: records.Recorder) -> None:
-  recorder.upload()
+def _finish_records(
+  run: Run, recorder: records.Recorder | None, error: BaseException | None = None
+) -> None:
+  if recorder is None:
+    return
+  if isinstance(error, hosts.HostError):
+    error = error.__cause__
+  is_writable = not isinstance(error, CheckpointError | OSError | records.TakenOverError)
+  if is_writable:
+    recorder.upload()
   recorder.close()
-  pictures.draw_curves(run)
+  if is_writable or not files.is_url(run.workdir):
+    pictures.draw_curves(run)
 
 
 def _write_result(
@@ -199,9 +211,10 @@ def _first_group_state(runs: Sequence[Run], checkpoints: Checkpoints) -> groups.
       key = network.parameters_key(run.settings.seed)
       states.append(network.first_state(runs[0].network, run.initial_params, key)[0])
     state = jax.device_get(groups.stack_states(states))
-  for run, diverged_at in zip(runs, state.diverged_at, strict=True):
-    if not diverged_at and jax.process_index() == 0:
-      records.clear_status(run.workdir)  # it may have diverged after this checkpoint
+  with hosts.failing_together():
+    for run, diverged_at in zip(runs, state.diverged_at, strict=True):
+      if not diverged_at and jax.process_index() == 0:
+        records.clear_status(run.workdir)  # it may have diverged after this checkpoint
   return state
 
 
@@ -234,6 +247,7 @@ def _note_divergence(
 ) -> None:
   if is_group:  # that of a single run is raised
     logging.info('%s: %s; it stops here', os.path.basename(run.workdir), error)
-  if claim:  # on the first host
-    claim.check()
-    records.write_status(run.workdir, 'diverged', str(error), error.facts)
+  with hosts.failing_together():
+    if claim:  # on the first host
+      claim.check()
+      records.write_status(run.workdir, 'diverged', str(error), error.facts)

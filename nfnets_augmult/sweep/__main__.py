@@ -66,6 +66,8 @@ def main() -> None:
       f'stopped and saved; the same command goes on from there. Work directory: {workdir}'
     )
     return
+  num_points = sum(map(len, todo))
+  running.say(f'{num_points} runs: {tally.line()}' if todo else 'there are no runs in this shard')
   if tally.counts.get('elsewhere'):
     running.say('some points are being run by another process; they were left to it')
   running.say(f'the report: python -m nfnets_augmult.report --workdir={shlex.quote(workdir)}')

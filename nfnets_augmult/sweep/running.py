@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import logging as std_logging
 import os
@@ -119,12 +120,9 @@ def run_sweep(
   for number, group in enumerate(todo):
     folders = [os.path.join(workdir, grid.point_name(point)) for point in group]
     with contextlib.ExitStack() as locks:
-      is_ours, is_to_run = True, False
-      if jax.process_index() == 0:
-        is_ours = all([locks.enter_context(records.lock_workdir(f)) for f in folders])
-        # Another process may have run it in the meantime.
-        is_to_run = is_ours and not all(groups.is_done(workdir, point) for point in group)
-      is_to_run = hosts.from_first_host(lambda value=is_to_run: value)
+      is_ours, is_to_run = hosts.from_first_host(
+        functools.partial(_take, group, workdir, folders, locks)
+      )
       if is_to_run:
         if hosts.any_host(stop_requested()):
           raise StopRequested
@@ -132,7 +130,9 @@ def run_sweep(
         is_left[number] = False
         outcome = run_group(sweep, group, workdir, stop_requested=stop_requested)
         seconds = time.monotonic() - start
-      statuses = [records.read_status(f)[0] if is_ours else 'elsewhere' for f in folders]
+      statuses = ['elsewhere'] * len(group)
+      if is_ours:
+        statuses = hosts.from_first_host(lambda of=folders: [records.read_status(f)[0] for f in of])
     for status in statuses:
       tally.add(status)
     if is_to_run:
@@ -145,9 +145,16 @@ def run_sweep(
       say(
         f'[{number + 1}/{len(todo)}] {outcome} in {format_duration(seconds)}\n  {tally.line(left)}'
       )
-  num_points = sum(map(len, todo))
-  say(f'{num_points} runs: {tally.line()}' if todo else 'there are no runs in this shard')
   return tally
+
+
+def _take(
+  group: groups.Group, workdir: str, folders: Sequence[str], locks: contextlib.ExitStack
+) -> tuple[bool, bool]:
+  """Locks the folders of a group; returns whether they are this process's, and are to be run."""
+  is_ours = all([locks.enter_context(records.lock_workdir(folder)) for folder in folders])
+  # Another process may have run it in the meantime.
+  return is_ours, is_ours and not all(groups.is_done(workdir, point) for point in group)
 
 
 def run_group(
@@ -175,10 +182,9 @@ def run_group(
   log = os.path.join(folder, f'log_host{host}.txt' if host else 'log.txt')
   try:
     with _output_to(log):
-      if is_single:
-        records.clear_status(folder)
-      elif host == 0:
-        groups.write_record(group, folder)
+      hosts.from_first_host(
+        lambda: records.clear_status(folder) if is_single else groups.write_record(group, folder)
+      )
       runs: list[Run] = []
       for point, run_folder in zip(group, folders, strict=True):
         data = runs[0].data if runs else None
@@ -187,15 +193,18 @@ def run_group(
       results = training.train(runs, folder, stop_requested=stop_requested).results
   except StopRequested:
     raise
-  except records.TakenOverError:
+  except records.TakenOverError as error:
+    _raise_own(error)
     return f'{name}: left to a process that was started later'
   except DivergedError as error:
     return f'{name}: diverged ({error})' if is_single else f'{name}: all diverged'
   except Exception as error:
-    if jax.process_count() > 1 and not isinstance(error, hosts.SharedError):
-      raise  # the other hosts are elsewhere in the program
-    unfinished = [f for p, f in zip(group, folders, strict=True) if not groups.is_done(workdir, p)]
-    return f'{name}: failed ({_note_failure(error, unfinished)})'
+    _raise_own(error)
+    message = f'{type(error).__name__}: {error}'
+    for point, run_folder in zip(group, folders, strict=True) if host == 0 else ():
+      if not groups.is_done(workdir, point):
+        records.write_status(run_folder, 'failed', message)
+    return f'{name}: failed ({message.splitlines()[0]})'
   finished = [100 * result[sweep.metric] for result in results if result]
   if host > 0:
     return f'{name}: finished'
@@ -206,12 +215,10 @@ def run_group(
   return f'{name}: {len(finished)} finished ({ends})' + f', {diverged} diverged' * bool(diverged)
 
 
-def _note_failure(error: Exception, folders: Sequence[str]) -> str:
-  """Records an error; returns its first line."""
-  message = f'{type(error).__name__}: {error}'
-  for folder in folders:
-    records.write_status(folder, 'failed', message)
-  return message.splitlines()[0]
+def _raise_own(error: Exception) -> None:
+  """Raises an error of one of several hosts: the others are elsewhere in the program."""
+  if jax.process_count() > 1 and not isinstance(error, hosts.SharedError):
+    raise error
 
 
 @contextlib.contextmanager

@@ -35,20 +35,10 @@ def has_checkpoint(workdir: str) -> bool:
   Raises:
     CheckpointError: the folder of the checkpoints cannot be read.
   """
-  folder = os.path.join(workdir, 'checkpoints')
-  if not files.is_dir(folder):
+  if not files.is_dir(os.path.join(workdir, 'checkpoints')):
     return False
-  if jax.process_count() > 1:
-    # Orbax would wait for hosts that found no folder, because the first has not made it yet.
-    return any(name.isdigit() and _is_whole(folder, name) for name in files.list_dir(folder))
   with Checkpoints(workdir, read_only=True) as checkpoints:
     return checkpoints.latest_step is not None
-
-
-def _is_whole(folder: str, name: str) -> bool:
-  """Whether a checkpoint is complete: in a bucket, where none is renamed, it has a last object."""
-  last = ocp.path.atomicity_types.COMMIT_SUCCESS_FILE
-  return not files.is_url(folder) or files.exists(os.path.join(folder, name, last))
 
 
 def _committed_after(check: Callable[[], None]) -> type[ocp.path.atomicity.CommitFileTemporaryPath]:
@@ -97,6 +87,12 @@ def _arrays(state: TrainState) -> dict[str, Any]:
   return jax.tree.map(lambda leaf: np.asarray(leaf).view(_Unchanging), state._asdict())
 
 
+def _read(manager: ocp.CheckpointManager, step: int, template: Any = None) -> dict[str, Any]:
+  """Returns the arrays of a checkpoint, in the structure of the template or of dicts and lists."""
+  folder = manager.directory / str(step) / _ITEM
+  return ocp.StandardCheckpointHandler().restore(folder, args=ocp.args.StandardRestore(template))
+
+
 class CheckpointError(RuntimeError):
   """A checkpoint could not be written or read; the message lists the remaining ones."""
 
@@ -107,6 +103,10 @@ class Checkpoints:
   A checkpoint is written to a temporary folder and renamed when it is complete, so the folders of
   steps are complete even if the run is killed; in a bucket an object is written last that makes it
   one. A context manager, which waits for the last write.
+
+  Of several hosts the first alone uses the folders. All must open them and call the same methods,
+  in the same order, and all raise HostError with the message of what fails on the first. With
+  `read_only` a host is by itself.
   """
 
   def __init__(
@@ -137,52 +137,58 @@ class Checkpoints:
       files.configure()
     self._workdir = epath.Path(workdir) if self._is_remote else epath.Path(workdir).resolve()
     self._metadata = {_CLASS_NAMES: list(class_names)} if class_names else None
-    self._is_verified = False
-    self._alias = _plain_path_to(self._workdir)
-    with self._explain('open'):
-      if not read_only:
-        files.make_dirs(os.fspath(self._workdir))  # Orbax does not create the target of a link
-      if not read_only and jax.process_count() > 1:
-        # Orbax waits for the other hosts only where it finds a folder missing: all must find it.
-        hosts.from_first_host(
-          lambda: [files.make_dirs(os.fspath(self._workdir / name)) for name in _FOLDERS]
-        )
-      self._latest, self._best = (
-        ocp.CheckpointManager(
-          epath.Path(self._alias.name) / 'workdir' / name if self._alias else self._workdir / name,
-          options=ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else count,
-            read_only=read_only,
-            create=not read_only,
-            cleanup_tmp_directories=not read_only,
-            single_host_load_and_broadcast=not read_only and jax.process_count() > 1,
-            enable_async_checkpointing=not read_only,
-            # Created asynchronously, a folder that fails leaves threads waiting for it.
-            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
-            best_fn=best_fn,
-            temporary_path_class=_committed_after(claim.check)
-            if self._is_remote and claim
-            else None,
+    self._alias = None
+    self._is_shared = not read_only and jax.process_count() > 1
+    self._has_folders = not self._is_shared or jax.process_index() == 0
+    with self._together('open'):
+      if self._has_folders:
+        self._alias = _plain_path_to(self._workdir)
+        self._open(keep, read_only=read_only)
+    self._steps = set(self._on_first_host(lambda: list(map(int, self._latest.all_steps()))))
+
+  def _open(self, keep: int, *, read_only: bool) -> None:
+    if not read_only:  # Orbax does not create the target of a link, or what it is to use alone
+      for name in _FOLDERS:
+        files.make_dirs(os.fspath(self._workdir / name))
+    host, claim = jax.process_index(), self._claim
+    self._latest, self._best = (
+      ocp.CheckpointManager(
+        epath.Path(self._alias.name) / 'workdir' / name if self._alias else self._workdir / name,
+        options=ocp.CheckpointManagerOptions(
+          max_to_keep=None if read_only else count,
+          read_only=read_only,
+          create=False,
+          cleanup_tmp_directories=not read_only,
+          enable_async_checkpointing=not read_only,
+          # Created asynchronously, a folder that fails leaves threads waiting for it.
+          async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+          # It would wait for the other hosts.
+          multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=host, active_processes={host}
           ),
-        )
-        for name, count, best_fn in (
-          (_FOLDERS[0], keep, None),
-          (_FOLDERS[1], 1, lambda metrics: metrics[_METRIC]),
-        )
+          best_fn=best_fn,
+          temporary_path_class=_committed_after(claim.check) if self._is_remote and claim else None,
+        ),
       )
+      for name, count, best_fn in (
+        (_FOLDERS[0], keep, None),
+        (_FOLDERS[1], 1, lambda metrics: metrics[_METRIC]),
+      )
+    )
 
   def __enter__(self) -> 'Checkpoints':
     return self
 
   def __exit__(self, error_type: type | None, *unused: object) -> None:
-    if error_type and jax.process_count() > 1 and not issubclass(error_type, hosts.SharedError):
-      return  # the other hosts are elsewhere, and would be waited for
     # After an error the last write is still waited for, but only that error is raised.
     try:
-      with contextlib.suppress(Exception) if error_type else contextlib.nullcontext():
+      if error_type is None:
         self.wait()
+      elif self._has_folders:
+        with contextlib.suppress(Exception):
+          self._wait()
     finally:
-      for manager in (self._latest, self._best):
+      for manager in (self._latest, self._best) if self._has_folders else ():
         with contextlib.suppress(Exception):  # closing raises again what waiting has raised
           manager.close()
       if self._alias:
@@ -191,28 +197,31 @@ class Checkpoints:
   @property
   def latest_step(self) -> int | None:
     """Step of the newest whole checkpoint, or None."""
-    return self._latest.latest_step()
+    return max(self._steps, default=None)
 
   @property
   def best_step(self) -> int | None:
-    """Step of the best checkpoint, or None."""
+    """Step of the best checkpoint, or None; for the host that has the folders."""
     return self._best.latest_step()
 
   def best_metric(self) -> float:
-    """Returns the metric of the best checkpoint, minus infinity if there is none."""
+    """Returns the metric of the best checkpoint, minus infinity if there is none.
+
+    For the host that has the folders.
+    """
     if self.best_step is None:
       return -np.inf
     return float(self._best.metrics(self.best_step)[_METRIC])
 
   def has(self, step: int) -> bool:
     """Whether the state after `step` updates is there, or being written."""
-    return step in self._latest.all_steps()
+    return step in self._steps
 
   def save(self, state: TrainState) -> None:
     """Starts to write a state of NumPy arrays; does nothing if its step is there already.
 
-    They must not be changed later. Of several hosts the first writes its own; those of the others
-    need only have the same shapes.
+    They must not be changed later. Of several hosts the first writes its own; of those of the
+    others only the step is looked at.
 
     The first checkpoint of a run is waited for and read back, so that a broken disk or file system
     is noticed before the checkpoint is needed.
@@ -224,36 +233,38 @@ class Checkpoints:
     step = int(state.step)
     if self.has(step):
       return
-    self._check_claim()
-    is_first = self.latest_step is None and not self._is_verified
-    with self._explain('write'):
-      self._latest.save(
-        step,
-        args=ocp.args.StandardSave(_arrays(state)),
-        custom_metadata=self._metadata,
-        force=True,
-      )
-    if is_first:
-      self._verify(state)
-      self._is_verified = True
+    with self._together('write'):
+      if self._has_folders:
+        self._write(self._latest, state)
+        if not self._steps:
+          self._verify(state)
+    self._steps.add(step)
+
+  def _write(self, manager: ocp.CheckpointManager, state: TrainState, **options: Any) -> None:
+    if self._claim:
+      self._claim.check()
+    manager.save(
+      int(state.step),
+      args=ocp.args.StandardSave(_arrays(state)),
+      custom_metadata=self._metadata,
+      force=True,
+      **options,
+    )
 
   def _verify(self, state: TrainState) -> None:
     """Raises CheckpointError unless the newest checkpoint is `state`, bit for bit."""
-    self.wait()
-    with hosts.failing_together():
-      if jax.process_index() == 0 and not self._reads_as(state):
-        raise CheckpointError(
-          f'the first checkpoint in {self._workdir} does not read as it was written: is the disk, '
-          'or the file system, damaged?'
-        )
+    self._wait()
+    if not self._reads_as(state):
+      raise CheckpointError(
+        f'the first checkpoint in {self._workdir} does not read as it was written: is the disk, '
+        'or the file system, damaged?'
+      )
 
   def _reads_as(self, state: TrainState) -> bool:
-    """Whether the newest checkpoint is `state`; looked at by one host, unlike `restore`."""
-    folder = self._latest.directory / str(self.latest_step) / _ITEM
+    """Whether the newest checkpoint is `state`."""
     template = jax.tree.map(np.asarray, state._asdict())
     with self._explain('read'):
-      handler = ocp.StandardCheckpointHandler()
-      written = handler.restore(folder, args=ocp.args.StandardRestore(template))
+      written = _read(self._latest, int(state.step), template)
     is_equal = jax.tree.map(
       lambda ours, theirs: ours.tobytes() == np.asarray(theirs).tobytes(), template, written
     )
@@ -267,26 +278,13 @@ class Checkpoints:
       metric: of the state.
     """
     self.wait()  # so that `best` is never ahead of `checkpoints`
-    if not hosts.from_first_host(lambda: bool(metric > self.best_metric())):
+    if not self._on_first_host(lambda: bool(metric > self.best_metric())):
       return False
-    self._check_claim()
     state = make_state()
-    with self._explain('write'):
-      self._best.save(
-        int(state.step),
-        args=ocp.args.StandardSave(_arrays(state)),
-        metrics={_METRIC: float(metric)},
-        custom_metadata=self._metadata,
-        force=True,
-      )
+    with self._together('write'):
+      if self._has_folders:
+        self._write(self._best, state, metrics={_METRIC: float(metric)})
     return True
-
-  def _check_claim(self) -> None:
-    """Raises on all hosts if another process was started in the work directory since."""
-    if self._is_remote:
-      with self._explain('write'), hosts.failing_together():
-        if self._claim:
-          self._claim.check()
 
   def wait(self) -> None:
     """Waits for all writes.
@@ -294,12 +292,16 @@ class Checkpoints:
     Raises:
       CheckpointError: a write failed.
     """
-    with self._explain('write'):
-      self._latest.wait_until_finished()
-      self._best.wait_until_finished()
+    with self._together('write'):
+      if self._has_folders:
+        self._wait()
+
+  def _wait(self) -> None:
+    for manager in (self._latest, self._best):
+      manager.wait_until_finished()
 
   def restore(self, template: TrainState, *, which: str | int = 'latest') -> TrainState:
-    """Returns a saved state, as NumPy arrays.
+    """Returns a saved state, as NumPy arrays. The first of several hosts reads it for all.
 
     Args:
       template: a state of the same structure, shapes and dtypes.
@@ -308,6 +310,11 @@ class Checkpoints:
     Raises:
       CheckpointError: there is no such checkpoint, or it does not fit `template`.
     """
+    make = lambda: jax.tree.leaves(self._restore(template, which))  # noqa: E731
+    leaves = hosts.arrays_from_first_host(make) if self._is_shared else make()
+    return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+  def _restore(self, template: TrainState, which: str | int) -> TrainState:
     manager = self._best if which == 'best' else self._latest
     is_number = str(which).isdigit()
     step = (
@@ -321,7 +328,7 @@ class Checkpoints:
       )
     try:
       with self._explain('read'):
-        restored = manager.restore(step, args=ocp.args.StandardRestore(template._asdict()))
+        restored = _read(manager, step, template._asdict())
     except CheckpointError:
       self._check_fits(manager, step, template)
       raise
@@ -338,7 +345,7 @@ class Checkpoints:
     """Raises CheckpointError if the parameters are not those of `template`, saying how."""
     difference = ''
     with contextlib.suppress(Exception):  # the caller raises another error
-      restored = manager.restore(step, args=ocp.args.StandardRestore())
+      restored = _read(manager, step)
       params = restored.get('runs', restored)['params']
       difference = fit.difference(getattr(template, 'runs', template).params, params)
     if difference:
@@ -363,18 +370,28 @@ class Checkpoints:
     if self.latest_step is None:
       raise CheckpointError(f'there is no checkpoint in {self._workdir}')
     with self._explain('read'):
-      restored = self._latest.restore(self.latest_step, args=ocp.args.StandardRestore())
+      restored = _read(self._latest, self.latest_step)
     if 'ema_params' not in restored:
       raise CheckpointError(
         f'{self._workdir} is of runs that trained together: give the folder of one of them'
       )
     return restored['ema_params']
 
+  def _on_first_host(self, make: Callable[[], Any]) -> Any:
+    return hosts.from_first_host(make) if self._is_shared else make()
+
+  @contextlib.contextmanager
+  def _together(self, action: str) -> Iterator[None]:
+    """Explains an error, and raises it on all hosts."""
+    with hosts.failing_together() if self._is_shared else contextlib.nullcontext():  # noqa: SIM117
+      with self._explain(action):
+        yield
+
   @contextlib.contextmanager
   def _explain(self, action: str) -> Iterator[None]:
     try:
       yield
-    except (records.TakenOverError, hosts.SharedError):
+    except (records.TakenOverError, CheckpointError):
       raise
     except Exception as error:
       steps = []

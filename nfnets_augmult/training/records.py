@@ -308,6 +308,9 @@ class Recorder:
   """Writes metrics to `metrics.jsonl` and to TensorBoard.
 
   In a bucket both are uploaded whole, at most every 15 seconds and when `upload` is called.
+
+  Attributes:
+    is_taken_over: whether `write` found that the work directory belongs to another process by now.
   """
 
   def __init__(self, workdir: str, *, resume_step: int = 0, claim: Claim | None = None):
@@ -316,16 +319,20 @@ class Recorder:
     self._claim = claim
     self._clock = files.UploadClock()
     self._is_uploaded = True
+    self.is_taken_over = False
     self._file = MetricsFile(os.path.join(workdir, 'metrics.jsonl'), resume_step=resume_step)
     self._tensorboard = TensorBoard(os.path.join(workdir, 'tensorboard'), resume_step=resume_step)
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Records `values` of `step`."""
+    """Records `values` of `step`; whether the run was taken over is only noted."""
     self._file.write(step, values)
     self._tensorboard.write(step, values)
     self._is_uploaded = False
     if self._clock.is_due():
-      self.upload()
+      try:
+        self.upload()
+      except TakenOverError:
+        self.is_taken_over = True
 
   def upload(self) -> None:
     """Uploads what is new, if the work directory is in a bucket.

@@ -53,6 +53,11 @@ class RunLog:
     """Whether this host has recorded an evaluation of this step."""
     return self._recorder is not None and self._recorder.has(step, BEST_BY)
 
+  @property
+  def is_taken_over(self) -> bool:
+    """Whether this host has found that the work directory belongs to another process by now."""
+    return self._recorder is not None and self._recorder.is_taken_over
+
   def add(self, step: int, metrics: Mapping[str, float]) -> tuple[str, Rise | None]:
     """Adds the metrics of one step.
 

@@ -120,6 +120,7 @@ def make_train_step(
   ema_decay: float,
   label_smoothing: float = 0.0,
   dropout_masks: int = 1,
+  is_frozen: Callable[[Any], Any] | None = None,
   sharpness: Callable[[sam.ValueAndGrad], sam.ValueAndGrad] | None = None,
   axis_name: str = AXIS_NAME,
 ) -> Callable[[TrainState, dict[str, jax.Array], jax.Array], tuple[TrainState, Metrics]]:
@@ -144,6 +145,8 @@ def make_train_step(
     label_smoothing: see `losses.cross_entropy`.
     dropout_masks: number of dropout masks over which the loss of each sample is averaged; 1 is
       ordinary dropout. See `losses.mean_over_masks`.
+    is_frozen: from the parameters to a tree of booleans; the gradient of true ones is zero, and
+      what only they need is not computed. None for none.
     sharpness: makes the gradient sharpness-aware, see `sam.sharpness_aware`; loss and accuracy are
       then those at the perturbed parameters. None for the plain gradient.
     axis_name: of the devices.
@@ -158,6 +161,13 @@ def make_train_step(
   def loss_fn(
     params: Any, batch: dict[str, jax.Array], key: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
+    if is_frozen is not None:
+      params = jax.tree.map(
+        lambda param, stays: jax.lax.stop_gradient(param) if stays else param,
+        params,
+        is_frozen(params),
+      )
+
     def losses_and_hits(key: jax.Array) -> tuple[jax.Array, jax.Array]:
       logits = classifier(params, key, batch['image'], is_training=True, slot=batch['slot'])
       labels = losses.mixed_labels(batch, logits.shape[-1])

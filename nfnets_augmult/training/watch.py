@@ -58,7 +58,10 @@ class Watch:
     self._evaluation_step = devices.on_each_device(evaluation_step)
     self._evaluation_batches = evaluation_batches
     self._checkpoints = checkpoints
-    self._stop_votes = hosts.StopVotes(stop_requested)
+    # Saving then raises TakenOverError, on all hosts.
+    self._stop_votes = hosts.StopVotes(
+      lambda: stop_requested() or any(log.is_taken_over for log in logs)
+    )
     self._show_progress = show_progress
     self._diverged: dict[int, str] = {}
     self._on_divergence = on_divergence
@@ -176,8 +179,9 @@ class Watch:
     state = _state_to_write(state)
     if not self._is_group:  # the step of a group never accepts parameters that are not finite
       self._check_finite(state)
-    for log in self._logs:  # a run that resumes from this checkpoint has the records up to it
-      log.upload()
+    with hosts.failing_together():
+      for log in self._logs:  # a run that resumes from this checkpoint has the records up to it
+        log.upload()
     self._checkpoints.save(state)
     return state
 
@@ -203,19 +207,20 @@ class Watch:
       self._checkpoints.save_if_best(
         lambda: _state_to_write(state) if saved is None else saved, results[split][name][key]
       )
-    for index, log in self.active_runs():
-      run_results = {
-        split: {
-          name: {key: float(np.ravel(values)[index]) for key, values in means.items()}
-          for name, means in by_name.items()
+    with hosts.failing_together():
+      for index, log in self.active_runs():
+        run_results = {
+          split: {
+            name: {key: float(np.ravel(values)[index]) for key, values in means.items()}
+            for name, means in by_name.items()
+          }
+          for split, by_name in results.items()
         }
-        for split, by_name in results.items()
-      }
-      if log is self._shown_log:
-        self._say_evaluation(step, run_results)
-      if not log.is_evaluated(step):
-        log.record_evaluation(step, run_results)
-      log.upload()
+        if log is self._shown_log:
+          self._say_evaluation(step, run_results)
+        if not log.is_evaluated(step):
+          log.record_evaluation(step, run_results)
+        log.upload()
     self._progress.reset_clock(step)
 
   def _say_evaluation(self, step: int, results: dict[str, dict[str, dict[str, float]]]) -> None:

@@ -41,14 +41,17 @@ def test_largest_batch(available, expected):
   )
 
 
-def test_table_has_a_row_for_each_record(record):
-  """Its batches are those of `largest_batch`."""
+@pytest.mark.parametrize(('device', 'maker'), [('TPU v5 lite', 'TPU'), ('NVIDIA H200', 'NVIDIA')])
+def test_table_has_a_row_for_each_record(device, maker, record):
+  """Its batches are those of `largest_batch`, on devices of the same maker."""
+  record = record | {'device': device}
   header, _, row, other = memory_plan.table([record, record | {'remat': True}]).splitlines()
   cells = [cell.strip() for cell in row.strip('|').split('|')]
   assert cells[:2] == ['wrn_10_1', '8'] and other.startswith('| wrn_10_1, remat |')
   names = [cell.strip() for cell in header.strip('|').split('|')]
-  for name, gib in memory_plan.DEVICE_GIB.items():
+  for name, gib in memory_plan.DEVICE_GIB[maker].items():
     assert cells[names.index(name)] == f'{memory_plan.largest_batch(record, gib * 2**30):,}'
+  assert len(names) == 5 + len(memory_plan.DEVICE_GIB[maker])
 
 
 def test_program_prints_the_table_of_a_file(record, tmp_path):

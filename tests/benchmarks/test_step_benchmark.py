@@ -1,6 +1,5 @@
 """The numbers of the step benchmark, and that it needs no data and no TensorFlow."""
 
-import os
 import pathlib
 import statistics
 import subprocess
@@ -13,6 +12,7 @@ from benchmarks import step_benchmark
 from benchmarks.random_images import random_run
 from experiments import cifar100_wrn16_4
 from nfnets_augmult.models import make_model, table
+from tests import session
 
 # The batch is that of all simulated devices together.
 _DEVICES = jax.local_device_count()
@@ -121,7 +121,6 @@ def test_peaks(device_kind, flops):
 
 def _benchmark(*arguments, statement='None'):
   """Runs the program in a process of its own, then `statement`; one device, as for a user."""
-  environment = {**os.environ, 'XLA_FLAGS': '--xla_backend_optimization_level=0'}
   config = ['--config=experiments/cifar100_wrn16_4.py', '--config.model.name=wrn_10_1']
   code = f"""
 import atexit, runpy, sys
@@ -132,7 +131,7 @@ runpy.run_module('benchmarks.step', run_name='__main__')
   return subprocess.run(
     [sys.executable, '-c', code],
     cwd=pathlib.Path(__file__).parents[2],
-    env=environment,
+    env=session.one_device(),
     capture_output=True,
     text=True,
     check=False,

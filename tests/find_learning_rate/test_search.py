@@ -14,6 +14,7 @@ from nfnets_augmult.find_learning_rate import figure, search
 from nfnets_augmult.find_learning_rate.findings import report
 from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training import records
+from tests import session
 from tests.toy_runs import toy_config, train_run
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -53,7 +54,9 @@ def test_steps_are_those_of_the_run(tmp_path, where):
 @pytest.fixture(scope='module')
 def findings():
   """Findings of a short search with two seeds, for a network without clipping."""
-  return search.find(_config(), seeds=2, ramp_steps=60, check_steps=40, highest=100.0)
+  # A sample on each device.
+  config = _config(model__name='wrn_10_1', unique_images_per_batch=2)
+  return search.find(config, seeds=2, ramp_steps=40, check_steps=30, lowest=0.02, highest=100.0)
 
 
 def test_the_bound_is_between_learning_and_divergence(findings):
@@ -123,23 +126,25 @@ config = quickstart_digits.get_config()
 config.input = 'device'
 run = Run(config, '').prepare()
 trainer = search.Trainer(run, max_steps=STEPS)
-for seed, factor in ((0, 1), (1, 2)):
-  rates = search.peak_schedule(run, factor * config.optimizer.learning_rate, STEPS)
-  losses = trainer.train(seed, rates, lambda losses: False)
-  assert np.isfinite(losses).all(), (seed, factor, losses)
-  means = trials.window_means(losses)
-  assert means[20:].max() < means[0] + 0.05, (seed, factor, means)
-  assert means[-1] < 2.1, (seed, factor, means)
+rates = search.peak_schedule(run, 2 * config.optimizer.learning_rate, STEPS)
+losses = trainer.train(1, rates, lambda losses: False)
+assert np.isfinite(losses).all(), losses
+means = trials.window_means(losses)
+assert means[20:].max() < means[0] + 0.05, means
+assert means[-1] < 2.1, means
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('instructions', ['SSE4_2', 'AVX2'])
 def test_the_quickstart_is_stable_on_any_processor(instructions):
   """Other instructions round otherwise; twice the learning rate leaves room for all of them.
 
   Measured over 20 seeds, the mean of ten losses is at most 2.3 after step 20 and falls from there.
   """
-  flags = f'--xla_cpu_max_isa={instructions}'
+  flags = session.quick_compilation(
+    f'--xla_cpu_max_isa={instructions}', '--xla_backend_optimization_level=3'
+  )
   environment = {**os.environ, 'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'}
   subprocess.run(
     [sys.executable, '-c', _START_OF_THE_QUICKSTART], cwd=ROOT, env=environment, check=True

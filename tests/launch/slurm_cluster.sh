@@ -7,12 +7,17 @@
 set -euo pipefail
 folder="$1"
 host="$(hostname -s)"
+read -r controller_port node_port < <(python3 -c 'import socket
+sockets = [socket.socket() for _ in range(2)]
+for free in sockets:
+  free.bind(("", 0))
+print(*(free.getsockname()[1] for free in sockets))')
 mkdir -p "$folder/state" "$folder/spool" /run/munge
 cat >"$folder/slurm.conf" <<END
 ClusterName=alone
 SlurmctldHost=$host
-SlurmctldPort=17817
-SlurmdPort=17818
+SlurmctldPort=$controller_port
+SlurmdPort=$node_port
 SlurmUser=root
 AuthType=auth/munge
 CredType=cred/munge

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import time
 import pytest
 
 from nfnets_augmult.training import records
+from tests import session
 from tests.launch.toy_flags import STEPS, toy_flags
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -19,7 +21,7 @@ SCRIPT = ROOT / 'launch' / 'slurm.sbatch'
 CLUSTER = pathlib.Path(__file__).parent / 'slurm_cluster.sh'
 
 
-def _wait(condition, seconds=300):
+def _wait(condition, seconds=900):
   deadline = time.monotonic() + seconds
   while not condition():
     assert time.monotonic() < deadline, 'waited too long'
@@ -131,14 +133,18 @@ def test_two_tasks_on_a_real_slurm(tmp_path):
   """Told to stop after their first checkpoint, as before the end of their time; then requeued."""
   workdir, checkpoints = tmp_path / 'run', tmp_path / 'run' / 'checkpoints'
   variables = {
-    **os.environ,
+    **session.one_device(),
     'SLURM_CONF': f'{tmp_path}/slurm/slurm.conf',
     'PYTHON': sys.executable,
-    'XLA_FLAGS': '--xla_backend_optimization_level=0',
   }
 
   def call(*command):
     return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True).stdout
+
+  def is_job(state):
+    found = re.search(r'JobState=(\w+)', call('scontrol', 'show', 'job', job))[1]
+    assert found in ('PENDING', 'RUNNING', 'COMPLETING', 'COMPLETED'), found
+    return found == state
 
   cluster = subprocess.Popen([str(CLUSTER), f'{tmp_path}/slurm'])
   try:
@@ -149,10 +155,11 @@ def test_two_tasks_on_a_real_slurm(tmp_path):
     ).strip()
     _wait(lambda: checkpoints.exists() and any(p.name.isdigit() for p in checkpoints.iterdir()))
     call('scancel', '--signal=TERM', '--batch', job)
-    _wait(lambda: 'PENDING' in call('squeue', '--noheader', '--format=%T', f'--jobs={job}'))
+    _wait(lambda: is_job('PENDING'))
     assert records.read_status(str(workdir))[0] == 'unfinished'
-    call('scontrol', 'update', f'JobId={job}', 'StartTime=now')
-    _wait(lambda: 'JobState=COMPLETED' in call('scontrol', 'show', 'job', job))
+    # By itself it waits for two minutes. A node refuses a job in the second in which it has ended.
+    call('scontrol', 'update', f'JobId={job}', 'StartTime=now+3')
+    _wait(lambda: is_job('COMPLETED'))
     output = (tmp_path / 'job.out').read_text()
     assert output.count('exit status 0, the run is unfinished') == 1
     assert output.count('exit status 0, the run is finished') == 1
@@ -161,5 +168,7 @@ def test_two_tasks_on_a_real_slurm(tmp_path):
     with contextlib.suppress(OSError):
       print((tmp_path / 'job.out').read_text())
     call('scancel', '--full', '--user=root')
+    with contextlib.suppress(AssertionError):  # the tasks would outlive the cluster
+      _wait(lambda: not call('squeue', '--noheader'), seconds=60)
     cluster.terminate()
     cluster.wait()

@@ -14,6 +14,7 @@ import time
 import pytest
 
 from nfnets_augmult.training import records
+from tests import session
 from tests.launch import fake_gcloud
 from tests.launch.toy_flags import CONFIG, toy_flags
 from tests.launch.toy_flags import STEPS as TRAIN_STEPS
@@ -60,9 +61,9 @@ def _environment(cloud, **variables):
   }
 
 
-def _start(cloud, action, *arguments, flags=FLAGS, **variables):
+def _start(cloud, action, *arguments, script=SCRIPT, flags=FLAGS, **variables):
   return subprocess.Popen(
-    [str(SCRIPT), action, *flags, *arguments],
+    [str(script), action, *flags, *arguments],
     cwd=ROOT,
     env=_environment(cloud, **variables),
     stdout=subprocess.PIPE,
@@ -232,6 +233,7 @@ def test_gcloud_knows_the_commands(tmp_path):
     assert result['success'], f'{result["command_string"]}: {result["error_message"]}'
 
 
+@pytest.mark.long
 def test_keep_trains_through_a_preemption(cloud, tmp_path):
   """Two hosts train for real; their machines are taken away once there is a checkpoint."""
   workdir = tmp_path / 'run'
@@ -241,7 +243,7 @@ def test_keep_trains_through_a_preemption(cloud, tmp_path):
     'keep',
     *('--spot', '--poll_seconds=1'),
     *('--', f'--workdir={workdir}', *toy_flags()),
-    XLA_FLAGS='--xla_backend_optimization_level=0',
+    XLA_FLAGS=session.quick_compilation(),
   )
   try:
     _wait(lambda: checkpoints.exists() and any(p.name.isdigit() for p in checkpoints.iterdir()))
@@ -344,6 +346,29 @@ def test_keep_goes_on_watching_after_a_restart_of_its_own(cloud, tmp_path):
   status, output = _run(cloud, *arguments, FAKE_TRAIN=STEPS)
   assert status == 0, output
   assert cloud.count('tpu_worker.sh start') == 1
+
+
+def test_setup_copies_uncommitted_changes(cloud, tmp_path):
+  """Of files that git knows, also while another process of git is at work in the checkout."""
+  checkout, git = tmp_path / 'checkout', ['git', '-C', str(tmp_path / 'checkout')]
+  subprocess.run(['git', 'clone', '--quiet', str(ROOT), str(checkout)], check=True)
+  shutil.copytree(ROOT / 'launch', checkout / 'launch', dirs_exist_ok=True)
+  for name in ('README.md', 'added.py', 'unknown.py'):
+    (checkout / name).write_text('changed')
+  subprocess.run([*git, 'add', 'added.py'], check=True)
+  (checkout / 'LICENSE').unlink()
+  status = subprocess.run([*git, 'status', '--short'], capture_output=True, check=True).stdout
+  (checkout / '.git' / 'index.lock').touch()
+  script = checkout / 'launch' / 'tpu.sh'
+  _run(cloud, 'create', script=script)
+  result, output = _run(cloud, 'setup', script=script)
+  assert result == 0 and 'with uncommitted changes' in output, output
+  for home in cloud.homes('toy'):
+    code = home / 'nfnets_augmult'
+    assert (code / 'README.md').read_text() == (code / 'added.py').read_text() == 'changed'
+    assert not (code / 'unknown.py').exists() and not (code / 'LICENSE').exists()
+  (checkout / '.git' / 'index.lock').unlink()
+  assert subprocess.run([*git, 'status', '--short'], capture_output=True).stdout == status
 
 
 def test_single_actions(cloud, tmp_path):

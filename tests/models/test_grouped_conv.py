@@ -1,5 +1,7 @@
 """Every algorithm of a convolution gives the numbers and gradients of the native one."""
 
+from unittest import mock
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,13 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from nfnets_augmult.models import grouped_conv
-from nfnets_augmult.models.grouped_conv import ALGORITHMS, conv2d, default_algorithm
+from nfnets_augmult.models.grouped_conv import (
+  ALGORITHMS,
+  KINDS,
+  conv2d,
+  default_algorithm,
+  kind_of,
+)
 
 
 def _normal(*shape, seed=0):
@@ -90,17 +98,38 @@ class Conv2DTest(parameterized.TestCase):
 
   def test_auto_is_the_algorithm_of_the_backend(self):
     self.assertEqual(default_algorithm('cpu'), 'split')
-    self.assertEqual(default_algorithm('gpu'), 'native')
     self.assertEqual(default_algorithm('cpu', in_loop=True), 'split_in_loop')
-    self.assertEqual(default_algorithm('tpu', in_loop=True), 'native')
+    self.assertEqual(default_algorithm('tpu', in_loop=True), 'native')  # not measured
     self.assertEqual(default_algorithm(), default_algorithm(jax.default_backend()))
 
     def traced(algorithm):
       x, w = _normal(1, 6, 6, 4), _normal(3, 3, 2, 6, seed=1)
       return str(jax.make_jaxpr(lambda x, w: conv2d(x, w, groups=2, algorithm=algorithm))(x, w))
 
-    self.assertEqual(traced('auto'), traced(grouped_conv.default_algorithm()))
+    self.assertEqual(traced('auto'), traced(default_algorithm()))
+    self.assertEqual(traced('auto_in_loop'), traced(default_algorithm(in_loop=True)))
     self.assertNotEqual(traced('native'), traced('split'))
+
+  def test_each_kind_has_its_algorithm(self):
+    """Those of a backend's table, and in a loop those that differ there."""
+    entry = {'algorithms': {'grouped': 'dense', '1x1': 'split'}, 'in_loop': {'grouped': 'split'}}
+    with mock.patch.dict(grouped_conv.FASTEST, {'toy': entry}):
+      self.assertEqual(
+        [default_algorithm('toy', kind=kind) for kind in KINDS], ['dense', 'native', 'split']
+      )
+      in_loop = [default_algorithm('toy', kind=kind, in_loop=True) for kind in KINDS]
+      self.assertEqual(in_loop, ['split', 'native', 'split'])
+    self.assertEqual(kind_of((1, 1, 8, 4), 1), '1x1')
+    self.assertEqual(kind_of((1, 1, 8, 4), 2), 'grouped')
+    self.assertEqual(kind_of((3, 3, 8, 4), 1), 'ungrouped')
+
+  def test_the_table_is_measured(self):
+    """Every entry names algorithms that there are, and says by what it was chosen."""
+    for entry in grouped_conv.FASTEST.values():
+      for choices in (entry['algorithms'], entry.get('in_loop', {})):
+        self.assertLessEqual(set(choices), set(KINDS))
+        self.assertLessEqual(set(choices.values()), set(ALGORITHMS))
+      self.assertLessEqual({'device', 'jax', 'what'}, set(entry['measured']))
 
   def test_errors_name_the_values(self):
     x, w = jnp.zeros((1, 4, 4, 4)), jnp.zeros((3, 3, 2, 6))

@@ -25,6 +25,7 @@ _FITS = {
   ('evaluation.train_images', '-1'),  # all of them
   ('model.dropout_rate', 'None'),  # the model's default
   ('augmentation.inception.aspect', '(1, 2)'),
+  ('freeze', ''),  # nothing
   *((key, '') for key in _PATHS),  # the digits need none, and a run need not start from another
 }
 

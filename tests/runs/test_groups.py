@@ -86,6 +86,7 @@ def test_each_run_is_the_run_by_itself(finished, seed, learning_rate, tmp_path):
   )
 
 
+@pytest.mark.long
 def test_runs_differ(finished):
   """No two of them have the same loss: both seed and learning rate matter."""
   losses = {result['test/raw/cross_entropy'] for result in finished[1].values()}

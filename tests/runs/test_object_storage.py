@@ -25,7 +25,7 @@ from tests import buckets, toy_runs
 
 
 def _config():
-  return toy_runs.device_config(evaluation__train_images=0)
+  return toy_runs.device_config(model__name='wrn_10_1', evaluation__train_images=0)
 
 
 @pytest.fixture(scope='module', name='bucket')
@@ -91,6 +91,7 @@ def _assert_finished_as(workdir, local):
   toy_runs.assert_same_records(ours, theirs, rtol=0)
 
 
+@pytest.mark.long
 def test_a_run_is_the_same_in_a_bucket(local, remote):
   _assert_finished_as(remote, local)
   names = {name for name in os.listdir(local) if not name.startswith('.')}
@@ -128,7 +129,7 @@ def test_exports_and_starts_from_an_export(bucket, local, remote, tmp_path):
   for name in ours:
     np.testing.assert_array_equal(ours[name], theirs[name])
   for source in (outputs[0], remote):
-    config = toy_runs.device_config(init_from=source, seed=1)
+    config = toy_runs.device_config(model__name='wrn_10_1', init_from=source, seed=1)
     loaded = Run(config).initial_params
     assert param_files.flatten(loaded.params).keys() == ours.keys()
 

@@ -49,6 +49,8 @@ _VALUES = {
   'model.dropout_rate': 0.4,
   'dropout_masks': 2,
   'init_from': '/start.npz',
+  'freeze': 'stem, stage_1',
+  'freeze_steps': 66,
   'compute_dtype': 'bfloat16',
   'label_smoothing': 0.125,
   'ema_decay': 0.875,
@@ -108,6 +110,8 @@ def test_every_key_arrives():
     'steps_per_dispatch': 1,
     'model_name': 'wrn_10_1',
     'init_from': '/start.npz',
+    'freeze': ('stem', 'stage_1'),
+    'freeze_steps': 66,
     'compute_dtype': 'bfloat16',
     'dropout_masks': 2,
     'label_smoothing': 0.125,
@@ -135,6 +139,7 @@ def test_keys_of_the_optimizer_arrive():
 
   def direction(**keys):
     changes = {f'optimizer.{key}': value for key, value in keys.items()}
+    changes |= {'freeze': '', 'freeze_steps': 0}
     optimizer = settings.read(_config(**changes)).optimizer
     state = optimizer.init(weight)
     for _ in range(2):

@@ -13,6 +13,7 @@ import pytest
 
 from experiments import cifar100_wrn16_4
 from nfnets_augmult import command_line
+from nfnets_augmult.optim import freezing
 from nfnets_augmult.runs import curves, network, training, workdirs
 from nfnets_augmult.runs.evaluating import evaluate
 from nfnets_augmult.runs.exporting import export
@@ -44,7 +45,7 @@ def test_the_work_directory_is_complete(finished):
   workdir, state, result = finished
   assert int(state.step) == result['step'] == 12
   config = records.read_json(os.path.join(workdir, 'config.json'))
-  assert (config['augmult'], config['model.name']) == (4, 'wrn_10_1')
+  assert (config['augmult'], config['model.name']) == (4, 'toy')
   described = records.read_json(os.path.join(workdir, 'run.json'))
   assert described['versions']['jax'] == jax.__version__
   assert described['plan']['num_train_images'] == TRAIN_IMAGES
@@ -353,6 +354,42 @@ def test_init_from_refuses_what_does_not_fit(finished, tmp_path):
     Run(_config(init_from=workdir, model__name='wrn_16_1'), str(tmp_path)).prepare()
   with pytest.raises(ValueError, match='does not exist'):
     Run(_config(init_from='nowhere.npz'), str(tmp_path)).prepare()
+
+
+def test_frozen_groups_stay_as_they_were(finished, tmp_path):
+  """With SAM and decay the classifier alone moves, and the average of the others stays, too."""
+  workdir, _, _ = finished
+  config = _config(init_from=workdir, freeze='stem,stages', sam__rho=0.05)
+  run = Run(config, str(tmp_path / 'run')).prepare()
+  start, _ = network.first_state(run.network, run.initial_params)
+  state = training.train([run]).state
+  groups = freezing.param_groups(start.params)
+  for module, group in groups.items():
+    for name, before in start.params[module].items():
+      is_same = np.array_equal(state.params[module][name], before)
+      assert is_same == (group != 'classifier'), f'{module}/{name}'
+      if is_same:
+        np.testing.assert_allclose(state.ema_params[module][name], before, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    (
+      {'freeze': 'stm'},
+      r"^freeze='stm' is no group of this network; there is: classifier, stem",
+    ),
+    ({'freeze': 'stem,stages,classifier'}, 'leaves nothing to train'),
+    ({'freeze': 'stem', 'init_from': ''}, 'would keep random values'),
+    ({'freeze_steps': 3}, r"^freeze_steps=3 needs freeze='GROUP,GROUP'"),
+    ({'freeze': 'stem', 'freeze_steps': -1}, '^freeze_steps=-1 must be a whole number'),
+  ],
+)
+def test_wrong_freezing(changes, message, finished, tmp_path):
+  workdir, _, _ = finished
+  with pytest.raises(ValueError, match=message):
+    Run(_config(**{'init_from': workdir, **changes}), str(tmp_path / 'run')).prepare()
+  assert not (tmp_path / 'run').exists()
 
 
 def test_clipping_sam_and_averaging_together(tmp_path):

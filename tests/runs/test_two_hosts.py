@@ -11,11 +11,12 @@ from nfnets_augmult.training import records
 from nfnets_augmult.training.checkpoints import Checkpoints
 from nfnets_augmult.training.watch import StopRequested
 from tests import hosts_of_a_run
-from tests.toy_runs import device_config, stop_after, train_run
+from tests.toy_runs import PACKAGE_MODEL, device_config, stop_after, train_run
 
 
 def _config():
   return device_config(
+    model__name=PACKAGE_MODEL,
     total_steps=100_000,
     checkpoint__every_steps=100_000,
     evaluation__every_epochs=100_000,
@@ -47,11 +48,16 @@ def _saved(workdir):
     return checkpoints.latest_step
 
 
+@pytest.mark.long
 def test_a_run_moves_from_two_hosts_to_one(tmp_path):
-  """A signal on host 1 saves; when host 1 is killed, host 0 ends; one process goes on."""
-  config, workdir = _config(), tmp_path / 'run'
+  """A signal on host 1 saves; when host 1 is killed, host 0 ends; one process goes on.
+
+  Host 0 alone has the work directory.
+  """
+  config, workdir, nowhere = _config(), tmp_path / 'run', tmp_path / 'nowhere'
   flags = [f'--workdir={workdir}', *hosts_of_a_run.overrides(config)]
-  hosts = hosts_of_a_run.start('train', flags)
+  own = [f'--workdir={nowhere}']
+  hosts = hosts_of_a_run.start('train', flags, flags_of_host_1=own)
   _wait_for_step(workdir, 2, hosts)
   asked = max(_losses(workdir))
   hosts[1].send_signal(signal.SIGTERM)
@@ -61,7 +67,7 @@ def test_a_run_moves_from_two_hosts_to_one(tmp_path):
   stopped = _saved(workdir)
   assert stopped > asked
 
-  hosts = hosts_of_a_run.start('train', flags)
+  hosts = hosts_of_a_run.start('train', flags, flags_of_host_1=own)
   _wait_for_step(workdir, stopped + 2, hosts)
   hosts[1].kill()
   output = hosts[0].communicate(timeout=100)[0]
@@ -73,6 +79,7 @@ def test_a_run_moves_from_two_hosts_to_one(tmp_path):
   else:
     assert 'error: this process was killed or has aborted' in last_line
   assert _saved(workdir) == stopped  # nothing of it is lost
+  assert not nowhere.exists()
 
   with pytest.raises(StopRequested):
     train_run(config, str(workdir), stop_requested=stop_after(3))
@@ -92,3 +99,12 @@ def test_an_error_of_one_host_ends_both_with_its_message(tmp_path):
     output = host.communicate(timeout=400)[0]
     assert host.returncode == 1
     assert 'holds a run with another config' in output.splitlines()[-1]
+
+
+def test_what_both_hosts_have(tmp_path):
+  """Arrays, errors, checkpoints and initial parameters of the first host; a signal ends it all."""
+  flags, own = [f'--workdir={tmp_path / "run"}'], [f'--workdir={tmp_path / "nowhere"}']
+  started = hosts_of_a_run.start_module('tests.runs.on_each_host', flags, own)
+  outputs = [host.communicate(timeout=400)[0] for host in started]
+  assert started[1].returncode == -signal.SIGTERM, '\n'.join(outputs)
+  assert started[0].returncode in (command_line.HOST_LOST, -signal.SIGABRT), '\n'.join(outputs)

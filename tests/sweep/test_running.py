@@ -20,6 +20,7 @@ from tests.toy_runs import stop_after, train_run
 def _base():
   """Six steps of 16 samples, two a device."""
   base = small_digits_recipe()
+  base.model.name = 'toy'
   base.batch_size = 16
   base.total_steps = 6
   base.dataset.test_split = 'train[200:264]'
@@ -151,6 +152,7 @@ def _run_together(tested, workdir, **options):
   return todo, running.run_sweep(tested, todo, workdir, **options)
 
 
+@pytest.mark.long
 def test_points_of_one_shape_train_together(tmp_path):
   """Stopped and resumed: statuses and results are those of single runs, in the same folders."""
   tested = _together_sweep((0, 1))

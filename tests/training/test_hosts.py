@@ -26,11 +26,12 @@ def test_a_lost_host_is_told_from_other_errors(monkeypatch):
   behind = checkpoints.CheckpointError('cannot write')
   behind.__cause__ = lost
   assert hosts.is_lost(lost) and hosts.is_lost(behind)
+  assert hosts.is_lost(ValueError('UNKNOWN: Gloo AllGather failed: Connection reset by peer'))
   assert not hosts.is_lost(full) and not hosts.is_lost(OSError('disk'))
 
 
 def test_several_hosts_resume_from_whole_checkpoints_only(tmp_path, monkeypatch):
-  """They look at names, since Orbax would wait for hosts that find no folder."""
+  """One looks by itself, and Orbax waits for no other."""
   monkeypatch.setattr(checkpoints.jax, 'process_count', lambda: 2)
   assert not checkpoints.has_checkpoint(str(tmp_path))
   (tmp_path / 'checkpoints' / '12.orbax-checkpoint-tmp').mkdir(parents=True)

@@ -19,6 +19,8 @@ _PLAN = Plan(Multiplicity(100, 4, 2, seed=0), 8, 0.1, cadence=Cadence(log=2, sav
 class _Recorder:
   """Keeps what is written."""
 
+  is_taken_over = False
+
   def __init__(self):
     self.records, self.uploads = [], 0
 
@@ -221,6 +223,14 @@ def test_other_hosts_hold_no_copy(monkeypatch):
   for ours, theirs in zip(*map(jax.tree.leaves, (saved, _state(1, step=4))), strict=True):
     assert (ours.shape, ours.dtype) == (np.shape(theirs), theirs.dtype)
     assert not any(ours.strides)
+
+
+def test_a_run_that_was_taken_over_is_to_stop():
+  """Saving then raises the error, on all of several hosts."""
+  watch, recorders, _ = _watch(2)
+  assert not watch.is_stopping()
+  recorders[1].is_taken_over = True
+  assert watch.is_stopping()
 
 
 def test_a_stop_is_obeyed_between_the_batches_of_an_evaluation():

@@ -37,10 +37,11 @@ def raw():
     images_per_block=12,
     copies=2,
     augmults=(1, 4),
-    minibatches=32,
+    minibatches=16,
   )
 
 
+@pytest.mark.long
 def test_prediction_and_measurement_agree(raw):
   """Two independent ways to the variance of a mini-batch, for both aggregates."""
   for aggregate in ('total', 'layer_mean'):
@@ -107,6 +108,7 @@ def test_mixed_samples_are_refused(kind):
 def test_of_a_run_with_its_own_config_and_drawn_again(tmp_path):
   """From the command line, at a checkpoint; the same tables follow from the raw numbers alone."""
   config = _config()
+  config.input = 'device'  # its process need not import TensorFlow
   state = network.first_state(Run(config).network)[0]._replace(step=np.array(2, np.int32))
   with Checkpoints(str(tmp_path)) as checkpoints:
     checkpoints.save(state)

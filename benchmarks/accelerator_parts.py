@@ -1,0 +1,852 @@
+"""What is measured of an accelerator, part by part; see `accelerator.py`."""
+
+import collections
+import dataclasses
+import functools
+import gc
+import math
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from benchmarks import device_timing, step_benchmark
+from benchmarks.device_timing import in_parallel, time_calls
+from benchmarks.measured_parts import Parts, one_line
+from benchmarks.random_images import NUM_CLASSES, NUM_IMAGES, as_batch, random_run
+from nfnets_augmult import models, recipes
+from nfnets_augmult.data import device_input
+from nfnets_augmult.models import grouped_conv, nfnet, table
+from nfnets_augmult.runs import batches
+from nfnets_augmult.runs.run import Run
+from nfnets_augmult.training import devices, feeding, groups, records
+from nfnets_augmult.training.state import TrainState
+
+_GIB = 2**30
+# Of the memory that JAX may take, what a program may be planned to need.
+_MEMORY_SHARE = 0.94
+# What a second algorithm must gain before it replaces XLA's own convolution.
+_WORTH = 0.97
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+  """The sizes of what is measured; batches are per device.
+
+  Attributes:
+    side: of the square matrices of the matrix product.
+    copied: bytes of the array that is copied.
+    networks: names of the small, the middle and the large NFNet.
+    batch_sizes: of each of them.
+    variants: ways to run the small network, besides the default one.
+    most_batch_size: of the search for the largest batch.
+    wide_resnet: name.
+    wide_resnet_image: pixels of a side.
+    wide_resnet_batch: of its run alone.
+    steps_per_dispatch: of batches made on the device, besides 1.
+    input_steps: in a sample.
+    group_batch: of each run in a group.
+    group_sizes: how many runs train together.
+    sample_seconds: of one sample of a step.
+    dtype: of convolutions and steps.
+    most_convolutions: of each kind; None for all that the network has.
+    budgets: whether a part is skipped if less time is left than it takes on a fast GPU.
+  """
+
+  side: int = 8192
+  copied: int = _GIB
+  networks: tuple[str, ...] = ('nfnet_f0', 'nfnet_f1', 'nfnet_f3')
+  batch_sizes: tuple[int, ...] = (256, 128, 32)
+  variants: tuple[str, ...] = ('sam', 'split', 'native', 'float32', 'remat', 'scan_blocks')
+  most_batch_size: int = 4096
+  wide_resnet: str = 'wrn_16_4'
+  wide_resnet_image: int = 32
+  wide_resnet_batch: int = 1024
+  steps_per_dispatch: int = 20
+  input_steps: int = 60
+  group_batch: int = 64
+  group_sizes: tuple[int, ...] = (1, 4, 16)
+  sample_seconds: float = 0.4
+  dtype: str = 'bfloat16'
+  most_convolutions: int | None = None
+  budgets: bool = True
+
+
+FULL = Scale()
+TINY = Scale(
+  side=64,
+  copied=2**16,
+  networks=('nfnet_toy', 'nfnet_toy', 'nfnet_toy'),
+  batch_sizes=(2, 2, 2),
+  variants=(),
+  most_batch_size=2,
+  wide_resnet='wrn_10_1',
+  wide_resnet_image=8,
+  wide_resnet_batch=4,
+  steps_per_dispatch=2,
+  input_steps=2,
+  group_batch=4,
+  group_sizes=(1, 2),
+  sample_seconds=0.0,
+  dtype='float32',
+  most_convolutions=1,
+  budgets=False,
+)
+
+
+def add_toy_network() -> None:
+  """Adds `nfnet_toy`, the smallest network that has groups, for `TINY`."""
+  nfnet.VARIANTS['toy'] = nfnet.Variant((1, 1, 1, 1), (256, 512, 256, 256), 0.2, 16, 16)
+  models.MODELS['nfnet_toy'] = models.ModelSpec(nfnet.NFNet, {'variant': 'toy'}, 16, 16)
+
+
+# The key is the name of a variant, the value what it changes in the config of a run.
+VARIANTS: dict[str, dict[str, Any]] = {
+  'default': {},
+  'native': {'conv_algorithm': 'native'},
+  'split': {'conv_algorithm': 'split'},
+  'remat': {'model.remat': True},
+  'scan_blocks': {'model.scan_blocks': True},
+  'sam': {'sam.rho': 0.05, 'sam.ascent_fraction': 0.2},
+  'float32': {'compute_dtype': 'float32'},
+}
+
+
+def nfnet_run(
+  model: str, batch_size: int, variant: str = 'default', *, dtype: str = 'bfloat16'
+) -> Run:
+  """Returns the run of an NFNet by its recipe, n = 1, at its training resolution.
+
+  Args:
+    model: name of the network.
+    batch_size: of all devices.
+    variant: `'default'` for the convolutions of the package's table, or another key of `VARIANTS`.
+    dtype: of the computation, unless the variant says another.
+  """
+  config = recipes.nfnet_recipe('f0')
+  changes = dict(VARIANTS[variant])
+  if algorithm := changes.pop('conv_algorithm', None):
+    with config.unlocked():
+      config.update(model={'conv_algorithm': algorithm})
+  spec = models.model_spec(model)
+  config.update_from_flattened_dict(
+    {
+      'model.name': model,
+      'augmult': 1,
+      'batch_size': batch_size,
+      'dataset.image_size': spec.train_image_size,
+      'dataset.test_image_size': spec.train_image_size,
+      'compute_dtype': dtype,
+      **changes,
+    }
+  )
+  return random_run(config, num_classes=1000)
+
+
+def environment(scale: Scale) -> dict[str, Any]:
+  """Returns device, versions, and the rates that nothing below can exceed: products and copies."""
+  device = jax.local_devices()[0]
+  a, b = (
+    jax.random.normal(jax.random.key(seed), (scale.side, scale.side), jnp.bfloat16)
+    for seed in (0, 1)
+  )
+  product = jax.jit(jnp.matmul).lower(a, b).compile()
+  product_time = time_calls(lambda: product(a, b), sample_seconds=0.05)
+  source = jnp.ones(scale.copied // 4, jnp.float32)
+  copy = jax.jit(lambda x: x + 1).lower(source).compile()
+  copy_time = time_calls(lambda: copy(source), sample_seconds=0.05)
+  return {
+    'device_kind': device.device_kind,
+    'backend': jax.default_backend(),
+    'devices': jax.local_device_count(),
+    'platform_version': ' '.join(device.client.platform_version.split()),
+    'processors': os.cpu_count(),
+    'machine': platform.machine(),
+    'versions': records.versions(),
+    'driver': _nvidia_smi(),
+    'memory_limit': memory_limit(),
+    'peak_flops': step_benchmark.peak_flops(device.device_kind),
+    'matmul': product_time | {'side': scale.side, 'flops': 2 * scale.side**3},
+    'copy': copy_time | {'bytes': 2 * source.nbytes},
+  }
+
+
+def _nvidia_smi() -> str | None:
+  query = 'driver_version,power.limit,clocks.max.sm,memory.total'
+  try:
+    done = subprocess.run(
+      ['nvidia-smi', f'--query-gpu={query}', '--format=csv,noheader'],
+      capture_output=True,
+      text=True,
+      timeout=20,
+      check=True,
+    )
+  except (OSError, subprocess.SubprocessError):
+    return None
+  return f'{query}: {done.stdout.strip()}'
+
+
+def memory_limit() -> int | None:
+  """Returns the bytes that JAX may take of a device, where the backend tells."""
+  return (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit')
+
+
+def _memory_peak() -> int | None:
+  return (jax.local_devices()[0].memory_stats() or {}).get('peak_bytes_in_use')
+
+
+# Convolutions by themselves.
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+  """One convolution of a network: shapes without the batch."""
+
+  size: tuple[int, int]
+  kernel: tuple[int, int, int, int]
+  stride: int
+  groups: int
+
+  @property
+  def kind(self) -> str:
+    """One of `grouped_conv.KINDS`."""
+    return grouped_conv.kind_of(self.kernel, self.groups)
+
+  @property
+  def inputs(self) -> int:
+    """Channels that it reads."""
+    return self.kernel[2] * self.groups
+
+  @property
+  def reads_images(self) -> bool:
+    """Whether it is the first one, which needs no gradient for what it reads."""
+    return self.inputs == 3
+
+  @property
+  def multiply_adds(self) -> int:
+    """Of the forward pass, for one image."""
+    height, width = (-(-size // self.stride) for size in self.size)
+    return height * width * math.prod(self.kernel)
+
+  def __str__(self) -> str:
+    rows, columns, _, outputs = self.kernel
+    groups = f', {self.groups} groups' if self.groups > 1 else ''
+    return (
+      f'{rows}x{columns}, {self.inputs} to {outputs} channels{groups}, '
+      f'{self.size[0]} px, stride {self.stride}'
+    )
+
+
+def network_convolutions(model: str) -> dict[Convolution, int]:
+  """Returns the convolutions of an NFNet at its training size, each with how often it is there."""
+  size = models.model_spec(model).train_image_size
+  network = models.make_model(model, num_classes=10, conv_algorithm='native')
+  jaxpr = jax.make_jaxpr(lambda params, x: network.apply(params, None, x, is_training=False))(
+    table.abstract_params(network, size), jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+  )
+  return dict(collections.Counter(_convolutions(jaxpr.jaxpr)))
+
+
+def _convolutions(jaxpr: Any) -> Iterator[Convolution]:
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == 'conv_general_dilated':
+      x, w = (variable.aval.shape for variable in equation.invars)
+      yield Convolution(
+        x[1:3], w, equation.params['window_strides'][0], equation.params['feature_group_count']
+      )
+    else:
+      for inner in table.inner_jaxprs(equation):
+        yield from _convolutions(inner)
+
+
+# Of one algorithm and one convolution on a GPU, most of which is compilation.
+_SECONDS_PER_CONVOLUTION = 4.0
+# Algorithms that are one and the same program for a kind are measured once.
+_DISTINCT = {
+  'grouped': ('native', 'split', 'split_in_loop', 'dense'),
+  'ungrouped': ('native', 'split_in_loop'),
+  '1x1': ('native', 'split'),
+}
+
+
+def _compile_inputs(convolution: Convolution, batch_size: int, dtype: str) -> Any:
+  """Returns a compiled function of a key to input, kernel and gradient of the output, random."""
+  out = tuple(-(-size // convolution.stride) for size in convolution.size)
+  shapes = (
+    (batch_size, *convolution.size, convolution.inputs),
+    convolution.kernel,
+    (batch_size, *out, convolution.kernel[3]),
+  )
+
+  def draw(key: jax.Array) -> tuple[jax.Array, ...]:
+    keys = jax.random.split(key, len(shapes))
+    return tuple(map(lambda key, shape: jax.random.normal(key, shape, dtype), keys, shapes))
+
+  return jax.jit(draw).lower(jax.random.key(0)).compile()
+
+
+def _compile_convolution(convolution: Convolution, algorithm: str, inputs: Any) -> Any:
+  """Returns forward pass and gradients of one convolution by one algorithm, compiled."""
+  convolve = functools.partial(
+    grouped_conv.conv2d,
+    stride=convolution.stride,
+    groups=convolution.groups,
+    algorithm=algorithm,
+  )
+
+  def both(x: jax.Array, w: jax.Array, cotangent: jax.Array) -> Any:
+    if convolution.reads_images:
+      y, pullback = jax.vjp(lambda w: convolve(x, w), w)
+    else:
+      y, pullback = jax.vjp(convolve, x, w)
+    return y, pullback(cotangent)
+
+  return jax.jit(both).lower(*inputs).compile()
+
+
+def convolutions(scale: Scale, kind: str, counts: Mapping[Convolution, int]) -> dict[str, Any]:
+  """Times convolutions of the small network by every algorithm.
+
+  Args:
+    scale: of the measurement.
+    kind: of all of them.
+    counts: how often the network has each.
+
+  Returns:
+    `network`, `batch_size` and `dtype` as used; `rows`, of each convolution; and `totals`, seconds
+    by algorithm, of all in the network.
+  """
+  batch_size = scale.batch_sizes[0]
+  draws = in_parallel(
+    {
+      str(convolution): functools.partial(_compile_inputs, convolution, batch_size, scale.dtype)
+      for convolution in counts
+    }
+  )
+  shapes = {name: draw.out_info for name, draw in draws.items()}
+  prepared = in_parallel(
+    {
+      f'{convolution} {algorithm}': functools.partial(
+        _compile_convolution, convolution, algorithm, shapes[str(convolution)]
+      )
+      for convolution in counts
+      for algorithm in _DISTINCT[kind]
+    }
+  )
+  rows = []
+  for convolution, count in counts.items():
+    inputs = draws[str(convolution)](jax.random.key(0))
+    times: dict[str, Any] = {}
+    for algorithm in _DISTINCT[kind]:
+      program = prepared.pop(f'{convolution} {algorithm}')
+      try:
+        if isinstance(program, Exception):
+          raise program
+        times[algorithm] = time_calls(
+          functools.partial(program, *inputs),
+          sample_seconds=min(scale.sample_seconds, 0.03),
+          most_seconds=1,
+        )
+      except Exception as error:
+        times[algorithm] = {'failed': one_line(error)}
+    factor = 2 if convolution.reads_images else 3
+    rows.append(
+      {
+        'what': str(convolution),
+        'kind': kind,
+        'count': count,
+        'flops': 2 * factor * convolution.multiply_adds * batch_size,
+        'times': times,
+      }
+    )
+  return {
+    'network': scale.networks[0],
+    'batch_size': batch_size,
+    'dtype': scale.dtype,
+    'rows': rows,
+    'totals': _totals(rows),
+  }
+
+
+def _of_kind(
+  counts: Mapping[Convolution, int], kind: str, most: int | None
+) -> dict[Convolution, int]:
+  return dict([item for item in counts.items() if item[0].kind == kind][:most])
+
+
+def _totals(rows: list[dict[str, Any]]) -> dict[str, float]:
+  """Returns the seconds of all convolutions of one kind, for algorithms that none failed with."""
+  names = {name for row in rows for name in row['times']}
+  return {
+    name: sum(row['count'] * row['times'][name]['seconds'] for row in rows)
+    for name in sorted(names)
+    if all('seconds' in row['times'].get(name, {}) for row in rows)
+  }
+
+
+def _fastest(seconds: Mapping[str, float]) -> str:
+  """Returns the fastest, XLA's own convolution if no other gains enough."""
+  best = min(seconds, key=seconds.__getitem__)
+  worth = 'native' not in seconds or seconds[best] < _WORTH * seconds['native']
+  return best if worth else 'native'
+
+
+# Whole steps.
+
+
+class States:
+  """The state of one network at a time, on the devices; every program is given the last one's."""
+
+  def __init__(self) -> None:
+    self._states: dict[str, TrainState] = {}
+
+  def get(self, run: Run) -> TrainState:
+    """Returns the state of the network of `run`, made on first use."""
+    name = run.settings.model_name
+    if name not in self._states:
+      self._states[name] = devices.replicate(random_state(run))
+    return self._states[name]
+
+  def put(self, run: Run, state: TrainState) -> None:
+    """Keeps the state after a step."""
+    self._states[run.settings.model_name] = state
+
+  def drop(self, run: Run) -> None:
+    """Forgets a state, which a failed step may have taken along."""
+    self._states.pop(run.settings.model_name, None)
+
+
+def random_state(run: Run) -> TrainState:
+  """Returns a first state, drawn by NumPy, which compiles nothing.
+
+  Gains of residual branches are one: zeros would make all their gradients zero, and products of
+  zeros take less power and so less time.
+  """
+  generator = np.random.default_rng(0)
+  shapes = jax.eval_shape(run.network.initial_state)
+
+  def draw(path: Any, leaf: Any) -> np.ndarray:
+    name = path[-1].key
+    if name.endswith('gain'):
+      return np.ones(leaf.shape, leaf.dtype)
+    if name != 'w':
+      return np.zeros(leaf.shape, leaf.dtype)
+    scale = math.prod(leaf.shape[:-1]) ** -0.5
+    return generator.standard_normal(leaf.shape, np.float32) * np.float32(scale)
+
+  params = jax.tree_util.tree_map_with_path(draw, shapes.params)
+  zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+  return zeros._replace(params=params, ema_params=params)
+
+
+@dataclasses.dataclass
+class Program:
+  """A compiled step of a run, with its batch."""
+
+  run: Run
+  batch: Any
+  key: jax.Array
+  compiled: Any
+  lower_seconds: float
+  compile_seconds: float
+  was_cached: bool
+
+  @property
+  def memory(self) -> dict[str, int]:
+    """What XLA plans, see `step_benchmark.program_memory`."""
+    return step_benchmark.program_memory(self.compiled)
+
+
+def compile_step(run: Run, states: States) -> Program:
+  """Returns the training step of `run`, compiled for its state and one random batch."""
+  state = states.get(run)
+  batch = devices.place_batch(as_batch(run.data.train))
+  key = devices.replicate(run.key)
+  mapped = devices.on_each_device(run.make_train_step(), donate_state=True)
+  hits = device_timing.cache_hits()
+  start = time.perf_counter()
+  lowered = mapped.lower(state, batch, key)
+  after_lowering = time.perf_counter()
+  compiled = lowered.compile()
+  return Program(
+    run=run,
+    batch=batch,
+    key=key,
+    compiled=compiled,
+    lower_seconds=after_lowering - start,
+    compile_seconds=time.perf_counter() - after_lowering,
+    was_cached=device_timing.cache_hits() > hits,
+  )
+
+
+def measure_program(program: Program, states: States, *, sample_seconds: float) -> dict[str, Any]:
+  """Takes steps and returns times, rates and memory.
+
+  Args:
+    program: the step.
+    states: holds the state.
+    sample_seconds: see `time_calls`.
+  """
+  run = program.run
+  planned = program.memory
+  limit = memory_limit()
+  if limit and planned['program_bytes'] > limit:
+    raise MemoryError(
+      f'the plan needs {planned["program_bytes"] / _GIB:.1f} GiB of {limit / _GIB:.1f} GiB'
+    )
+  peak_before = _memory_peak()
+  metrics: dict[str, jax.Array] = {}
+
+  def step() -> Any:
+    state, values = program.compiled(states.get(run), program.batch, program.key)
+    states.put(run, state)
+    metrics.update(values)
+    return state, values
+
+  try:
+    times = time_calls(step, sample_seconds=sample_seconds)
+  except BaseException:
+    states.drop(run)
+    raise
+  peak_after = _memory_peak()
+  images = run.settings.batch_size
+  flops = images * _flops_per_image(run.settings.model_name)
+  peak = step_benchmark.peak_flops(jax.local_devices()[0].device_kind)
+  rate = flops / times['seconds'] / jax.local_device_count()
+  loss = float(devices.first_replica(metrics['loss']))
+  if not math.isfinite(loss):
+    states.drop(run)
+  return {
+    'model': run.settings.model_name,
+    'image_size': run.data.image_shape[0],
+    'batch_size': images,
+    'compute_dtype': run.settings.compute_dtype,
+    **times,
+    'images_per_second': images / times['seconds'],
+    'flops_per_step': flops,
+    'flops_per_second_per_device': rate,
+    'peak_share': rate / peak if peak else None,
+    'lower_seconds': program.lower_seconds,
+    'compile_seconds': None if program.was_cached else program.compile_seconds,
+    **planned,
+    # A peak is that of the process; it is this program's only if it rose.
+    'peak_bytes': peak_after if peak_after and peak_after > (peak_before or 0) else None,
+    'loss_is_finite': math.isfinite(loss),
+  }
+
+
+@functools.cache
+def _flops_per_image(model: str) -> int:
+  """Those of `step_benchmark.model_flops`, for one image; counting them traces the network."""
+  run = nfnet_run(model, 2)  # two images can be mixed
+  return step_benchmark.model_flops(run) // run.settings.batch_size
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """A step to measure: its part's name and its run."""
+
+  name: str
+  make_run: Callable[[], Run]
+
+
+def measure_steps(parts: Parts, scale: Scale, steps: list[Step], *, budget: float) -> None:
+  """Compiles and times what is not measured yet, one step after another.
+
+  Side by side they are not compiled: XLA tries kernels out on the GPU one program at a time.
+
+  Args:
+    parts: records the results.
+    scale: of the measurement.
+    steps: to measure.
+    budget: seconds that one takes.
+  """
+  states = States()
+  for step in steps:
+
+    def measure(step: Step = step) -> dict[str, Any]:
+      program = compile_step(step.make_run(), states)
+      return measure_program(program, states, sample_seconds=scale.sample_seconds)
+
+    parts.measure(step.name, budget * scale.budgets, measure)
+
+
+def step_name(model: str, variant: str, batch: int | str) -> str:
+  """Returns the name of the part that measures a step; `batch` may be `'largest batch'`."""
+  return f'{model}, {variant}, {f"batch {batch}" if isinstance(batch, int) else batch}'
+
+
+def _nfnet_step(scale: Scale, model: str, variant: str, batch: int) -> Step:
+  batch *= jax.local_device_count()
+  make_run = functools.partial(nfnet_run, model, batch, variant, dtype=scale.dtype)
+  return Step(step_name(model, variant, batch), make_run)
+
+
+def largest_batch(measured: Mapping[str, Any], *, most: int) -> int:
+  """Returns the largest power of two, per device, whose plan fits the memory.
+
+  It is taken that temporary memory grows with the batch, and that of the state stays.
+
+  Args:
+    measured: the result of a step of the same network.
+    most: not larger than this; the answer where the memory of the device is not known.
+  """
+  limit, count = memory_limit(), jax.local_device_count()
+  if not limit:
+    return most
+  per_image = measured['temporary_bytes'] / (measured['batch_size'] / count)
+  state = measured['program_bytes'] - measured['temporary_bytes']
+  fits = (_MEMORY_SHARE * limit - state) / per_image
+  return min(most, 2 ** int(math.log2(max(fits, 1))))
+
+
+def measure_first(parts: Parts, scale: Scale) -> None:
+  """Measures what matters most: ceilings, a step of each smaller network, batches on the device."""
+  budget = functools.partial(float.__mul__, float(scale.budgets))
+  parts.measure('environment', budget(15.0), lambda: environment(scale))
+  steps = [
+    _nfnet_step(scale, network, 'default', batch)
+    for network, batch in zip(scale.networks[:2], scale.batch_sizes[:2], strict=True)
+  ]
+  measure_steps(parts, scale, steps[:1], budget=60)
+  gc.collect()
+  parts.measure('batches on the device', budget(80.0), lambda: batches_on_device(scale))
+  measure_steps(parts, scale, steps[1:], budget=90)
+
+
+def measure_variants(parts: Parts, scale: Scale) -> None:
+  """Measures other ways to run the small network, its largest batch, and groups of runs."""
+  small, batch = scale.networks[0], scale.batch_sizes[0]
+  steps = [_nfnet_step(scale, small, variant, batch) for variant in _differing(scale.variants)]
+  measure_steps(parts, scale, steps[:2], budget=60)
+  parts.measure('runs together', 60.0 * scale.budgets, lambda: runs_together(scale))
+  largest = _largest(parts, scale, _nfnet_step(scale, small, 'default', batch).name, small)
+  measure_steps(parts, scale, [*largest, *steps[2:]], budget=60)
+
+
+def measure_convolutions(parts: Parts, scale: Scale) -> None:
+  """Measures the convolutions of the small network, a part for each kind."""
+  for kind in grouped_conv.KINDS:
+    found = _of_kind(network_convolutions(scale.networks[0]), kind, scale.most_convolutions)
+    budget = _SECONDS_PER_CONVOLUTION * len(found) * len(_DISTINCT[kind]) * scale.budgets
+    parts.measure(
+      f'convolutions, {kind}', budget, functools.partial(convolutions, scale, kind, found)
+    )
+
+
+def all_convolutions(parts: Parts) -> dict[str, Any] | None:
+  """Returns the results of all kinds of convolutions together, or None if there is none.
+
+  `rows`, and `totals` and `algorithms` by kind, of those that were measured.
+  """
+  results = {kind: parts.result(f'convolutions, {kind}') for kind in grouped_conv.KINDS}
+  results = {kind: result for kind, result in results.items() if result}
+  if not results:
+    return None
+  first = next(iter(results.values()))
+  return {
+    **{key: first[key] for key in ('network', 'batch_size', 'dtype')},
+    'rows': [row for result in results.values() for row in result['rows']],
+    'totals': {kind: result['totals'] for kind, result in results.items()},
+    'algorithms': {
+      kind: _fastest(result['totals']) for kind, result in results.items() if result['totals']
+    },
+  }
+
+
+def _largest(parts: Parts, scale: Scale, measured_name: str, model: str) -> list[Step]:
+  """The step of the largest batch; none where that is the measured one."""
+  measured = parts.result(measured_name)
+  if measured is None:
+    return []
+  batch = largest_batch(measured, most=scale.most_batch_size)
+  if batch * jax.local_device_count() <= measured['batch_size']:
+    return []
+  step = _nfnet_step(scale, model, 'default', batch)
+  return [dataclasses.replace(step, name=step_name(model, 'default', 'largest batch'))]
+
+
+def _differing(variants: tuple[str, ...]) -> list[str]:
+  """Drops the variants whose convolutions are the default ones for every kind."""
+
+  def is_default(variant: str, kind: str) -> bool:
+    algorithm = variant if variant in _DISTINCT[kind] else 'native'
+    return grouped_conv.default_algorithm(kind=kind) == algorithm
+
+  return [
+    variant
+    for variant in variants
+    if variant not in grouped_conv.ALGORITHMS
+    or not all(is_default(variant, kind) for kind in grouped_conv.KINDS)
+  ]
+
+
+def measure_large(parts: Parts, scale: Scale) -> None:
+  """Measures the large network, and the largest batch of the middle one."""
+  _, middle, large = scale.networks
+  _, middle_batch, large_batch = scale.batch_sizes
+  middle_name = _nfnet_step(scale, middle, 'default', middle_batch).name
+  steps = [_nfnet_step(scale, large, 'default', large_batch)]
+  steps += _largest(parts, scale, middle_name, middle)
+  measure_steps(parts, scale, steps, budget=110)
+
+
+# Batches made on the device, and groups.
+
+
+def wide_resnet_run(scale: Scale, batch_size: int, augmult: int, steps_per_dispatch: int) -> Run:
+  """Returns the run of a Wide-ResNet by its recipe, on batches made on the device."""
+  config: ml_collections.ConfigDict = recipes.cifar100_recipe()
+  config.update_from_flattened_dict(
+    {
+      'model.name': scale.wide_resnet,
+      'dataset.image_size': scale.wide_resnet_image,
+      'input': 'device',
+      'batch_size': batch_size * jax.local_device_count(),
+      'augmult': augmult,
+      'total_epochs': 128.0,
+      'steps_per_dispatch': steps_per_dispatch,
+      'compute_dtype': scale.dtype,
+    }
+  )
+  num_images = NUM_IMAGES if scale.budgets else 64 * jax.local_device_count()
+  return random_run(config, num_classes=NUM_CLASSES, num_images=num_images)
+
+
+def _chain(advance: feeding.Advance, state: Any, steps: int, stride: int) -> tuple[Any, float]:
+  """Takes `steps` by `stride`; returns the last state and the seconds."""
+  start = time.perf_counter()
+  for step in range(0, steps, stride):
+    state, _ = advance(state, step, min(step + stride, steps))
+    if not devices.max_steps_in_flight():
+      jax.block_until_ready(state)
+  jax.block_until_ready(state)
+  return state, time.perf_counter() - start
+
+
+def _time_in_turn(
+  ways: Mapping[str, tuple[feeding.Advance, int]], states: dict[str, Any], steps: int, rounds: int
+) -> dict[str, dict[str, float]]:
+  """Compiles all ways side by side, then takes `steps` of each in turn; seconds of one step."""
+
+  def warm_up(name: str) -> Any:
+    advance, stride = ways[name]
+    return _chain(advance, states[name], stride, stride)[0]
+
+  warm = in_parallel({name: functools.partial(warm_up, name) for name in ways})
+  for name, state in warm.items():
+    if isinstance(state, Exception):
+      raise state
+    states[name] = state
+  seconds: dict[str, list[float]] = {name: [] for name in ways}
+  for round_ in range(rounds + 1):
+    for name, (advance, stride) in ways.items():
+      states[name], elapsed = _chain(advance, states[name], steps, stride)
+      seconds[name] += [elapsed / steps] if round_ else []
+  return {
+    name: device_timing.summary(values) | {'rounds': rounds} for name, values in seconds.items()
+  }
+
+
+def batches_on_device(scale: Scale) -> dict[str, Any]:
+  """Times steps whose batches are made on the device, next to the bare step on one batch."""
+  runs = {
+    stride: wide_resnet_run(scale, scale.wide_resnet_batch, 4, stride)
+    for stride in {1, 1 if feeding.loops_are_slow() else scale.steps_per_dispatch}
+  }
+  run = runs[1]
+  plan, train_step = run.plan, run.make_train_step()
+  batch = devices.place_batch(as_batch(random_run(run.config, num_classes=NUM_CLASSES).data.train))
+  key = devices.replicate(run.key)
+  bare = devices.on_each_device(train_step, donate_state=True)
+  ways = {'bare': (lambda state, step, stop: bare(state, batch, key), 1)}
+  for stride, of_stride in runs.items():
+    restart = batches.make_restart(
+      of_stride.settings,
+      run.data.train,
+      plan.multiplicity,
+      train_step,
+      total_steps=plan.total_steps,
+    )
+    advance = restart(run.key, multiplicity=plan.multiplicity, start_step=0)
+    ways[f'made, {stride} a dispatch'] = (advance, stride)
+  first = jax.device_get(run.network.initial_state())
+  states = {name: devices.replicate(first) for name in ways}
+  times = _time_in_turn(ways, states, scale.input_steps, rounds=5 if scale.budgets else 1)
+
+  multiplicity = plan.multiplicity
+  make = devices.on_each_device(
+    functools.partial(
+      device_input.make_batch,
+      copies_per_batch=multiplicity.copies_per_batch,
+      crop=run.settings.augmentation.crop,
+    )
+  )
+  data = batches.place_on_devices(run.data.train, multiplicity)
+  images = devices.replicate(feeding.to_int32(multiplicity.images(0)))
+  alone = time_calls(
+    lambda: make(data, images)['image'], sample_seconds=min(scale.sample_seconds, 0.05)
+  )
+  return {
+    'model': scale.wide_resnet,
+    'batch_size': run.settings.batch_size,
+    'augmult': run.settings.augmult,
+    'compute_dtype': run.settings.compute_dtype,
+    'steps_per_sample': scale.input_steps,
+    'times': times,
+    'make_batch': alone,
+  }
+
+
+def runs_together(scale: Scale) -> dict[str, Any]:
+  """Times groups of runs that train in one program, by their number."""
+  stride = 1 if feeding.loops_are_slow() else scale.steps_per_dispatch
+  run = wide_resnet_run(scale, scale.group_batch, 4, stride)
+  first = jax.device_get(run.network.initial_state())
+  ways, states = {}, {}
+  for size in scale.group_sizes:
+    advance, state = _group(run, first, size)
+    ways[str(size)] = (advance, stride)
+    states[str(size)] = devices.replicate(state)
+  times = _time_in_turn(ways, states, scale.input_steps, rounds=3 if scale.budgets else 1)
+  return {
+    'model': scale.wide_resnet,
+    'batch_size': run.settings.batch_size,
+    'augmult': run.settings.augmult,
+    'compute_dtype': run.settings.compute_dtype,
+    'steps_per_dispatch': stride,
+    'steps_per_sample': scale.input_steps,
+    'times': times,
+  }
+
+
+def _group(run: Run, first: TrainState, size: int) -> tuple[feeding.Advance, Any]:
+  """Returns how `size` runs train together, and their first state; one run is no group."""
+  multiplicity, total_steps = run.plan.multiplicity, run.plan.total_steps
+  if size == 1:
+    restart = batches.make_restart(
+      run.settings, run.data.train, multiplicity, run.make_train_step(), total_steps=total_steps
+    )
+    return restart(run.key, multiplicity=multiplicity, start_step=0), first
+
+  def make_train_step(learning_rate: jax.Array) -> feeding.TrainStep:
+    schedule = run.settings.make_schedule(total_steps, peak=1.0)
+    return run.make_train_step(lambda step: learning_rate * schedule(step))
+
+  advance = batches.make_group_advance(
+    run.settings,
+    run.data.train,
+    [dataclasses.replace(multiplicity, seed=seed) for seed in range(size)],
+    make_train_step,
+    keys=np.stack([run.key] * size),
+    learning_rates=np.full(size, run.plan.learning_rate, np.float32),
+  )
+  runs = jax.tree.map(lambda leaf: np.stack([leaf] * size), first)
+  return advance, groups.GroupState(np.zeros((), np.int32), runs, np.zeros(size, np.int32))

@@ -1,0 +1,1 @@
+"""The paper's claim about equal updates, tested with the time there is."""
