@@ -1,12 +1,13 @@
 r"""What a training step holds in the memory of a device, and which batch fits where.
 
     python -m benchmarks.memory --config=experiments/nfnet.py:f0,n=1 [--config.KEY=VALUE ...] \
-        [--batch_sizes=16,32] [--topology=v5e:2x2 [--effort=-1]] [--records=FILE.json]
+        [--batch_sizes=16,32] [--topology=v5e:2x2 [--effort=-1] | --estimate=TPU] \
+        [--records=FILE.json]
     python -m benchmarks.memory --records=FILE.json
 
 The step is compiled, not run, for one device: of this machine, or with `--topology` of a TPU that
-need not be there, which takes the package libtpu. `--records` adds what was planned to a file;
-without a config it prints the table of that file.
+need not be there, which takes the package libtpu. `--estimate=TPU` and `--estimate=NVIDIA` only
+trace it, in seconds. `--records` adds what came out to a file; without a config it prints its table.
 """
 
 import json
@@ -46,6 +47,10 @@ def _read(path: str) -> list[dict]:
 def _measure() -> dict:
   args = flags.FLAGS
   command_line.check_devices()
+  if args.estimate:
+    record = memory_plan.estimate(args.config, args.estimate)
+    print(memory_plan.table([record]))
+    return record
   batch_sizes = command_line.whole_numbers('batch_sizes')
   if len(batch_sizes) != 2 or not 0 < batch_sizes[0] < batch_sizes[1]:
     raise ValueError(
@@ -71,6 +76,9 @@ def _measure() -> dict:
 if __name__ == '__main__':
   flags.DEFINE_list('batch_sizes', '16,32', 'Two batch sizes of one device.')
   flags.DEFINE_string('topology', '', 'Of a TPU, such as v5e:2x2; by default this machine.')
+  flags.DEFINE_enum(
+    'estimate', None, [*memory_plan.DEVICE_GIB], 'Of which maker, by tracing alone.'
+  )
   flags.DEFINE_float('effort', 0.0, 'Of the compiler for TPUs: -1 is quick.', -1, 1)
   flags.DEFINE_string('records', '', 'File to add to, or, without --config, to print.')
   command_line.define_config_flag(required=False)

@@ -41,7 +41,7 @@ FLAGS = {
   'benchmarks.input': {'config', 'random_images', 'augmults', 'seconds'},
   'benchmarks.step': {'config', 'conv_algorithm', 'num_classes', 'steps', 'breakdown'},
   'benchmarks.device_input': {'config', 'steps'},
-  'benchmarks.memory': {'config', 'topology', 'batch_sizes', 'effort', 'records'},
+  'benchmarks.memory': {'config', 'topology', 'batch_sizes', 'effort', 'estimate', 'records'},
   'benchmarks.pod': {
     *('config', 'chips', 'kinds', 'seconds', 'peak_share', 'link_gigabytes', 'write_gigabytes')
   },

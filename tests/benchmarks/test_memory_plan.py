@@ -11,13 +11,17 @@ from benchmarks import memory_plan
 from experiments import cifar100_wrn16_4
 
 
-@pytest.fixture(scope='module', name='record')
-def _record():
+def _config():
   config = cifar100_wrn16_4.get_config()
   config.model.name = 'wrn_10_1'
   config.dataset.image_size = 8
   config.sam.rho, config.sam.ascent_fraction = 0.05, 0.2
-  return memory_plan.measure(config, jax.local_devices()[0], batch_sizes=(8, 16))
+  return config
+
+
+@pytest.fixture(scope='module', name='record')
+def _record():
+  return memory_plan.measure(_config(), jax.local_devices()[0], batch_sizes=(8, 16))
 
 
 def test_plans_are_those_of_one_device(record):
@@ -31,6 +35,18 @@ def test_plans_are_those_of_one_device(record):
   kept = sum(record['replicated'][name] for name in ('parameters', 'optimizer', 'average'))
   assert small > kept
   assert record['replicated']['perturbed parameters'] == record['replicated']['parameters']
+
+
+def test_estimate_counts_what_must_be_kept(record):
+  """Of this network, by hand: the results of its convolutions and the means, in float32."""
+  estimate = memory_plan.estimate(_config(), 'TPU')
+  same = ('model', 'image_size', 'compute_dtype', 'remat', 'scan_blocks', 'replicated')
+  assert all(estimate[key] == record[key] for key in same)
+  pixels = 64 * 16 + 64 * 2 * 16 + 16 * 3 * 32 + 4 * 3 * 64  # stem, and stages with shortcuts
+  kept = estimate['bytes_per_image'] / memory_plan.PLANNED_OVER_KEPT['TPU']
+  assert 4 * pixels <= kept < 1.3 * 4 * pixels
+  parts = record['replicated']
+  assert estimate['fixed_bytes'] == sum(parts.values()) + parts['parameters']
 
 
 @pytest.mark.parametrize(('available', 'expected'), [(99, 0), (100, 0), (129, 2), (130, 3)])
