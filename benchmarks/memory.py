@@ -7,7 +7,8 @@ r"""What a training step holds in the memory of a device, and which batch fits w
 
 The step is compiled, not run, for one device: of this machine, or with `--topology` of a TPU that
 need not be there, which takes the package libtpu. `--estimate=TPU` and `--estimate=NVIDIA` only
-trace it, in seconds. `--records` adds what came out to a file; without a config it prints its table.
+trace it, in seconds. `--records` adds what came out to a file; without a config it prints the table
+of that file.
 """
 
 import json

@@ -48,7 +48,7 @@ def work(
   """
   until = time.monotonic() + seconds
   plan_path, folder = os.path.join(workdir, PLAN), os.path.join(workdir, RUNS)
-  running.cache_compiled_programs(os.path.join(workdir, '.compiled'))
+  running.cache_compiled_programs(workdir)
   try:
     while not stop_requested():
       with records.lock_workdir(workdir) as is_ours:

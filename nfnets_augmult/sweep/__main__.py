@@ -10,7 +10,6 @@ diverged, resumes interrupted ones, and retries failed ones. With `--grid.KEY=VA
 file of a single run becomes a sweep over all combinations of the values.
 """
 
-import os
 import shlex
 
 from nfnets_augmult import command_line  # first: it quietens libraries before they are imported
@@ -53,7 +52,7 @@ def main() -> None:
         todo = [group for shape in todo for group in groups.split(shape, workdir)]
     todo = groups.broadcast_from_first_host(todo, points)
     hosts.from_first_host(lambda: grid.describe(sweep, workdir))
-    running.cache_compiled_programs(os.path.join(workdir, '.compiled'))
+    running.cache_compiled_programs(workdir)
     running.say(f'{sweep.title}: {sum(map(len, todo))} of {len(points)} runs, in {workdir}')
     stop_signals = command_line.StopSignals()
     tally = running.run_sweep(sweep, todo, workdir, stop_requested=stop_signals)

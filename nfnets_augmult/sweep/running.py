@@ -249,8 +249,16 @@ def _output_to(path: str) -> Iterator[None]:
       terminal.setLevel(level)
 
 
-def cache_compiled_programs(folder: str) -> None:
-  """Enables the compilation cache of JAX, for runs of one shape and for restarts."""
+def cache_compiled_programs(workdir: str) -> None:
+  """Enables the compilation cache of JAX, for runs of one shape and for restarts.
+
+  It is the folder `.compiled` of the work directory, or, if that is in a bucket, to which every
+  program would be uploaded, `nfnets_augmult` in the user's folder of caches.
+  """
+  folder = os.path.join(workdir, '.compiled')
+  if files.is_url(workdir):
+    caches = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
+    folder = os.path.join(caches, 'nfnets_augmult', 'compiled')
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     jax.config.update('jax_compilation_cache_dir', folder)
     key = 'jax_persistent_cache_min_compile_time_secs'
