@@ -98,7 +98,7 @@ def _predict(predictor: predicting.Predictor, paths: list[bytes]) -> list[Row]:
   """Predicts and shows what is not in the output yet; returns the rows of all images."""
   args = flags.FLAGS
   top = min(args.top, len(predictor.class_names))
-  if top < args.top:
+  if top < args.top and flags.FLAGS['top'].present:
     logging.warning('--top=%d: there are %d classes', args.top, top)
   table, rows = None, {}
   if args.output:
@@ -165,7 +165,8 @@ def _draw_sheet(predictor: predicting.Predictor, rows: list[Row]) -> None:
   shown = []
   for row in chosen:
     name, share = row.top[0]
-    lines = printable(name), f'{100 * share:.1f} %', printable(os.fsdecode(row.path))
+    file = printable(os.fsdecode(os.path.basename(row.path)))
+    lines = printable(name), f'{100 * share:.1f} %', file
     shown.append(prediction_sheet.Shown(predictor.shown(row.path), lines))
   sheet = prediction_sheet.draw_sheet(title, shown)
   try:

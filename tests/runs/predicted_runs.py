@@ -1,0 +1,45 @@
+"""Trained toy runs to predict with, and image files for them; each made once in a session."""
+
+import pathlib
+
+from PIL import Image
+
+from nfnets_augmult.data.sources import digits_source
+from tests import real_images, session, toy_runs
+
+
+def digits() -> pathlib.Path:
+  """Returns a folder with a `run` on digits, made on the device, and its 64 test images `files`."""
+  return session.once('predicted_digits', _make_digits)
+
+
+def photos() -> pathlib.Path:
+  """Returns a folder with a `run` on photographs of several formats, and the `files`."""
+  return session.once('predicted_photos', _make_photos)
+
+
+def _make_digits(folder: pathlib.Path) -> None:
+  toy_runs.train_run(toy_runs.device_config(total_steps=40), str(folder / 'run'))
+  (folder / 'files').mkdir()
+  for number, image in enumerate(digits_source(split=f'test[:{toy_runs.TEST_IMAGES}]').images):
+    Image.fromarray(image[..., 0]).save(folder / 'files' / f'{number:03}.png')
+
+
+def _make_photos(folder: pathlib.Path) -> None:
+  suffixes = ['jpg', 'png', 'webp', 'bmp', 'tif', 'gif', 'ppm']
+  for number, photo in enumerate(real_images.photos(60, 40, 52)):
+    split = 'train' if number < 32 else 'test'
+    path = folder / 'files' / split / ('china', 'flower')[number % 2]
+    real_images.save(photo, path / f'{number}.{suffixes[number % 7]}')
+  config = toy_runs.toy_config(
+    dataset__name='folder',
+    dataset__data_dir=str(folder / 'files'),
+    dataset__test_split='test',
+    dataset__image_size=16,
+    dataset__test_image_size=20,
+    evaluation__crop_padding=4,
+    evaluation__every_epochs=100.0,
+    evaluation__train_images=0,
+    augmentation__crop='inception',
+  )
+  toy_runs.train_run(config, str(folder / 'run'))
