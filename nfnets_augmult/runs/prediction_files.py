@@ -12,8 +12,6 @@ from nfnets_augmult.ops import files
 from nfnets_augmult.runs.predicting import Predictor
 from nfnets_augmult.training import records
 
-_END = b'\r\n'  # of a record
-
 
 class Row(NamedTuple):
   """The prediction of an image file.
@@ -104,22 +102,22 @@ class PredictionFile:
   def _read(self, header: Sequence[str]) -> dict[bytes, Row]:
     """Reads the rows, and removes what follows the last whole one."""
     self._file.seek(0)
-    self._file.truncate(_end_of_records(self._file))
+    end = _end_of_records(self._file)
     self._file.seek(0)
-    text = io.TextIOWrapper(self._file, 'utf-8', errors='surrogateescape', newline='')
+    text = self._file.read(end).decode('utf-8', 'surrogateescape')
     try:
-      table = csv.reader(text, strict=True)
-      found = next(table, None)
-      if found not in (None, header):
-        raise ValueError(f'its first line is not {",".join(header)!r}')
-      return {row.path: row for row in map(_row, table)}
-    except (csv.Error, ValueError, IndexError) as error:
+      table = csv.reader(io.StringIO(text, newline=''), strict=True)
+      found = next(table, header)
+      if found != header:
+        raise ValueError(f'its first line is not {",".join(header)}')
+      rows = {row.path: row for row in map(_row, table)}
+    except (csv.Error, ValueError) as error:
       raise ValueError(
         f'output={self._path!r} is no table of predictions, or damaged: {error}'
       ) from error
-    finally:
-      text.detach()
-      self._file.seek(0, os.SEEK_END)
+    self._file.truncate(end)
+    self._file.seek(0, os.SEEK_END)
+    return rows
 
   def append(self, rows: Iterable[Row]) -> None:
     """Writes rows; they are in the file when this returns."""
@@ -194,7 +192,7 @@ def _end_of_records(file: BinaryIO) -> int:
     place += len(line)
     quotes += line.count(b'"')
     # The end of a line within quotes, of which there is then an odd number, is part of a path.
-    if line.endswith(_END) and quotes % 2 == 0:
+    if line.endswith(b'\n') and quotes % 2 == 0:
       end = place
   return end
 

@@ -42,8 +42,7 @@ def test_the_centre_is_that_of_the_evaluation(source, crop, antialias):
     np.testing.assert_array_equal(centre, batch['image'][index])
 
 
-@pytest.mark.parametrize('crop', [CropFlip(pad=3), InceptionCrop()])
-@pytest.mark.parametrize('layers', [0, 2])
+@pytest.mark.parametrize(('crop', 'layers'), [(CropFlip(pad=3), 0), (InceptionCrop(), 1)])
 def test_copies_are_those_of_the_training(source, crop, layers):
   options = ReadOptions(image_size=24)
   augmentation = Augmentation(crop=crop, randaugment=RandAugment(layers=layers))

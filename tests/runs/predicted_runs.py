@@ -19,7 +19,7 @@ def photos() -> pathlib.Path:
 
 
 def _make_digits(folder: pathlib.Path) -> None:
-  toy_runs.train_run(toy_runs.device_config(total_steps=40), str(folder / 'run'))
+  toy_runs.train_run(toy_runs.device_config(), str(folder / 'run'))
   (folder / 'files').mkdir()
   for number, image in enumerate(digits_source(split=f'test[:{toy_runs.TEST_IMAGES}]').images):
     Image.fromarray(image[..., 0]).save(folder / 'files' / f'{number:03}.png')
