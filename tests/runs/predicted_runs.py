@@ -1,10 +1,17 @@
-"""Trained toy runs to predict with, and image files for them; each made once in a session."""
+"""Toy runs to predict with, and image files for them; each made once in a session."""
 
 import pathlib
 
+import jax
+import numpy as np
 from PIL import Image
 
+from nfnets_augmult import configs
 from nfnets_augmult.data.sources import digits_source
+from nfnets_augmult.runs import images
+from nfnets_augmult.runs.run import Run
+from nfnets_augmult.training import records
+from nfnets_augmult.training.checkpoints import Checkpoints
 from tests import real_images, session, toy_runs
 
 
@@ -14,7 +21,7 @@ def digits() -> pathlib.Path:
 
 
 def photos() -> pathlib.Path:
-  """Returns a folder with a `run` on photographs of several formats, and the `files`."""
+  """Returns a folder with a `run`, not trained, on photographs of several formats, and the `files`."""
   return session.once('predicted_photos', _make_photos)
 
 
@@ -38,8 +45,21 @@ def _make_photos(folder: pathlib.Path) -> None:
     dataset__image_size=16,
     dataset__test_image_size=20,
     evaluation__crop_padding=4,
-    evaluation__every_epochs=100.0,
-    evaluation__train_images=0,
     augmentation__crop='inception',
   )
-  toy_runs.train_run(config, str(folder / 'run'))
+  (folder / 'run').mkdir()
+  _write_run(Run(config, str(folder / 'run')))
+
+
+def _write_run(run: Run) -> None:
+  """Writes a run with random parameters, which takes no compilation, as training would."""
+  random = np.random.default_rng(0)
+  state = jax.tree.map(np.asarray, run.network.initial_state())
+  states = [
+    jax.tree.map(lambda leaf: leaf + random.normal(0, 0.1, leaf.shape).astype(leaf.dtype), values)
+    for values in (state.params, state.ema_params)
+  ]
+  records.write_json(f'{run.workdir}/config.json', configs.flatten(run.config))
+  records.write_json(f'{run.workdir}/run.json', {'data': images.describe_data(run.data)})
+  with Checkpoints(run.workdir, class_names=run.data.train.class_names) as checkpoints:
+    checkpoints.save(state._replace(params=states[0], ema_params=states[1]))

@@ -96,7 +96,7 @@ def test_another_size_is_scaled_and_said_once(digits, caplog):
   for image, original in zip(wide, digits.images, strict=True):
     shown = predictor.shown(image)
     assert shown.shape == (8, 8, 1)
-    assert np.abs(shown.astype(int) - original).mean() < 12
+    assert np.corrcoef(shown.ravel(), original.ravel())[0, 1] > 0.98
 
 
 def test_copies_are_augmented_and_averaged(predictor, digits, monkeypatch):
