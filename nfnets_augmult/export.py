@@ -5,10 +5,10 @@
 
 A `.npz` holds plain arrays named `module/parameter`, and `--config.init_from` reads it. A
 `.safetensors` holds an NFNet-F0 to F6 under timm's names, for the `timm.create_model(...)` that is
-printed. Both have metadata of the run: the class names in order, the model, the shape and
-normalization of its images, and its config without paths, as JSON in `__metadata__` of a `.npz` and
-in the header of a `.safetensors`. `predict --params` uses them. `--params=FILE` instead of `--workdir` converts a parameter file, such as a released
-one.
+printed. Both have metadata of the run, which `predict --params` uses: the class names in order, the
+model, the shape and normalization of its images, and its config without paths, as JSON in
+`__metadata__` of a `.npz` and in the header of a `.safetensors`. `--params=FILE` instead of
+`--workdir` converts a parameter file, such as a released one.
 """
 
 from nfnets_augmult import command_line  # first: it quietens libraries before they are imported

@@ -21,7 +21,7 @@ def digits() -> pathlib.Path:
 
 
 def photos() -> pathlib.Path:
-  """Returns a folder with a `run`, not trained, on photographs of several formats, and the `files`."""
+  """Returns a folder with a `run`, not trained, on photographs of seven formats, and `files`."""
   return session.once('predicted_photos', _make_photos)
 
 
@@ -54,9 +54,10 @@ def _make_photos(folder: pathlib.Path) -> None:
 def _write_run(run: Run) -> None:
   """Writes a run with random parameters, which takes no compilation, as training would."""
   random = np.random.default_rng(0)
-  state = jax.tree.map(np.asarray, run.network.initial_state())
+  shapes = jax.eval_shape(run.network.initial_state)
+  state = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
   states = [
-    jax.tree.map(lambda leaf: leaf + random.normal(0, 0.1, leaf.shape).astype(leaf.dtype), values)
+    jax.tree.map(lambda leaf: random.normal(0, 0.1, leaf.shape).astype(leaf.dtype), values)
     for values in (state.params, state.ema_params)
   ]
   records.write_json(f'{run.workdir}/config.json', configs.flatten(run.config))
