@@ -28,7 +28,16 @@ from nfnets_augmult.training.checkpoints import CheckpointError
 
 _MOST_BAD_IMAGES_SHOWN = 20
 _MOST_IMAGES_ON_SHEET = 100
-_FLAGS = ('workdir', 'params', 'config', 'class_names', 'copies', 'output')
+_FLAGS = (
+  'workdir',
+  'params',
+  'config',
+  'class_names',
+  'checkpoint',
+  'parameters',
+  'copies',
+  'output',
+)
 
 
 def main(arguments: list[str]) -> None:
@@ -70,6 +79,8 @@ def _find(arguments: list[str]) -> list[bytes]:
   paths, notes = find_images([os.fsencode(argument) for argument in arguments])
   for note in notes:
     logging.warning('%s', note)
+  if sheet and not files.is_url(sheet):  # an earlier one, in a folder of images
+    paths = [path for path in paths if os.path.abspath(path) != os.fsencode(os.path.abspath(sheet))]
   if not paths:
     raise ValueError(f'there is no image in {", ".join(map(printable, arguments))}')
   return paths

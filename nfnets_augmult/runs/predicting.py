@@ -324,9 +324,14 @@ def load_predictor(
   if bool(workdir) == bool(params):
     raise ValueError('say what predicts: workdir=DIR of a run, or params=FILE')
   if params:
+    if (checkpoint, parameters) != ('latest', 'averaged'):
+      raise ValueError(
+        f'checkpoint={checkpoint!r} and parameters={parameters!r} are of a run, and params='
+        f'{params!r} is a file, which holds one set of parameters'
+      )
     return _from_file(params, config, class_names, batch_size)
   if config is not None or class_names:
-    raise ValueError('config and class_names go with params=FILE: a run has its own')
+    raise ValueError('config= and class_names= go with params=FILE: a run has its own')
   run = Run.open(workdir).without_images()
   state = run.restore(checkpoint)
   values = state.params if parameters == 'last' else state.ema_params
@@ -347,7 +352,11 @@ def _from_file(
         f'{path} does not say which network it is of and how images are read: give '
         'config=CONFIG, that of its training'
       )
-    config = configs.from_flat(said['config'])
+    try:
+      config = configs.from_flat(said['config'])
+      configs.check_keys(config)
+    except ValueError as error:
+      raise ValueError(f'{path} holds a config that cannot be used: {error}') from error
   class_names = class_names or said.get('class_names', ())
   if not class_names:
     raise ValueError(

@@ -75,7 +75,9 @@ def _cut(text: str, length: Callable[[str], float]) -> str:
 def _font(text: str) -> ImageFont.FreeTypeFont:
   """The first font of this machine that has all characters of a text, or DejaVu Sans."""
   usual = font_manager.findfont('DejaVu Sans')
-  others = (entry.fname for entry in font_manager.fontManager.ttflist)
+  # Matplotlib brings along a font that has a box for every character there is.
+  fonts = (entry.fname for entry in font_manager.fontManager.ttflist)
+  others = (path for path in fonts if 'LastResort' not in path)
   wanted = {ord(character) for character in text}
   found = next((path for path in (usual, *others) if wanted <= _characters(path)), usual)
   return ImageFont.truetype(found, _FONT_SIZE)

@@ -176,6 +176,7 @@ def test_a_file_without_metadata_needs_config_and_names(tmp_path):
     ({'workdir': 'none', 'class_names': ['a']}, r'go with params=FILE'),
     ({'params': 'none.npz'}, r'none.npz: No such file'),
     ({'workdir': 'none', 'parameters': 'best'}, r'parameters'),
+    ({'params': 'none.npz', 'checkpoint': '3'}, r"checkpoint='3' .* are of a run"),
   ],
 )
 def test_what_cannot_predict(options, words):
