@@ -7,10 +7,15 @@ Prints the most probable classes of each image, or writes them to a CSV file. Af
 the same command goes on. docs/predict.md has the details.
 """
 
+import os
+
+# Images that do not decode are reported by name, which TensorFlow's own messages do not do.
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+
+# isort: split
 from nfnets_augmult import command_line  # first: it quietens libraries before they are imported
 
 # isort: split
-import os
 import signal
 import sys
 from typing import TextIO
