@@ -1,8 +1,9 @@
-"""Toy runs to predict with, and image files for them; each made once in a session."""
+"""Toy runs to predict with, not trained, and image files; each made once in a session."""
 
 import pathlib
 
 import jax
+import ml_collections
 import numpy as np
 from PIL import Image
 
@@ -16,18 +17,18 @@ from tests import real_images, session, toy_runs
 
 
 def digits() -> pathlib.Path:
-  """Returns a folder with a `run` on digits, made on the device, and its 64 test images `files`."""
+  """Returns a folder with a `run` on digits, without TensorFlow, and its test images `files`."""
   return session.once('predicted_digits', _make_digits)
 
 
 def photos() -> pathlib.Path:
-  """Returns a folder with a `run`, not trained, on photographs of seven formats, and `files`."""
+  """Returns a folder with a `run` on photographs of seven formats, and the `files`."""
   return session.once('predicted_photos', _make_photos)
 
 
 def _make_digits(folder: pathlib.Path) -> None:
-  toy_runs.train_run(toy_runs.device_config(), str(folder / 'run'))
   (folder / 'files').mkdir()
+  _write_run(toy_runs.device_config(), folder)
   for number, image in enumerate(digits_source(split=f'test[:{toy_runs.TEST_IMAGES}]').images):
     Image.fromarray(image[..., 0]).save(folder / 'files' / f'{number:03}.png')
 
@@ -47,12 +48,13 @@ def _make_photos(folder: pathlib.Path) -> None:
     evaluation__crop_padding=4,
     augmentation__crop='inception',
   )
+  _write_run(config, folder)
+
+
+def _write_run(config: ml_collections.ConfigDict, folder: pathlib.Path) -> None:
+  """Writes a run with random parameters, without the compilation that training takes."""
   (folder / 'run').mkdir()
-  _write_run(Run(config, str(folder / 'run')))
-
-
-def _write_run(run: Run) -> None:
-  """Writes a run with random parameters, which takes no compilation, as training would."""
+  run = Run(config, str(folder / 'run'))
   random = np.random.default_rng(0)
   shapes = jax.eval_shape(run.network.initial_state)
   state = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
