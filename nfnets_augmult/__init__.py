@@ -55,6 +55,8 @@ _DEFINED_AS = {
   'take_slots': 'optim.sam.take_slots',
   'ema_decay_at': 'optim.ema.decay_at',
   'ema_update': 'optim.ema.update',
+  # Predictions of a trained network.
+  'load_predictor': 'runs.predicting.load_predictor',
   # Image operations in TensorFlow.
   'apply_randaugment': 'data.randaugment_ops.apply_layers',
   'mix_pair': 'data.mixing_ops.mix_pair',

@@ -9,6 +9,7 @@ if console.is_program():
 # isort: split
 import contextlib
 import difflib
+import functools
 import logging as std_logging
 import os
 import pathlib
@@ -195,14 +196,20 @@ def default_workdir(path: str) -> str:
   return os.path.join('runs', '-'.join([name, *re.findall(r'[\w.=]+', argument)]))
 
 
-def run(main: Callable[[], None]) -> None:
-  """Parses the flags, runs `main` and exits with 0, or with 1 and one message."""
+def run(main: Callable[..., None], *, takes_arguments: bool = False) -> None:
+  """Parses the flags, runs `main` and exits with 0, or with 1 and one message.
+
+  Args:
+    main: of the program.
+    takes_arguments: whether it is called with a list of what is on the command line besides flags;
+      if not, such arguments are an error.
+  """
 
   def guarded(argv: list[str]) -> None:
-    if len(argv) > 1:
+    if len(argv) > 1 and not takes_arguments:
       fail(f'unexpected argument {argv[1]!r}; flags are written --name=value')
     _configure_logging()
-    _call(main)
+    _call(functools.partial(main, argv[1:]) if takes_arguments else main)
 
   app.run(guarded, flags_parser=parse)
 

@@ -21,6 +21,10 @@ FLAGS = {
   'evaluate': {
     *('workdir', 'split', 'checkpoint', 'data_dir', 'batch_size', 'output', 'map_classes_by_name')
   },
+  'predict': {
+    *('workdir', 'params', 'config', 'class_names', 'checkpoint', 'parameters', 'batch_size'),
+    *('output', 'top', 'sheet', 'copies', 'seed', 'on_bad_image'),
+  },
   'find_learning_rate': {
     *('config', 'workdir', 'seeds', 'ramp_steps', 'check_steps', 'lowest', 'highest', 'safety')
   },

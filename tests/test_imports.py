@@ -112,7 +112,8 @@ def test_nothing_imports_a_program():
   reads_flags = {file.stem for file in PACKAGE.glob('*.py') if 'absl.flags' in set(_imports(file))}
   programs = {f'nfnets_augmult.{name}' for name in reads_flags - {'command_line'}}
   assert programs == {
-    f'nfnets_augmult.{name}' for name in ('train', 'evaluate', 'export', 'convert', 'index')
+    f'nfnets_augmult.{name}'
+    for name in ('train', 'evaluate', 'predict', 'export', 'convert', 'index')
   }
   for folder in (PACKAGE, BENCHMARKS, PACKAGE.parent / 'experiments', PACKAGE.parent / 'docs'):
     for file in folder.rglob('*.py'):
@@ -155,6 +156,7 @@ def test_all_but_the_input_imports_without_tensorflow():
     'nfnets_augmult.training.step, nfnets_augmult.training.checkpoints, '
     'nfnets_augmult.runs.training, nfnets_augmult.sweep.running, '
     'nfnets_augmult.train, nfnets_augmult.evaluate, nfnets_augmult.export, '
+    'nfnets_augmult.predict, '
     'benchmarks.step, benchmarks.device_input, benchmarks.accelerator, '
     'benchmarks.accelerator_parts, benchmarks.timm_comparison'
   )

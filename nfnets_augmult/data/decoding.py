@@ -135,6 +135,67 @@ def _decode_jpeg(
   return pixels
 
 
+def decode_boxes(
+  encoded: bytes, make_boxes: MakeBoxes, image_size: int, options: ReadOptions
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the part of an image that contains some boxes, perhaps scaled down, and they in it.
+
+  Args:
+    encoded: contents of the file.
+    make_boxes: from height and width to boxes, int32 `[M, 4]`: top, left, height, width.
+    image_size: pixels that each box will be scaled to.
+    options: how images are read.
+
+  Returns:
+    uint8 `[H, W, C]`, and int32 `[M, 4]`.
+
+  Raises:
+    DecodeError: it cannot be decoded.
+  """
+  header = _header(encoded, options.rules)
+  if header is None:
+    return _decode_boxes_by_pillow(encoded, make_boxes, image_size, options)
+  orientation = header.orientation
+  # Boxes are in the image as displayed.
+  height, width = (header.height, header.width)[:: -1 if orientation >= 5 else 1]
+  boxes = make_boxes(height, width)
+  denominator = scale_denominator(boxes, image_size) if options.jpeg_scaling else 1
+  if denominator > 1:
+    pixels = _decode_jpeg(encoded, header, denominator=denominator)
+    pixels = np.ascontiguousarray(image_formats.orient(pixels, orientation))
+    return pixels, _scale_boxes(boxes, (height, width), pixels.shape[:2])
+  top, left = boxes[:, :2].min(axis=0)
+  bottom, right = (boxes[:, :2] + boxes[:, 2:]).max(axis=0)
+  window = np.array([top, left, bottom - top, right - left], np.int32)
+  # A window of a truncated file may decode, but such a file must fail whatever is drawn.
+  is_whole = encoded.endswith(_JPEG_END)
+  if is_whole and window[2] * window[3] < 0.9 * height * width:
+    stored = image_formats.stored_box(window, orientation, height, width)
+    pixels = _decode_jpeg(encoded, header, window=stored)
+    boxes = boxes - np.array([top, left, 0, 0], np.int32)
+  else:
+    pixels = _decode_jpeg(encoded, header)
+  return np.ascontiguousarray(image_formats.orient(pixels, orientation)), boxes
+
+
+def _decode_boxes_by_pillow(
+  encoded: bytes, make_boxes: MakeBoxes, image_size: int, options: ReadOptions
+) -> tuple[np.ndarray, np.ndarray]:
+  """See `decode_boxes`; all of the image is decoded, and large ones are averaged down."""
+  full_size, boxes = (1, 1), np.empty((0, 4), np.int32)
+
+  def shrink(height: int, width: int) -> int:
+    nonlocal full_size, boxes
+    full_size, boxes = (height, width), make_boxes(height, width)
+    is_scaled = options.jpeg_scaling and height * width > _LARGE
+    return scale_denominator(boxes, image_size) if is_scaled else 1
+
+  pixels = pillow_images.decode(encoded, options.rules, shrink=shrink)
+  if pixels.shape[:2] != full_size:
+    boxes = _scale_boxes(boxes, full_size, pixels.shape[:2])
+  return np.ascontiguousarray(pixels), boxes
+
+
 class Read(NamedTuple):
   """The part of an image that contains some boxes.
 
@@ -202,59 +263,13 @@ class ImageReader:
       self._unreadable = str(error)
       raise
     try:
-      pixels, boxes = self._decode(encoded, make_boxes, image_size)
+      pixels, boxes = decode_boxes(encoded, make_boxes, image_size, self._options)
       return Read(pixels, boxes, np.int32(label), np.float32(1))
     except DecodeError as error:
       self._record_bad_image(index, str(error))
     # One black pixel, as often as there would be boxes.
     boxes = np.tile(np.array([0, 0, 1, 1], np.int32), (len(make_boxes(1, 1)), 1))
     return Read(np.zeros((1, 1, 3), np.uint8), boxes, np.int32(label), np.float32(0))
-
-  def _decode(
-    self, encoded: bytes, make_boxes: MakeBoxes, image_size: int
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """The part of an image that contains the boxes, and the boxes in this part."""
-    header = _header(encoded, self._options.rules)
-    if header is None:
-      return self._decode_by_pillow(encoded, make_boxes, image_size)
-    orientation = header.orientation
-    # Boxes are in the image as displayed.
-    height, width = (header.height, header.width)[:: -1 if orientation >= 5 else 1]
-    boxes = make_boxes(height, width)
-    denominator = scale_denominator(boxes, image_size) if self._options.jpeg_scaling else 1
-    if denominator > 1:
-      pixels = _decode_jpeg(encoded, header, denominator=denominator)
-      pixels = np.ascontiguousarray(image_formats.orient(pixels, orientation))
-      return pixels, _scale_boxes(boxes, (height, width), pixels.shape[:2])
-    top, left = boxes[:, :2].min(axis=0)
-    bottom, right = (boxes[:, :2] + boxes[:, 2:]).max(axis=0)
-    window = np.array([top, left, bottom - top, right - left], np.int32)
-    # A window of a truncated file may decode, but such a file must fail whatever is drawn.
-    is_whole = encoded.endswith(_JPEG_END)
-    if is_whole and window[2] * window[3] < 0.9 * height * width:
-      stored = image_formats.stored_box(window, orientation, height, width)
-      pixels = _decode_jpeg(encoded, header, window=stored)
-      boxes = boxes - np.array([top, left, 0, 0], np.int32)
-    else:
-      pixels = _decode_jpeg(encoded, header)
-    return np.ascontiguousarray(image_formats.orient(pixels, orientation)), boxes
-
-  def _decode_by_pillow(
-    self, encoded: bytes, make_boxes: MakeBoxes, image_size: int
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """See `_decode`; all of the image is decoded, and large ones are averaged down."""
-    full_size, boxes = (1, 1), np.empty((0, 4), np.int32)
-
-    def shrink(height: int, width: int) -> int:
-      nonlocal full_size, boxes
-      full_size, boxes = (height, width), make_boxes(height, width)
-      is_scaled = self._options.jpeg_scaling and height * width > _LARGE
-      return scale_denominator(boxes, image_size) if is_scaled else 1
-
-    pixels = pillow_images.decode(encoded, self._options.rules, shrink=shrink)
-    if pixels.shape[:2] != full_size:
-      boxes = _scale_boxes(boxes, full_size, pixels.shape[:2])
-    return np.ascontiguousarray(pixels), boxes
 
   def _record_bad_image(self, index: int, reason: str) -> None:
     """Records that an image does not decode; raises ValueError under the policy `'fail'`."""

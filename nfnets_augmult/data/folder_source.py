@@ -45,6 +45,9 @@ _BROKEN_LINK = 'linked to nothing'
 _SECOND_LINK = 'linked to a folder that is read anyway'
 _SPECIAL = 'neither a file nor a folder'
 
+# In place of a format, where a file cannot be opened.
+_UNREADABLE = 'unreadable'
+
 
 @dataclasses.dataclass(frozen=True)
 class FolderSource:
@@ -156,6 +159,38 @@ def folder_source(*, split: str, data_dir: str, train_split: str = 'train') -> F
   )
 
 
+def find_images(places: Sequence[bytes]) -> tuple[list[bytes], tuple[str, ...]]:
+  """Returns the paths of image files, and notes on what was passed over.
+
+  Of a folder these are all that `folder_source` would find, in any number of folders below it and
+  in the same order, and files that cannot be read; a file counts whatever is in it. Each has the
+  path that it was found by, and comes once, however often it is given.
+
+  Args:
+    places: files and folders.
+
+  Raises:
+    ValueError: one of them is not there, or a folder cannot be read.
+  """
+  found: dict[bytes, bytes] = {}  # by its absolute path
+  passed_over = collections.defaultdict(list)
+  for place in places:
+    if os.path.isdir(place):
+      inside, paths = _walk(b'', place, os.path.realpath(place), passed_over), []
+      for path, kind in zip(inside, _formats(b'', inside, unreadable=_UNREADABLE), strict=True):
+        reason = '' if kind == _UNREADABLE else _reason_to_pass(path, kind)
+        (passed_over[reason] if reason else paths).append(path)
+    elif os.path.isfile(place):
+      paths = [place]
+    elif os.path.lexists(place):
+      raise ValueError(f'{_shown(place)} is neither a file nor a folder')
+    else:
+      raise ValueError(f'{_shown(place)}: there is no such file or folder')
+    for path in paths:
+      found.setdefault(os.path.abspath(path), path)
+  return list(found.values()), _passed_over_note(passed_over)
+
+
 class _File(NamedTuple):
   """A file that is an image or has the name of one; `path` begins with the class."""
 
@@ -187,11 +222,10 @@ def _scan(folder: bytes, classes: Sequence[bytes], *, only_held_out: bool = Fals
   files = []
   kinds = _formats(folder, [path for _, path in found])
   for (label, path), kind in zip(found, kinds, strict=True):
-    is_read = kind in image_formats.READ_FORMATS
-    if is_read or _text(path).lower().endswith(image_formats.IMAGE_SUFFIXES):
-      files.append(_File(label, path, is_read))
+    if reason := _reason_to_pass(path, kind):
+      passed_over[reason].append(path)
     else:
-      passed_over[f'in the format {kind}, which is not read' if kind else _NO_IMAGE].append(path)
+      files.append(_File(label, path, kind in image_formats.READ_FORMATS))
   if only_held_out:
     return _Scan(files, {})
   entries = _entries(folder)
@@ -202,6 +236,14 @@ def _scan(folder: bytes, classes: Sequence[bytes], *, only_held_out: bool = Fals
   return _Scan(files, passed_over)
 
 
+def _reason_to_pass(path: bytes, kind: str) -> str:
+  """Why a file of this format is passed over; '' if it is an image or has the name of one."""
+  is_named_so = _text(path).lower().endswith(image_formats.IMAGE_SUFFIXES)
+  if kind in image_formats.READ_FORMATS or is_named_so:
+    return ''
+  return f'in the format {kind}, which is not read' if kind else _NO_IMAGE
+
+
 def _find_files(root: bytes, name: bytes, passed_over: dict[str, list[bytes]]) -> list[bytes]:
   """Paths below `root` of all files of the class folder `name`, sorted."""
   if not os.path.isdir(os.path.join(root, name)):
@@ -210,6 +252,13 @@ def _find_files(root: bytes, name: bytes, passed_over: dict[str, list[bytes]]) -
   if _contains(real_class, os.path.realpath(root)):
     passed_over[_SECOND_LINK].append(name)
     return []
+  return _walk(root, name, real_class, passed_over)
+
+
+def _walk(
+  root: bytes, name: bytes, real_class: bytes, passed_over: dict[str, list[bytes]]
+) -> list[bytes]:
+  """See `_find_files`; links to `real_class`, or to a folder above it, are not followed."""
   files, folders, links, seen = [], [name], [], set()
   while folders or links:
     # Links last: a folder goes by its own name rather than that of a link to it.
@@ -220,7 +269,7 @@ def _find_files(root: bytes, name: bytes, passed_over: dict[str, list[bytes]]) -
       continue
     seen.add((status.st_dev, status.st_ino))
     for entry in _entries(os.path.join(root, folder)):
-      path = folder + b'/' + entry.name
+      path = os.path.join(folder, entry.name)
       if _is_litter(entry):
         passed_over[_LITTER].append(path)
       elif entry.is_file():
@@ -263,11 +312,22 @@ def _is_held_out(path: bytes) -> bool:
   return zlib.crc32(path) % 10 == 0
 
 
-def _formats(folder: bytes, paths: Sequence[bytes]) -> list[str]:
-  """`image_formats.format_of` many files, on several threads."""
+def _formats(folder: bytes, paths: Sequence[bytes], *, unreadable: str = '') -> list[str]:
+  """`image_formats.format_of` many files, on several threads.
+
+  Raises ValueError for a file that cannot be read, unless there is a text that stands for it.
+  """
+
+  def kind_of(path: bytes) -> str:
+    try:
+      return _format(os.path.join(folder, path))
+    except ValueError:
+      if not unreadable:
+        raise
+      return unreadable
 
   def read(start: int) -> list[str]:
-    return [_format(os.path.join(folder, path)) for path in paths[start : start + _FILES_PER_TASK]]
+    return [kind_of(path) for path in paths[start : start + _FILES_PER_TASK]]
 
   starts = range(0, len(paths), _FILES_PER_TASK)
   with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
@@ -285,16 +345,7 @@ def _format(path: bytes) -> str:
 
 def _notes(scan: _Scan) -> tuple[str, ...]:
   """What a user should know of a scan, one line for each topic."""
-  notes = []
-  # Sorted, so that the text does not depend on the order in which files were found.
-  counts = [
-    f'{len(paths):,} {reason} (e.g. {_shown(min(paths))})'
-    for reason, paths in sorted(scan.passed_over.items())
-    if paths
-  ]
-  if counts:
-    total = sum(map(len, scan.passed_over.values()))
-    notes.append(f'{total:,} {"files" if total > 1 else "file"} passed over: {", ".join(counts)}')
+  notes = list(_passed_over_note(scan.passed_over))
   if bad := [file.path for file in scan.files if not file.is_image]:
     notes.append(
       f'{len(bad):,} with the name of an image but none that is read inside, to be treated as '
@@ -306,6 +357,19 @@ def _notes(scan: _Scan) -> tuple[str, ...]:
       f'(e.g. {_shown(below[0])})'
     )
   return tuple(notes)
+
+
+def _passed_over_note(passed_over: dict[str, list[bytes]]) -> tuple[str, ...]:
+  """A line on what was passed over, by reason; none if that is nothing."""
+  # Sorted, so that the text does not depend on the order in which files were found.
+  counts = [
+    f'{len(paths):,} {reason} (e.g. {_shown(min(paths))})'
+    for reason, paths in sorted(passed_over.items())
+    if paths
+  ]
+  total = sum(map(len, passed_over.values()))
+  files = 'files' if total > 1 else 'file'
+  return (f'{total:,} {files} passed over: {", ".join(counts)}',) if counts else ()
 
 
 def _check_classes(

@@ -69,6 +69,24 @@ def decode(
     raise DecodeError(f'{kind} that is cut off or damaged: {_reason(error)}') from error
 
 
+def to_array(image: Image.Image, rules: DecodeRules, *, mode: str = 'RGB') -> np.ndarray:
+  """Returns the pixels of an image that Pillow has opened or made, as `decode` does of a file.
+
+  Raises:
+    DecodeError: it is cut off, damaged or too large, or its pixels are of a kind that is not read.
+  """
+  rules.check_size(image.height, image.width)
+  try:
+    pixels = _pixels(image, mode, 1)
+    # Now, since of a TIFF Pillow applies it on loading, and forgets it.
+    orientation = _orientation(image) if rules.apply_orientation else 1
+  except DecodeError:
+    raise
+  except Exception as error:
+    raise DecodeError(f'image that is cut off or damaged: {_reason(error)}') from error
+  return image_formats.orient(pixels, orientation)
+
+
 def _check_png(encoded: bytes) -> None:
   """Checks the checksums of the critical chunks; Pillow does not check those of the pixels."""
   place = 8

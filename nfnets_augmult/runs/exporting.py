@@ -13,6 +13,9 @@ _Params = Mapping[str, Mapping[str, Any]]
 
 _WRITERS = {'.npz': param_files.write_npz, '.safetensors': timm_export.export_to_timm}
 
+# Keys of a config that name places on the machine of the run.
+_PATHS = ('dataset.data_dir', 'init_from')
+
 
 def export(output: str, *, workdir: str = '', params: str = '') -> int:
   """Writes a parameter file atomically, and returns the number of parameters.
@@ -88,5 +91,6 @@ def _read_run(workdir: str) -> tuple[_Params, dict[str, Any]]:
     },
     'image_shape': data.get('image_shape'),
     'normalization': data.get('normalization'),
+    'config': {key: value for key, value in config.items() if key not in _PATHS},
   }
   return values, {key: value for key, value in metadata.items() if value}

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from absl import logging
 
 from nfnets_augmult.data import identity, loading, sources
@@ -161,6 +162,38 @@ def data_as_recorded(source: sources.Source, recorded: dict[str, Any]) -> Data:
     )
   normalization = Normalization(*(tuple(recorded['normalization'][key]) for key in ('mean', 'std')))
   return Data(source, source, image_shape, normalization)
+
+
+def data_without_images(class_names: Sequence[str], recorded: dict[str, Any]) -> Data:
+  """Returns data of no images, with these classes, for a network that others are given to.
+
+  Args:
+    class_names: in the order of the labels.
+    recorded: see `data_as_recorded`.
+  """
+  none = np.zeros((0, *recorded['image_shape']), np.uint8)
+  source = sources.ArraySource(none, np.zeros(0, np.int32), tuple(class_names), 'no images')
+  return data_as_recorded(source, recorded)
+
+
+def is_of_arrays(normalization: Normalization) -> bool:
+  """Whether the images of a run are arrays of one size, rather than encoded.
+
+  The channels of encoded images are normalized by the statistics of ImageNet, arrays by their own.
+  """
+  return normalization != _IMAGENET
+
+
+def recorded_of_encoded(image_size: int) -> dict[str, Any]:
+  """Returns of `describe_data` what does not depend on the data set, if that is of encoded images.
+
+  Args:
+    image_size: pixels that the network gets.
+  """
+  return {
+    'image_shape': [image_size, image_size, 3],
+    'normalization': {key: list(values) for key, values in _IMAGENET._asdict().items()},
+  }
 
 
 def match_classes(

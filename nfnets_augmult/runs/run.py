@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -237,11 +237,25 @@ class Run:
       logging.warning('the names of the classes of this run are not known, and are not compared')
       data = Data(self.data.train, source, self.data.image_shape, self.data.normalization)
     else:
-      with Checkpoints(self.workdir, read_only=True) as checkpoints:
-        class_names = checkpoints.read_class_names() or self.recorded_data['class_names']
+      class_names = self._recorded_class_names()
       source = images.match_classes(source, class_names, map_by_name=map_by_name)
       data = images.data_as_recorded(source, self.recorded_data)
     return Run(self.config, self.workdir, data=data)
+
+  def without_images(self) -> 'Run':
+    """Returns the run with classes and normalization as in its training, and no images.
+
+    Raises:
+      ValueError: the run has no record of its data.
+    """
+    if self.recorded_data is None:
+      raise ValueError(f'workdir={self.workdir!r} does not record the classes of its run')
+    data = images.data_without_images(self._recorded_class_names(), self.recorded_data)
+    return Run(self.config, self.workdir, data=data)
+
+  def _recorded_class_names(self) -> Sequence[str]:
+    with Checkpoints(self.workdir, read_only=True) as checkpoints:
+      return checkpoints.read_class_names() or self.recorded_data['class_names']
 
   def restore(self, checkpoint: str = 'latest') -> TrainState:
     """Returns the state of a checkpoint: `'latest'`, `'best'`, or the number of a step.

@@ -4,8 +4,34 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from absl import logging
+
+
+def make_bar(*, total: int, initial: int, unit: str) -> Any:
+  """Returns a bar of tqdm if the standard error is a terminal, else None.
+
+  Args:
+    total: at the end.
+    initial: at the start.
+    unit: of which these are numbers.
+  """
+  if not sys.stderr.isatty():
+    return None
+  import tqdm
+
+  # Some terminals report zero rows or columns, for which tqdm would draw nothing.
+  is_sized = all(os.get_terminal_size(sys.stderr.fileno()))
+  return tqdm.tqdm(
+    total=total,
+    initial=initial,
+    unit=unit,
+    dynamic_ncols=is_sized,
+    ncols=None if is_sized else 100,
+    nrows=None if is_sized else 20,
+    smoothing=0.05,
+  )
 
 
 class Progress:
@@ -33,22 +59,8 @@ class Progress:
     self._total_steps = total_steps
     self._batch_size = batch_size
     self._enabled = enabled
-    self._bar = None
     self.reset_clock(start_step)
-    if enabled and sys.stderr.isatty():
-      import tqdm
-
-      # Some terminals report zero rows or columns, for which tqdm would draw nothing.
-      is_sized = all(os.get_terminal_size(sys.stderr.fileno()))
-      self._bar = tqdm.tqdm(
-        total=total_steps,
-        initial=start_step,
-        unit='step',
-        dynamic_ncols=is_sized,
-        ncols=None if is_sized else 100,
-        nrows=None if is_sized else 20,
-        smoothing=0.05,
-      )
+    self._bar = make_bar(total=total_steps, initial=start_step, unit='step') if enabled else None
 
   def reset_clock(self, step: int) -> None:
     """Measures speed from `step` on, as after compilation or an evaluation."""

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from nfnets_augmult.data import loading
+from nfnets_augmult.data.folder_source import find_images
 from tests import real_images
 
 _CLASSES = ('flower', 'tower')
@@ -366,3 +367,28 @@ def test_file_that_vanished_is_named(tmp_path):
   (tmp_path / 'train' / 'a' / '0.jpg').unlink()
   with pytest.raises(ValueError, match=r'train/a/0\.jpg cannot be read: No such file'):
     source.read(0)
+
+
+def test_finding_images_anywhere(tmp_path):
+  """All that are read below the folders, and the files that are named; each once, in order."""
+  photo = real_images.photos(1, 8, 8)[0]
+  for name in ('b/z.png', 'b/c/a.jpg', 'a.png', '.hidden/a.png'):
+    real_images.save(photo, tmp_path / name)
+  (tmp_path / 'b' / 'no_suffix').write_bytes((tmp_path / 'a.png').read_bytes())
+  (tmp_path / 'b' / 'broken.jpg').write_text('none')
+  (tmp_path / 'b' / 'text.txt').write_text('none')
+  (tmp_path / 'b' / 'above').symlink_to(tmp_path)
+  (tmp_path / 'b' / 'nowhere.png').symlink_to(tmp_path / 'nothing')
+  os.mkfifo(tmp_path / 'pipe')
+  folder = os.fsencode(tmp_path)
+  given = [b'b/text.txt', b'b', b'b/../a.png', b'.', b'b/c']
+  paths, notes = find_images([folder + b'/' + place for place in given])
+  found = [path.removeprefix(folder + b'/') for path in paths]
+  expected = [b'b/text.txt', b'b/broken.jpg', b'b/c/a.jpg', b'b/no_suffix', b'b/z.png']
+  assert found == [*expected, b'b/../a.png']
+  (note,) = notes
+  for words in ('1 hidden', '2 linked to a folder', '2 linked to nothing', '1 neither a file'):
+    assert words in note
+  for place, words in (('none.png', 'there is no such file or folder'), ('pipe', 'neither a file')):
+    with pytest.raises(ValueError, match=words):
+      find_images([os.fsencode(tmp_path / place)])
