@@ -3,21 +3,13 @@
     python -m nfnets_augmult.export --workdir=runs/my_nfnet --output=f0.npz
     python -m nfnets_augmult.export --workdir=runs/my_nfnet --output=f0.safetensors
 
-<<<<<<< HEAD
 A `.npz` holds plain arrays named `module/parameter`. A `.safetensors` holds an NFNet-F0 to F6, or
 one of the models `timm_*`, under timm's names, for the `timm.create_model(...)` that is printed,
-which computes the same. `--config.init_from` reads both. Both have metadata of the run: the class
-names in order, the model, and the shape and normalization of its images, as JSON in `__metadata__`
-of a `.npz` and in the header of a `.safetensors`. `--params=FILE` instead of `--workdir` converts a
-parameter file, such as a released one or one of timm.
-=======
-A `.npz` holds plain arrays named `module/parameter`, and `--config.init_from` reads it. A
-`.safetensors` holds an NFNet-F0 to F6 under timm's names, for the `timm.create_model(...)` that is
-printed. Both have metadata of the run, which `predict --params` uses: the class names in order, the
-model, the shape and normalization of its images, and its config without paths, as JSON in
-`__metadata__` of a `.npz` and in the header of a `.safetensors`. `--params=FILE` instead of
-`--workdir` converts a parameter file, such as a released one.
->>>>>>> predict
+which computes the same. `--config.init_from` reads both. Both have metadata of the run, which
+`predict --params` uses: the class names in order, the model, the shape and normalization of its
+images, and its config without paths, as JSON in `__metadata__` of a `.npz` and in the header of a
+`.safetensors`. `--params=FILE` instead of `--workdir` converts a parameter file, such as a released
+one or one of timm.
 """
 
 from nfnets_augmult import command_line  # first: it quietens libraries before they are imported

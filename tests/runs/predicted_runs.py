@@ -28,7 +28,8 @@ def photos() -> pathlib.Path:
 
 def _make_digits(folder: pathlib.Path) -> None:
   (folder / 'files').mkdir()
-  _write_run(toy_runs.device_config(), folder)
+  # Programs predict with it, too.
+  _write_run(toy_runs.device_config(model__name=toy_runs.PACKAGE_MODEL), folder)
   for number, image in enumerate(digits_source(split=f'test[:{toy_runs.TEST_IMAGES}]').images):
     Image.fromarray(image[..., 0]).save(folder / 'files' / f'{number:03}.png')
 
