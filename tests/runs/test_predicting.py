@@ -135,7 +135,7 @@ def test_an_exported_file_predicts_the_same(predictor, digits, tmp_path):
   np.testing.assert_array_equal(found.probabilities, expected)
 
   params, names = read_params(path), said['class_names']
-  config = toy_runs.device_config()
+  config = toy_runs.device_config(model__name=toy_runs.PACKAGE_MODEL)
   for without, options, words in (
     ({'config'}, {}, 'give config=CONFIG'),
     ({'class_names'}, {}, 'give class_names=NAMES'),
