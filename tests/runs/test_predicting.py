@@ -1,7 +1,5 @@
 """Predictions are those of the evaluation, whatever an image is given as; copies; files."""
 
-import logging
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,6 +7,7 @@ from PIL import Image
 from nfnets_augmult.data import crop_flip
 from nfnets_augmult.data.folder_source import folder_source
 from nfnets_augmult.data.sources import digits_source
+from nfnets_augmult.runs import predicting
 from nfnets_augmult.runs.evaluating import evaluate
 from nfnets_augmult.runs.exporting import export
 from nfnets_augmult.runs.predicting import load_predictor
@@ -85,14 +84,17 @@ def test_images_that_cannot_be_read(predictor, digits, tmp_path):
     predictor([digits.images[0, ..., 0] / 255])
 
 
-def test_another_size_is_scaled_and_said_once(digits, caplog):
+def test_another_size_is_scaled_and_said_once(digits, monkeypatch):
+  said = []
+  monkeypatch.setattr(
+    predicting.logging, 'warning', lambda text, *values: said.append(text % values)
+  )
   predictor = load_predictor(str(predicted_runs.digits() / 'run'))
   large = [np.kron(image[..., 0], np.ones((9, 9), np.uint8)) for image in digits.images]
   wide = [np.pad(image, ((0, 0), (30, 30)), constant_values=99) for image in large]
-  with caplog.at_level(logging.WARNING):
-    predictor(wide[:3])
-  assert caplog.text.count('for images of 8 x 8 pixels') == 1
-  assert 'of 132 x 72' in caplog.text
+  predictor(wide[:3])
+  (text,) = [text for text in said if 'the network is for' in text]
+  assert 'for images of 8 x 8 pixels' in text and 'of 132 x 72' in text
   for image, original in zip(wide, digits.images, strict=True):
     shown = predictor.shown(image)
     assert shown.shape == (8, 8, 1)
