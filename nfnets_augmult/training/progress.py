@@ -62,30 +62,34 @@ class Progress:
     self.reset_clock(start_step)
     self._bar = make_bar(total=total_steps, initial=start_step, unit='step') if enabled else None
 
-  def reset_clock(self, step: int) -> None:
-    """Measures speed from `step` on, as after compilation or an evaluation."""
-    self._clock_step = step
-    self._clock_time = time.monotonic()
+  def reset_clock(self, step: int, at: float | None = None) -> None:
+    """Measures speed from `step` on, as after compilation or an evaluation.
 
-  def images_per_second(self, step: int) -> float:
-    """Augmented images per second since the clock was reset."""
-    elapsed = time.monotonic() - self._clock_time
+    Args:
+      step: that is done.
+      at: when it was, by `time.monotonic`; None for now.
+    """
+    self._clock_step = step
+    self._clock_time = time.monotonic() if at is None else at
+
+  def images_per_second(self, step: int, at: float | None = None) -> float:
+    """Augmented images per second since the clock was reset; the arguments as of `reset_clock`."""
+    elapsed = (time.monotonic() if at is None else at) - self._clock_time
     return (step - self._clock_step) * self._batch_size / max(elapsed, 1e-9)
 
-  def advance(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Moves the bar, if there is one, to `step`."""
+  def advance(self, step: int, metrics: Mapping[str, float], at: float | None = None) -> None:
+    """Moves the bar, if there is one, to `step`; `at` as of `reset_clock`."""
     if self._bar is not None:
       self._bar.update(step - self._bar.n)
       self._bar.set_postfix_str(
         f'loss {metrics["loss"]:.4f}, accuracy {metrics["accuracy"]:.3f}, '
-        f'{self.images_per_second(step):,.0f} images/s',
+        f'{self.images_per_second(step, at):,.0f} images/s',
         refresh=False,
       )
 
-  def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Logs a line about training, unless there is a bar."""
+  def log_step(self, step: int, metrics: Mapping[str, float], speed: float) -> None:
+    """Logs a line about training, unless there is a bar; `speed` in images per second."""
     if self._enabled and self._bar is None:
-      speed = self.images_per_second(step)
       left = (self._total_steps - step) * self._batch_size / max(speed, 1e-9)
       logging.info(
         '%sstep %d of %d: loss %.4f, accuracy %.3f, %.0f images/s, %s left',

@@ -1,6 +1,8 @@
 """Watches training: metrics, progress, evaluations and checkpoints of one run or a group."""
 
 import collections
+import dataclasses
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +18,29 @@ from nfnets_augmult.training.run_log import BEST_BY, DivergedError, RunLog
 
 class StopRequested(hosts.SharedError):
   """The run was asked to stop, and its state is saved. Not an error."""
+
+
+@dataclasses.dataclass
+class _Dispatch:
+  """Steps that were dispatched together.
+
+  Attributes:
+    step: before them.
+    stop: after them.
+    metrics: of all of them, on the devices.
+    done_at: when they were first seen to be done, by `time.monotonic`; None before. Their metrics
+      may be looked at much later: two dispatches late, or, before a save, at once with others.
+  """
+
+  step: int
+  stop: int
+  metrics: dict[str, jax.Array]
+  done_at: float | None = None
+
+  def note_if_done(self) -> None:
+    """Sets `done_at` the first time that the metrics are computed."""
+    if self.done_at is None and all(values.is_ready() for values in self.metrics.values()):
+      self.done_at = time.monotonic()
 
 
 class Watch:
@@ -96,7 +121,9 @@ class Watch:
 
   def consume_metrics(self, step: int, stop: int, metrics: dict[str, jax.Array]) -> None:
     """Queues the metrics of dispatched steps, and processes those beyond the steps in flight."""
-    self._in_flight.append((step, stop, metrics))
+    self._in_flight.append(_Dispatch(step, stop, metrics))
+    for dispatch in self._in_flight:
+      dispatch.note_if_done()
     if step == self._first_step:  # its time includes compilation
       self._consume_all()
       self._progress.reset_clock(stop)
@@ -108,15 +135,17 @@ class Watch:
       self._consume_oldest()
 
   def _consume_oldest(self) -> None:
-    step, stop, metrics = self._in_flight.popleft()
+    dispatch = self._in_flight.popleft()
     by_step = {
       key: values.reshape(-1, len(self._logs))  # [K, R]
-      for key, values in devices.first_replica(metrics).items()
+      for key, values in devices.first_replica(dispatch.metrics).items()
     }
-    for index in range(stop - step):
-      self._consume_step(step + 1 + index, {key: values[index] for key, values in by_step.items()})
+    dispatch.note_if_done()
+    for index, step in enumerate(range(dispatch.step + 1, dispatch.stop + 1)):
+      metrics = {key: values[index] for key, values in by_step.items()}
+      self._consume_step(step, metrics, dispatch.done_at)
 
-  def _consume_step(self, step: int, metrics: dict[str, np.ndarray]) -> None:
+  def _consume_step(self, step: int, metrics: dict[str, np.ndarray], done_at: float) -> None:
     """Processes the metrics of one step, each `[R]`; raises DivergedError if no run is left."""
     by_run = {
       index: {key: float(values[index]) for key, values in metrics.items()}
@@ -125,7 +154,7 @@ class Watch:
     for index, log in self.active_runs():
       problem, rise = log.add(step, by_run[index])
       if problem:
-        self._end(index, step, problem)
+        self._end(index, step, problem, done_at)
       elif rise and log is self._shown_log:
         self._progress.say(
           f'warning: the loss has jumped to {rise.loss:.3g} around step {step}, from a level of '
@@ -134,24 +163,24 @@ class Watch:
         )
     self._check_runs_left()
     self._progress.name = self._shown_log.name
-    self._progress.advance(step, by_run[self.active_runs()[0][0]])
+    self._progress.advance(step, by_run[self.active_runs()[0][0]], done_at)
     if step % self._plan.cadence.log == 0 or step == self._plan.total_steps:
-      speed = self._progress.images_per_second(step)
+      speed = self._progress.images_per_second(step, done_at)
       for _, log in self.active_runs():
         means = log.record_metrics(step, images_per_second=speed)
         if log is self._shown_log:
-          self._progress.log_step(step, means)
-      self._progress.reset_clock(step)
+          self._progress.log_step(step, means, speed)
+      self._progress.reset_clock(step, done_at)
 
   @property
   def _shown_log(self) -> RunLog:
     """The log of the run whose progress is displayed: the first that has not diverged."""
     return self.active_runs()[0][1]
 
-  def _end(self, index: int, step: int, problem: str) -> None:
+  def _end(self, index: int, step: int, problem: str, done_at: float | None = None) -> None:
     """Marks a run as diverged; raises DivergedError for a single one."""
     log = self._logs[index]
-    speed = self._progress.images_per_second(step)
+    speed = self._progress.images_per_second(step, done_at)
     error = log.divergence_error(step, problem, images_per_second=speed)
     self._diverged[index] = f'{log.name}: {error}'
     self._on_divergence(index, error)

@@ -27,8 +27,9 @@ def test_a_line_has_the_speed_since_the_clock_was_reset(clock, caplog):
   shown.reset_clock(360)
   clock.append(1004.0)
   assert shown.images_per_second(400) == pytest.approx(80.0)
+  assert shown.images_per_second(400, at=1008.0) == pytest.approx(40.0)
   with caplog.at_level('INFO', logger='absl'):
-    shown.log_step(400, _MEANS)
+    shown.log_step(400, _MEANS, 80.0)
   assert 'step 400 of 4000: loss 1.2500, accuracy 0.500, 80 images/s, 0:06:00 left' in caplog.text
 
 
@@ -45,7 +46,7 @@ def test_other_hosts_are_silent(clock, caplog):
   silent = Progress(start_step=0, total_steps=4, batch_size=8, enabled=False)
   with caplog.at_level('INFO', logger='absl'):
     silent.say('a word')
-    silent.log_step(2, _MEANS)
+    silent.log_step(2, _MEANS, 80.0)
   assert not caplog.records
 
 
@@ -65,7 +66,7 @@ def test_a_terminal_gets_a_bar_that_is_not_torn(clock, monkeypatch):
   shown = Progress(start_step=2, total_steps=4, batch_size=8)
   shown.advance(3, {'loss': 0.5, 'accuracy': 0.25})
   shown.say('evaluated')
-  shown.log_step(3, _MEANS)  # the bar has it already
+  shown.log_step(3, _MEANS, 80.0)  # the bar has it already
   shown.close()
   text = terminal.getvalue()
   assert '\revaluated\n' in text or '\nevaluated\n' in text

@@ -1,6 +1,7 @@
 """What watches training: records of each run, divergence, what is saved, one display."""
 
 import math
+import time
 
 import jax
 import numpy as np
@@ -110,6 +111,28 @@ def test_several_steps_of_a_dispatch_are_told_apart():
   values = np.array([1.0, 3.0, np.nan], np.float32)
   watch.consume_metrics(0, 2, devices.replicate({name: values for name in names}))
   assert [(r['step'], r['train/loss']) for r in recorder.records] == [(2, 2.0)]
+
+
+def test_speeds_are_those_of_the_devices(monkeypatch):
+  """Metrics are looked at two dispatches late, and the last three at once before a save.
+
+  Each dispatch of two steps of 8 samples is done a second after the one before it; the save comes
+  96 seconds later.
+  """
+  now = [0.0]
+  monkeypatch.setattr(time, 'monotonic', lambda: now[0])
+  monkeypatch.setattr(devices, 'max_steps_in_flight', lambda: 2)
+  watch, (recorder,), _ = _watch(1)
+  watch.start(_state(1))
+  for number in range(4):
+    now[0] = 1.0 + number
+    values = np.ones(2, np.float32)
+    metrics = {key: values for key in ('loss', 'accuracy', 'gradient_norm', 'learning_rate')}
+    metrics = jax.block_until_ready(devices.replicate(metrics))
+    watch.consume_metrics(2 * number, 2 * number + 2, metrics)
+  now[0] = 100.0
+  watch.save(devices.replicate(_state(1, step=8)))
+  assert [record['images_per_second'] for record in recorder.records] == [16.0] * 4
 
 
 def test_a_single_run_that_diverges_is_the_error():
