@@ -3,8 +3,9 @@
 #
 #   launch/reproduce.sh HOURS --data_dir=DIR [--workdir=DIR] [--processes=3] [FLAGS]
 #
-# HOURS may be a fraction. FLAGS are those of python -m nfnets_augmult.reproduce. The same command goes on from where it was stopped. The environment .venv
-# is made first where it is missing (CUDA: extras=cuda); PYTHON=/path/to/python takes another one.
+# HOURS may be a fraction. FLAGS are those of python -m nfnets_augmult.reproduce. The same command
+# goes on from where it was stopped. The environment .venv is made first where it is missing (CUDA:
+# extras=cuda); PYTHON=/path/to/python takes another one.
 set -euo pipefail
 hours="${1:-}"
 [[ "$hours" =~ ^[0-9]*\.?[0-9]+$ ]] || {

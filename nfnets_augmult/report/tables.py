@@ -149,7 +149,8 @@ def markdown(
       f"Pairs of runs that share a seed, with {verdict.CONFIDENCE:.0%} intervals of Student's t. "
       'The learning rate of each n is the best one of the first seed, which does not count here. '
       'Confirmed: the interval is above 0. Refuted: it is not, and it is below '
-      f'{100 * verdict.SMALLEST_EFFECT:g} %, the smallest effect of interest.'
+      f'{100 * verdict.SMALLEST_EFFECT:g} %, the smallest effect of interest. A verdict is on runs '
+      'of this size and length, not on longer ones.'
     )
     parts.append(_markdown_table(compared))
   if lines := [_published_line(number) for sweep in sweeps for number in sweep['published']]:

@@ -164,7 +164,7 @@ def _sharpness(settings: Settings, plan: Plan) -> Callable[..., Any] | None:
 
 
 def read_initial_params(
-  path: str, network: Network, class_names: Sequence[str]
+  path: str, network: Network, class_names: Sequence[str], *, freeze: Sequence[str] = ()
 ) -> InitialParams | None:
   """Returns the parameters to start from, or None without a path; checks names and shapes.
 
@@ -175,13 +175,14 @@ def read_initial_params(
     network: of the run.
     class_names: of the run. If those of the parameters are known and differ, in names or order, the
       classifier is not loaded.
+    freeze: groups of parameters that stay as they are, so that they must be loaded.
 
   Raises:
-    ValueError: they do not exist, cannot be read, or are of another network.
+    ValueError: they do not exist, cannot be read, are of another network, or lack what is to stay.
   """
   if not path:
     return None
-  read = functools.cache(lambda: _read_initial_params(path, network, class_names))
+  read = functools.cache(lambda: _read_initial_params(path, network, class_names, freeze))
 
   def describe() -> tuple[bool, list[str]]:
     return read().has_other_classes, list(param_files.flatten(read().params))
@@ -192,7 +193,9 @@ def read_initial_params(
   return InitialParams(params, has_other_classes)
 
 
-def _read_initial_params(path: str, network: Network, class_names: Sequence[str]) -> InitialParams:
+def _read_initial_params(
+  path: str, network: Network, class_names: Sequence[str], freeze: Sequence[str]
+) -> InitialParams:
   if not files.exists(path):
     raise ValueError(f'init_from={path!r} does not exist')
   try:
@@ -207,7 +210,13 @@ def _read_initial_params(path: str, network: Network, class_names: Sequence[str]
     if differ:
       logging.info('the classifier of %s is for other classes, and starts anew: %s', path, differ)
     initial = InitialParams(loaded, bool(differ))
-    _merge(jax.eval_shape(network.initial_state).params, initial)
+    params, report = _merge(jax.eval_shape(network.initial_state).params, initial)
+    frozen = param_files.flatten(freezing.frozen(params, freeze))
+    if random := [name for name in report.kept_fresh if frozen[name]]:
+      raise ValueError(
+        f'it has no {random[0]} for these classes, which freeze={",".join(freeze)!r} would keep at '
+        'random values: leave its group out of freeze'
+      )
   except (ValueError, CheckpointError, OSError) as error:
     raise ValueError(f'init_from={path!r}: {error}') from error
   return initial

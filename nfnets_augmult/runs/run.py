@@ -115,7 +115,10 @@ class Run:
   def initial_params(self) -> InitialParams | None:
     """The parameters of `init_from`; None without it, or if the run resumes."""
     return network.read_initial_params(
-      self.settings.init_from, self.network, self.data.train.class_names
+      self.settings.init_from,
+      self.network,
+      self.data.train.class_names,
+      freeze=self.settings.freeze,
     )
 
   @functools.cached_property

@@ -22,6 +22,7 @@ from nfnets_augmult.training import records
 from nfnets_augmult.training.checkpoints import Checkpoints
 from nfnets_augmult.training.run_log import DivergedError
 from nfnets_augmult.training.watch import StopRequested
+from nfnets_augmult.weights import param_files
 from tests.shared_data import tfds_dir
 from tests.toy_runs import TEST_IMAGES, TRAIN_IMAGES, stop_after, toy_config, train_run
 
@@ -370,6 +371,16 @@ def test_frozen_groups_stay_as_they_were(finished, tmp_path):
       assert is_same == (group != 'classifier'), f'{module}/{name}'
       if is_same:
         np.testing.assert_allclose(state.ema_params[module][name], before, rtol=1e-6)
+
+
+def test_what_starts_anew_cannot_be_frozen(finished, tmp_path):
+  """The classifier of a file for other classes is not loaded, and would stay random."""
+  _, state, _ = finished
+  file = str(tmp_path / 'other.npz')
+  param_files.write_npz(file, state.params, {'class_names': [f'class {k}' for k in range(10)]})
+  with pytest.raises(ValueError, match=r"^init_from=.*it has no .*classifier.*freeze='classifier'"):
+    Run(_config(init_from=file, freeze='classifier'), str(tmp_path / 'run')).prepare()
+  Run(_config(init_from=file, freeze='stem'), str(tmp_path / 'run')).prepare()
 
 
 @pytest.mark.parametrize(
