@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from benchmarks import device_timing, step_benchmark
+from benchmarks import device_input_benchmark, device_timing, step_benchmark
 from benchmarks.device_timing import in_parallel, time_calls
 from benchmarks.measured_parts import Parts, one_line
 from benchmarks.random_images import NUM_CLASSES, NUM_IMAGES, as_batch, random_run
@@ -171,7 +171,7 @@ def environment(scale: Scale) -> dict[str, Any]:
     'machine': platform.machine(),
     'versions': records.versions(),
     'driver': _nvidia_smi(),
-    'memory_limit': memory_limit(),
+    'memory_limit': devices.memory_limit(),
     'peak_flops': step_benchmark.peak_flops(device.device_kind),
     'matmul': product_time | {'side': scale.side, 'flops': 2 * scale.side**3},
     'copy': copy_time | {'bytes': 2 * source.nbytes},
@@ -191,15 +191,6 @@ def _nvidia_smi() -> str | None:
   except (OSError, subprocess.SubprocessError):
     return None
   return f'{query}: {done.stdout.strip()}'
-
-
-def memory_limit() -> int | None:
-  """Returns the bytes that JAX may take of a device, where the backend tells."""
-  return (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit')
-
-
-def _memory_peak() -> int | None:
-  return (jax.local_devices()[0].memory_stats() or {}).get('peak_bytes_in_use')
 
 
 # Convolutions by themselves.
@@ -496,12 +487,12 @@ def measure_program(program: Program, states: States, *, sample_seconds: float) 
   """
   run = program.run
   planned = program.memory
-  limit = memory_limit()
+  limit = devices.memory_limit()
   if limit and planned['program_bytes'] > limit:
     raise MemoryError(
       f'the plan needs {planned["program_bytes"] / _GIB:.1f} GiB of {limit / _GIB:.1f} GiB'
     )
-  peak_before = _memory_peak()
+  peak_before = step_benchmark.device_peak_bytes(jax.local_devices())
   metrics: dict[str, jax.Array] = {}
 
   def step() -> Any:
@@ -515,7 +506,7 @@ def measure_program(program: Program, states: States, *, sample_seconds: float) 
   except BaseException:
     states.drop(run)
     raise
-  peak_after = _memory_peak()
+  peak_after = step_benchmark.device_peak_bytes(jax.local_devices())
   images = run.settings.batch_size
   flops = images * _flops_per_image(run.settings.model_name)
   peak = step_benchmark.peak_flops(jax.local_devices()[0].device_kind)
@@ -598,7 +589,7 @@ def largest_batch(measured: Mapping[str, Any], *, most: int) -> int:
     measured: the result of a step of the same network.
     most: not larger than this; the answer where the memory of the device is not known.
   """
-  limit, count = memory_limit(), jax.local_device_count()
+  limit, count = devices.memory_limit(), jax.local_device_count()
   if not limit:
     return most
   per_image = measured['temporary_bytes'] / (measured['batch_size'] / count)
@@ -720,17 +711,6 @@ def wide_resnet_run(scale: Scale, batch_size: int, augmult: int, steps_per_dispa
   return random_run(config, num_classes=NUM_CLASSES, num_images=num_images)
 
 
-def _chain(advance: feeding.Advance, state: Any, steps: int, stride: int) -> tuple[Any, float]:
-  """Takes `steps` by `stride`; returns the last state and the seconds."""
-  start = time.perf_counter()
-  for step in range(0, steps, stride):
-    state, _ = advance(state, step, min(step + stride, steps))
-    if not devices.max_steps_in_flight():
-      jax.block_until_ready(state)
-  jax.block_until_ready(state)
-  return state, time.perf_counter() - start
-
-
 def _time_in_turn(
   ways: Mapping[str, tuple[feeding.Advance, int]], states: dict[str, Any], steps: int, rounds: int
 ) -> dict[str, dict[str, float]]:
@@ -738,7 +718,7 @@ def _time_in_turn(
 
   def warm_up(name: str) -> Any:
     advance, stride = ways[name]
-    return _chain(advance, states[name], stride, stride)[0]
+    return device_input_benchmark.take_steps(advance, states[name], stride, stride)[0]
 
   warm = in_parallel({name: functools.partial(warm_up, name) for name in ways})
   for name, state in warm.items():
@@ -748,7 +728,9 @@ def _time_in_turn(
   seconds: dict[str, list[float]] = {name: [] for name in ways}
   for round_ in range(rounds + 1):
     for name, (advance, stride) in ways.items():
-      states[name], elapsed = _chain(advance, states[name], steps, stride)
+      states[name], elapsed = device_input_benchmark.take_steps(
+        advance, states[name], steps, stride
+      )
       seconds[name] += [elapsed / steps] if round_ else []
   return {
     name: device_timing.summary(values) | {'rounds': rounds} for name, values in seconds.items()

@@ -53,7 +53,7 @@ def compare(run: Run, *, steps: int = 10, rounds: int = 5) -> dict[str, float]:
   for round_ in range(1 + rounds):
     for name, advance in ways.items():
       timed = steps if round_ else 1
-      states[name], elapsed = _time(advance, states[name], timed, steps_per_dispatch)
+      states[name], elapsed = take_steps(advance, states[name], timed, steps_per_dispatch)
       seconds[name] += [elapsed] if round_ else []
   ratios = [lying / made for made, lying in zip(seconds['made'], seconds['resident'], strict=True)]
   images = steps * batch_size
@@ -67,7 +67,7 @@ def compare(run: Run, *, steps: int = 10, rounds: int = 5) -> dict[str, float]:
   }
 
 
-def _time(
+def take_steps(
   advance: feeding.Advance, state: TrainState, steps: int, stride: int
 ) -> tuple[TrainState, float]:
   """Takes steps 0 to `steps`, by `stride`; returns the last state and the seconds it took."""

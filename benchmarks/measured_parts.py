@@ -31,7 +31,7 @@ class Parts:
 
   Attributes:
     parts: by name, with a `status`: `'done'`, with a `result`; `'failed'`, with a `message`;
-      `'compiling'` or `'running'`. The time is that of the end, or of the begin.
+      or `'running'`. The time is that of the end, or of the begin.
     skipped: why a part was not begun, or not ended, by name.
   """
 
@@ -112,7 +112,7 @@ class Parts:
     """
     if self.is_over(name) or not self.has_time(name, budget):
       return
-    self.begin([name], 'running')
+    self._begin(name)
     start = time.time()
     self.log(f'{name} ...')
     try:
@@ -126,19 +126,17 @@ class Parts:
     # For a log that is all that is left.
     self.log(f'{name}: done in {seconds} s: {json.dumps(result)[:_MOST_SHOWN]}')
 
-  def begin(self, names: list[str], status: str) -> None:
-    """Records that parts are `'compiling'` or `'running'`."""
-    for name in names:
-      self.skipped.pop(name, None)
-      self.parts[name] = {'status': status, 'at': _now()}
+  def _begin(self, name: str) -> None:
+    self.skipped.pop(name, None)
+    self.parts[name] = {'status': 'running', 'at': _now()}
     self.write()
 
   def interrupted(self) -> list[str]:
-    """Returns what ran when its process ended, else what was compiled; forgets the rest."""
-    begun = {name: part['status'] for name, part in self.parts.items() if not self.is_over(name)}
-    for name in begun:
+    """Returns what ran when its process ended, and forgets it."""
+    names = [name for name in self.parts if not self.is_over(name)]
+    for name in names:
       del self.parts[name]
-    return [name for name, status in begun.items() if status == 'running'] or list(begun)
+    return names
 
   def write(self) -> None:
     """Writes `results.json`, whole or not at all, and the pages."""

@@ -176,7 +176,7 @@ def measure_step(run: Run, *, steps: int = 10, breakdown: bool = False) -> dict[
     'flops_per_second': flops / median,
     'peak_share': flops / median / (peak * jax.local_device_count()) if peak else None,
     **program_memory(prepared.compiled),
-    'device_peak_bytes': _device_peak_bytes(jax.local_devices()),
+    'device_peak_bytes': device_peak_bytes(jax.local_devices()),
     'process_peak_bytes': _process_peak_bytes(),
   }
   if breakdown:
@@ -200,7 +200,7 @@ def program_memory(compiled: Any) -> dict[str, int]:
   return {**sizes, 'program_bytes': sum(sizes.values()) - memory.alias_size_in_bytes}
 
 
-def _device_peak_bytes(local_devices: Sequence[jax.Device]) -> int | None:
+def device_peak_bytes(local_devices: Sequence[jax.Device]) -> int | None:
   """The most bytes in use so far on the fullest device, where the backend keeps count."""
   counts = [(device.memory_stats() or {}).get('peak_bytes_in_use') for device in local_devices]
   return max((count for count in counts if count is not None), default=None)

@@ -60,13 +60,18 @@ def test_a_part_without_time_is_skipped_and_measured_the_next_time(tmp_path):
 
 
 def test_what_a_crash_ended(tmp_path):
-  """What ran, if anything did; else what was compiled; neither counts as measured."""
+  """The part that ran does not count as measured, and others stay."""
   parts = _parts(tmp_path)
-  parts.begin(['a', 'b'], 'compiling')
-  assert _parts(tmp_path).interrupted() == ['a', 'b']
-  parts.begin(['a'], 'running')
+  parts.measure('a', 0, lambda: 1)
+
+  def crash():
+    found.extend(_parts(tmp_path).interrupted())  # as the process that started this one finds it
+
+  found = []
+  parts.measure('b', 0, crash)
+  assert found == ['b']
   crashed = _parts(tmp_path)
-  assert crashed.interrupted() == ['a'] and not crashed.parts
+  assert crashed.result('a') == 1 and not crashed.interrupted()
 
 
 _MEASURES = (
@@ -170,7 +175,7 @@ def test_the_largest_batch_is_planned(monkeypatch):
   gib = 2**30
   measured = {'temporary_bytes': 8 * gib, 'program_bytes': 12 * gib, 'batch_size': 8}
   monkeypatch.setattr(accelerator_parts.jax, 'local_device_count', lambda: 1)
-  monkeypatch.setattr(accelerator_parts, 'memory_limit', lambda: 100 * gib)
+  monkeypatch.setattr(accelerator_parts.devices, 'memory_limit', lambda: 100 * gib)
   assert accelerator_parts.largest_batch(measured, most=4096) == 64
   assert accelerator_parts.largest_batch(measured, most=16) == 16
 
