@@ -1,5 +1,6 @@
 """timm's networks: small ones of the same kinds give the logits that they give in timm."""
 
+import functools
 from unittest import mock
 
 import haiku as hk
@@ -7,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from nfnets_augmult.models import make_model
 from nfnets_augmult.models.nf_resnet import TIMM_DEPTHS, NFResNet
 from nfnets_augmult.models.nfnet import TIMM_VARIANTS, NFNet
 from tests.golden import deterministic_params
@@ -47,3 +49,18 @@ def test_logits_are_those_of_timm(name):
     logits = [apply(params, None, _images(size))[0] for size in ((64, 65), (33, 62))]
   # Rounding: 1.5e-6 of the largest where these were made.
   np.testing.assert_allclose(logits, _LOGITS[name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', ['timm_nfnet_l0', 'timm_nf_resnet26'])
+def test_branches_start_at_zero(name):
+  """Without a SkipInit gain that is the gain of the last convolution of a branch, no other."""
+  init = functools.partial(make_model(name, num_classes=3).init, is_training=True)
+  gains = {
+    m: values['gain']
+    for m, values in init(jax.random.key(0), _images((64, 64))).items()
+    if 'gain' in values
+  }
+  last = {module for module in gains if module.endswith('/conv2')}
+  assert last
+  for module, gain in gains.items():
+    np.testing.assert_array_equal(gain, module not in last, err_msg=module)

@@ -109,6 +109,12 @@ def test_copies_are_augmented_and_averaged(predictor, digits, monkeypatch):
   (found,) = predictor(digits.images[:1], copies=5, seed=3).probabilities
   (seeds,) = drawn
   assert len(np.unique(seeds, axis=0)) == 5
+  drawn.clear()
+  predictor(digits.images[[1, 0, 1]], copies=5, seed=3)
+  # Images are read side by side: two of another content, equal ones alike, and the one above.
+  by_image = sorted(np.stack(drawn).reshape(3, -1).tolist())
+  assert seeds.reshape(-1).tolist() in by_image
+  assert len({tuple(row) for row in by_image}) == 2
   crop = crop_flip.CropFlip(pad=2, pad_mode='constant', flip=False)
   copies = crop_flip.crop_and_flip(digits.images[:1], np.zeros(5, int), draw(seeds, crop), crop)
   assert len(np.unique(copies, axis=0)) > 1

@@ -67,6 +67,33 @@ def test_one_step_by_hand():
   assert int(new.step[0]) == 1
 
 
+def test_frozen_parameters_have_no_gradient():
+  """Their part of the norm is gone, and SAM climbs its whole radius along the bias alone."""
+  _, (plain, *_) = _train(1)
+  is_frozen = lambda params: {'linear': {'w': True, 'b': False}}  # noqa: E731
+  _, (frozen, *_) = _train(1, is_frozen=is_frozen)
+  _, _, state = toy.make()
+  batch = toy.batch()
+  x = (batch['image'].reshape(16, 16).astype(np.float64) - 100) / 50
+  params = jax.device_get(state.params)['linear']
+  target = np.eye(3)[batch['label']]
+
+  def loss_and_gradient(bias):
+    logits = x @ params['w'] + bias
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    return -np.mean(np.log(p[target > 0])), (p - target).mean(0)
+
+  loss, gradient = loss_and_gradient(params['b'])
+  assert frozen['loss'] == plain['loss'] == pytest.approx(loss, rel=1e-5)
+  assert frozen['gradient_norm'] == pytest.approx(np.linalg.norm(gradient), rel=1e-5)
+  assert frozen['gradient_norm'] < 0.9 * plain['gradient_norm']
+  _, (climbed, *_) = _train(
+    1, is_frozen=is_frozen, sharpness=functools.partial(sam.sharpness_aware, rho=0.5)
+  )
+  above, _ = loss_and_gradient(params['b'] + 0.5 * gradient / np.linalg.norm(gradient))
+  assert climbed['loss'] == pytest.approx(above, rel=1e-5)
+
+
 @pytest.mark.parametrize('num_devices', [1, 2])
 def test_mixed_labels_reach_the_loss(num_devices):
   """A mixed batch costs and counts as by hand."""

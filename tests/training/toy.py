@@ -32,6 +32,7 @@ def make(
   sharpness=None,
   clipping=0.0,
   dropout_masks=1,
+  is_frozen=None,
 ):
   """Returns (train_step, evaluation_step, initial state) of one device."""
   net = network(dropout_rate)
@@ -47,6 +48,7 @@ def make(
     ema_decay=ema_decay,
     sharpness=sharpness,
     dropout_masks=dropout_masks,
+    is_frozen=is_frozen,
   )
   evaluation_step = step_lib.make_evaluation_step(classifier=classifier)
   return train_step, evaluation_step, state_lib.initial_state(params, optimizer)
