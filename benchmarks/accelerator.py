@@ -147,11 +147,11 @@ def _work(worker: str, parts: Parts) -> None:
       return
   command_line.check_devices()
   parts.skipped.pop(f'what is left of: {worker}', None)
-  from benchmarks import accelerator_parts
+  from benchmarks import accelerator_convolutions, accelerator_parts, accelerator_scale
 
-  scale = accelerator_parts.TINY if args.tiny else accelerator_parts.FULL
+  scale = accelerator_scale.TINY if args.tiny else accelerator_scale.FULL
   if args.tiny:
-    accelerator_parts.add_toy_network()
+    accelerator_scale.add_toy_network()
   parts.log(f'{worker}: JAX is ready')
   if worker.startswith('timm'):
     parts.skipped.pop(worker, None)
@@ -161,7 +161,7 @@ def _work(worker: str, parts: Parts) -> None:
       'first': accelerator_parts.measure_first,
       'variants': accelerator_parts.measure_variants,
       'large': accelerator_parts.measure_large,
-      'convolutions': accelerator_parts.measure_convolutions,
+      'convolutions': accelerator_convolutions.measure_convolutions,
     }
     measure[worker](parts, scale)
 

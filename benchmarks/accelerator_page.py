@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from benchmarks.accelerator_parts import all_convolutions
+from benchmarks.accelerator_convolutions import all_convolutions
 from benchmarks.measured_parts import Parts
 from nfnets_augmult.ops import files
 from nfnets_augmult.training import records

@@ -1,6 +1,5 @@
 """What is measured of an accelerator, part by part; see `accelerator.py`."""
 
-import collections
 import dataclasses
 import functools
 import gc
@@ -9,7 +8,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,13 +16,19 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from benchmarks import device_input_benchmark, device_timing, step_benchmark
+from benchmarks import (
+  accelerator_convolutions,
+  device_input_benchmark,
+  device_timing,
+  step_benchmark,
+)
+from benchmarks.accelerator_scale import Scale
 from benchmarks.device_timing import in_parallel, time_calls
-from benchmarks.measured_parts import Parts, one_line
+from benchmarks.measured_parts import Parts
 from benchmarks.random_images import NUM_CLASSES, NUM_IMAGES, as_batch, random_run
 from nfnets_augmult import models, recipes
 from nfnets_augmult.data import device_input
-from nfnets_augmult.models import grouped_conv, nfnet, table
+from nfnets_augmult.models import grouped_conv
 from nfnets_augmult.runs import batches
 from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training import devices, feeding, groups, records
@@ -32,79 +37,6 @@ from nfnets_augmult.training.state import TrainState
 _GIB = 2**30
 # Of the memory that JAX may take, what a program may be planned to need.
 _MEMORY_SHARE = 0.94
-# What a second algorithm must gain before it replaces XLA's own convolution.
-_WORTH = 0.97
-
-
-@dataclasses.dataclass(frozen=True)
-class Scale:
-  """The sizes of what is measured; batches are per device.
-
-  Attributes:
-    side: of the square matrices of the matrix product.
-    copied: bytes of the array that is copied.
-    networks: names of the small, the middle and the large NFNet.
-    batch_sizes: of each of them.
-    variants: ways to run the small network, besides the default one.
-    most_batch_size: of the search for the largest batch.
-    wide_resnet: name.
-    wide_resnet_image: pixels of a side.
-    wide_resnet_batch: of its run alone.
-    steps_per_dispatch: of batches made on the device, besides 1.
-    input_steps: in a sample.
-    group_batch: of each run in a group.
-    group_sizes: how many runs train together.
-    sample_seconds: of one sample of a step.
-    dtype: of convolutions and steps.
-    most_convolutions: of each kind; None for all that the network has.
-    budgets: whether a part is skipped if less time is left than it takes on a fast GPU.
-  """
-
-  side: int = 8192
-  copied: int = _GIB
-  networks: tuple[str, ...] = ('nfnet_f0', 'nfnet_f1', 'nfnet_f3')
-  batch_sizes: tuple[int, ...] = (256, 128, 32)
-  variants: tuple[str, ...] = ('sam', 'split', 'native', 'float32', 'remat', 'scan_blocks')
-  most_batch_size: int = 4096
-  wide_resnet: str = 'wrn_16_4'
-  wide_resnet_image: int = 32
-  wide_resnet_batch: int = 1024
-  steps_per_dispatch: int = 20
-  input_steps: int = 60
-  group_batch: int = 64
-  group_sizes: tuple[int, ...] = (1, 4, 16)
-  sample_seconds: float = 0.4
-  dtype: str = 'bfloat16'
-  most_convolutions: int | None = None
-  budgets: bool = True
-
-
-FULL = Scale()
-TINY = Scale(
-  side=64,
-  copied=2**16,
-  networks=('nfnet_toy', 'nfnet_toy', 'nfnet_toy'),
-  batch_sizes=(2, 2, 2),
-  variants=(),
-  most_batch_size=2,
-  wide_resnet='wrn_10_1',
-  wide_resnet_image=8,
-  wide_resnet_batch=4,
-  steps_per_dispatch=2,
-  input_steps=2,
-  group_batch=4,
-  group_sizes=(1, 2),
-  sample_seconds=0.0,
-  dtype='float32',
-  most_convolutions=1,
-  budgets=False,
-)
-
-
-def add_toy_network() -> None:
-  """Adds `nfnet_toy`, the smallest network that has groups, for `TINY`."""
-  nfnet.VARIANTS['toy'] = nfnet.Variant((1, 1, 1, 1), (256, 512, 256, 256), 0.2, 16, 16)
-  models.MODELS['nfnet_toy'] = models.ModelSpec(nfnet.NFNet, {'variant': 'toy'}, 16, 16)
 
 
 # The key is the name of a variant, the value what it changes in the config of a run.
@@ -191,202 +123,6 @@ def _nvidia_smi() -> str | None:
   except (OSError, subprocess.SubprocessError):
     return None
   return f'{query}: {done.stdout.strip()}'
-
-
-# Convolutions by themselves.
-
-
-@dataclasses.dataclass(frozen=True)
-class Convolution:
-  """One convolution of a network: shapes without the batch."""
-
-  size: tuple[int, int]
-  kernel: tuple[int, int, int, int]
-  stride: int
-  groups: int
-
-  @property
-  def kind(self) -> str:
-    """One of `grouped_conv.KINDS`."""
-    return grouped_conv.kind_of(self.kernel, self.groups)
-
-  @property
-  def inputs(self) -> int:
-    """Channels that it reads."""
-    return self.kernel[2] * self.groups
-
-  @property
-  def reads_images(self) -> bool:
-    """Whether it is the first one, which needs no gradient for what it reads."""
-    return self.inputs == 3
-
-  @property
-  def multiply_adds(self) -> int:
-    """Of the forward pass, for one image."""
-    height, width = (-(-size // self.stride) for size in self.size)
-    return height * width * math.prod(self.kernel)
-
-  def __str__(self) -> str:
-    rows, columns, _, outputs = self.kernel
-    groups = f', {self.groups} groups' if self.groups > 1 else ''
-    return (
-      f'{rows}x{columns}, {self.inputs} to {outputs} channels{groups}, '
-      f'{self.size[0]} px, stride {self.stride}'
-    )
-
-
-def network_convolutions(model: str) -> dict[Convolution, int]:
-  """Returns the convolutions of an NFNet at its training size, each with how often it is there."""
-  size = models.model_spec(model).train_image_size
-  network = models.make_model(model, num_classes=10, conv_algorithm='native')
-  jaxpr = jax.make_jaxpr(lambda params, x: network.apply(params, None, x, is_training=False))(
-    table.abstract_params(network, size), jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-  )
-  return dict(collections.Counter(_convolutions(jaxpr.jaxpr)))
-
-
-def _convolutions(jaxpr: Any) -> Iterator[Convolution]:
-  for equation in jaxpr.eqns:
-    if equation.primitive.name == 'conv_general_dilated':
-      x, w = (variable.aval.shape for variable in equation.invars)
-      yield Convolution(
-        x[1:3], w, equation.params['window_strides'][0], equation.params['feature_group_count']
-      )
-    else:
-      for inner in table.inner_jaxprs(equation):
-        yield from _convolutions(inner)
-
-
-# Of one algorithm and one convolution on a GPU, most of which is compilation.
-_SECONDS_PER_CONVOLUTION = 4.0
-# Algorithms that are one and the same program for a kind are measured once.
-_DISTINCT = {
-  'grouped': ('native', 'split', 'split_in_loop', 'dense'),
-  'ungrouped': ('native', 'split_in_loop'),
-  '1x1': ('native', 'split'),
-}
-
-
-def _compile_inputs(convolution: Convolution, batch_size: int, dtype: str) -> Any:
-  """Returns a compiled function of a key to input, kernel and gradient of the output, random."""
-  out = tuple(-(-size // convolution.stride) for size in convolution.size)
-  shapes = (
-    (batch_size, *convolution.size, convolution.inputs),
-    convolution.kernel,
-    (batch_size, *out, convolution.kernel[3]),
-  )
-
-  def draw(key: jax.Array) -> tuple[jax.Array, ...]:
-    keys = jax.random.split(key, len(shapes))
-    return tuple(map(lambda key, shape: jax.random.normal(key, shape, dtype), keys, shapes))
-
-  return jax.jit(draw).lower(jax.random.key(0)).compile()
-
-
-def _compile_convolution(convolution: Convolution, algorithm: str, inputs: Any) -> Any:
-  """Returns forward pass and gradients of one convolution by one algorithm, compiled."""
-  convolve = functools.partial(
-    grouped_conv.conv2d,
-    stride=convolution.stride,
-    groups=convolution.groups,
-    algorithm=algorithm,
-  )
-
-  def both(x: jax.Array, w: jax.Array, cotangent: jax.Array) -> Any:
-    if convolution.reads_images:
-      y, pullback = jax.vjp(lambda w: convolve(x, w), w)
-    else:
-      y, pullback = jax.vjp(convolve, x, w)
-    return y, pullback(cotangent)
-
-  return jax.jit(both).lower(*inputs).compile()
-
-
-def convolutions(scale: Scale, kind: str, counts: Mapping[Convolution, int]) -> dict[str, Any]:
-  """Times convolutions of the small network by every algorithm.
-
-  Args:
-    scale: of the measurement.
-    kind: of all of them.
-    counts: how often the network has each.
-
-  Returns:
-    `network`, `batch_size` and `dtype` as used; `rows`, of each convolution; and `totals`, seconds
-    by algorithm, of all in the network.
-  """
-  batch_size = scale.batch_sizes[0]
-  draws = in_parallel(
-    {
-      str(convolution): functools.partial(_compile_inputs, convolution, batch_size, scale.dtype)
-      for convolution in counts
-    }
-  )
-  shapes = {name: draw.out_info for name, draw in draws.items()}
-  prepared = in_parallel(
-    {
-      f'{convolution} {algorithm}': functools.partial(
-        _compile_convolution, convolution, algorithm, shapes[str(convolution)]
-      )
-      for convolution in counts
-      for algorithm in _DISTINCT[kind]
-    }
-  )
-  rows = []
-  for convolution, count in counts.items():
-    inputs = draws[str(convolution)](jax.random.key(0))
-    times: dict[str, Any] = {}
-    for algorithm in _DISTINCT[kind]:
-      program = prepared.pop(f'{convolution} {algorithm}')
-      try:
-        if isinstance(program, Exception):
-          raise program
-        times[algorithm] = time_calls(
-          functools.partial(program, *inputs),
-          sample_seconds=min(scale.sample_seconds, 0.03),
-          most_seconds=1,
-        )
-      except Exception as error:
-        times[algorithm] = {'failed': one_line(error)}
-    factor = 2 if convolution.reads_images else 3
-    rows.append(
-      {
-        'what': str(convolution),
-        'kind': kind,
-        'count': count,
-        'flops': 2 * factor * convolution.multiply_adds * batch_size,
-        'times': times,
-      }
-    )
-  return {
-    'network': scale.networks[0],
-    'batch_size': batch_size,
-    'dtype': scale.dtype,
-    'rows': rows,
-    'totals': _totals(rows),
-  }
-
-
-def _of_kind(
-  counts: Mapping[Convolution, int], kind: str, most: int | None
-) -> dict[Convolution, int]:
-  return dict([item for item in counts.items() if item[0].kind == kind][:most])
-
-
-def _totals(rows: list[dict[str, Any]]) -> dict[str, float]:
-  """Returns the seconds of all convolutions of one kind, for algorithms that none failed with."""
-  names = {name for row in rows for name in row['times']}
-  return {
-    name: sum(row['count'] * row['times'][name]['seconds'] for row in rows)
-    for name in sorted(names)
-    if all('seconds' in row['times'].get(name, {}) for row in rows)
-  }
-
-
-def _fastest(seconds: Mapping[str, float]) -> str:
-  """Returns the fastest, XLA's own convolution if no other gains enough."""
-  best = min(seconds, key=seconds.__getitem__)
-  worth = 'native' not in seconds or seconds[best] < _WORTH * seconds['native']
-  return best if worth else 'native'
 
 
 # Whole steps.
@@ -622,36 +358,6 @@ def measure_variants(parts: Parts, scale: Scale) -> None:
   measure_steps(parts, scale, [*largest, *steps[2:]], budget=60)
 
 
-def measure_convolutions(parts: Parts, scale: Scale) -> None:
-  """Measures the convolutions of the small network, a part for each kind."""
-  for kind in grouped_conv.KINDS:
-    found = _of_kind(network_convolutions(scale.networks[0]), kind, scale.most_convolutions)
-    budget = _SECONDS_PER_CONVOLUTION * len(found) * len(_DISTINCT[kind]) * scale.budgets
-    parts.measure(
-      f'convolutions, {kind}', budget, functools.partial(convolutions, scale, kind, found)
-    )
-
-
-def all_convolutions(parts: Parts) -> dict[str, Any] | None:
-  """Returns the results of all kinds of convolutions together, or None if there is none.
-
-  `rows`, and `totals` and `algorithms` by kind, of those that were measured.
-  """
-  results = {kind: parts.result(f'convolutions, {kind}') for kind in grouped_conv.KINDS}
-  results = {kind: result for kind, result in results.items() if result}
-  if not results:
-    return None
-  first = next(iter(results.values()))
-  return {
-    **{key: first[key] for key in ('network', 'batch_size', 'dtype')},
-    'rows': [row for result in results.values() for row in result['rows']],
-    'totals': {kind: result['totals'] for kind, result in results.items()},
-    'algorithms': {
-      kind: _fastest(result['totals']) for kind, result in results.items() if result['totals']
-    },
-  }
-
-
 def _largest(parts: Parts, scale: Scale, measured_name: str, model: str) -> list[Step]:
   """The step of the largest batch; none where that is the measured one."""
   measured = parts.result(measured_name)
@@ -668,7 +374,7 @@ def _differing(variants: tuple[str, ...]) -> list[str]:
   """Drops the variants whose convolutions are the default ones for every kind."""
 
   def is_default(variant: str, kind: str) -> bool:
-    algorithm = variant if variant in _DISTINCT[kind] else 'native'
+    algorithm = variant if variant in accelerator_convolutions.DISTINCT[kind] else 'native'
     return grouped_conv.default_algorithm(kind=kind) == algorithm
 
   return [

@@ -13,8 +13,10 @@ from typing import Any
 import jax
 
 from benchmarks import accelerator_parts, device_timing
-from benchmarks.accelerator_parts import Program, Scale, States
+from benchmarks.accelerator_parts import Program, States
+from benchmarks.accelerator_scale import Scale
 from benchmarks.measured_parts import Parts
+from nfnets_augmult import models
 
 _PROGRAM = pathlib.Path(__file__).parent / 'torch_steps.py'
 _CLASSES = 1000
@@ -96,7 +98,7 @@ def compare(parts: Parts, scale: Scale, index: int, python: str) -> None:
     for name in names.values():
       parts.skip(name, 'it compares steps of one device, and here are more')
     return
-  image_size = accelerator_parts.models.model_spec(model).train_image_size
+  image_size = models.model_spec(model).train_image_size
   process = TorchProcess(python, model, batch_size, image_size)
   states = States()
   program: list[Program] = []

@@ -11,8 +11,15 @@ import chex
 import jax
 import pytest
 
-from benchmarks import accelerator_page, accelerator_parts, accelerator_tests, timm_comparison
-from benchmarks.accelerator_parts import TINY
+from benchmarks import (
+  accelerator_convolutions,
+  accelerator_page,
+  accelerator_parts,
+  accelerator_scale,
+  accelerator_tests,
+  timm_comparison,
+)
+from benchmarks.accelerator_scale import TINY
 from benchmarks.measured_parts import Parts
 from benchmarks.random_images import NUM_CLASSES, random_run
 from nfnets_augmult.models import grouped_conv
@@ -77,7 +84,7 @@ def test_what_a_crash_ended(tmp_path):
 _MEASURES = (
   accelerator_parts.measure_first,
   accelerator_parts.measure_variants,
-  accelerator_parts.measure_convolutions,
+  accelerator_convolutions.measure_convolutions,
 )
 
 
@@ -107,9 +114,9 @@ def _measured(tmp_path_factory):
 
 
 def _add_toy_network(patch):
-  patch.setattr(accelerator_parts.nfnet, 'VARIANTS', dict(accelerator_parts.nfnet.VARIANTS))
-  patch.setattr(accelerator_parts.models, 'MODELS', dict(accelerator_parts.models.MODELS))
-  accelerator_parts.add_toy_network()
+  patch.setattr(accelerator_scale.nfnet, 'VARIANTS', dict(accelerator_scale.nfnet.VARIANTS))
+  patch.setattr(accelerator_scale.models, 'MODELS', dict(accelerator_scale.models.MODELS))
+  accelerator_scale.add_toy_network()
 
 
 @pytest.mark.parametrize('variant', accelerator_parts.VARIANTS)
@@ -143,7 +150,7 @@ def test_every_part_has_a_result(measured):
 
 
 def test_convolutions_are_chosen_by_time(measured):
-  result = accelerator_parts.all_convolutions(measured)
+  result = accelerator_convolutions.all_convolutions(measured)
   assert {row['kind'] for row in result['rows']} == set(grouped_conv.KINDS)
   for kind, totals in result['totals'].items():
     chosen = result['algorithms'][kind]
@@ -181,8 +188,8 @@ def test_the_largest_batch_is_planned(monkeypatch):
 
 
 def test_native_stays_unless_another_gains():
-  assert accelerator_parts._fastest({'native': 1.0, 'split': 0.99}) == 'native'
-  assert accelerator_parts._fastest({'native': 1.0, 'split': 0.9, 'dense': 0.95}) == 'split'
+  assert accelerator_convolutions._fastest({'native': 1.0, 'split': 0.99}) == 'native'
+  assert accelerator_convolutions._fastest({'native': 1.0, 'split': 0.9, 'dense': 0.95}) == 'split'
 
 
 def test_outcomes_of_tests_are_counted(tmp_path):
