@@ -118,7 +118,8 @@ def compare(run: Run, *, augmult: int, seconds: float = 1.0) -> dict[str, Speed]
   """
   pipelines = _pipelines(run, augmult)
   rounds = [
-    {name: _measure(make, seconds) for name, make in pipelines.items()} for _ in range(_ROUNDS)
+    {name: measure_batches(make, seconds) for name, make in pipelines.items()}
+    for _ in range(_ROUNDS)
   ]
   return {name: _summarize(rounds, name) for name in pipelines}
 
@@ -148,8 +149,13 @@ def _pipelines(run: Run, augmult: int) -> dict[str, Callable[[], Batches]]:
   return pipelines
 
 
-def _measure(make_batches: Callable[[], Batches], seconds: float) -> tuple[float, float]:
-  """Images a second and CPU seconds an image, once an iterator has yielded a few batches."""
+def measure_batches(make_batches: Callable[[], Batches], seconds: float) -> tuple[float, float]:
+  """Returns images a second and CPU seconds an image, once an iterator has yielded a few batches.
+
+  Args:
+    make_batches: starts the iterator.
+    seconds: to measure at least. The input works a few batches ahead, so take those of many.
+  """
   batches = make_batches()
   for _ in range(3):
     next(batches)

@@ -16,6 +16,7 @@ from nfnets_augmult import command_line  # first: it quietens libraries before t
 # isort: split
 from absl import flags
 
+from nfnets_augmult.data import quiet_tensorflow
 from nfnets_augmult.ops import console
 from nfnets_augmult.runs.run import Run
 
@@ -31,6 +32,7 @@ def main() -> None:
 
 
 def _measure() -> None:
+  quiet_tensorflow.import_quietly()
   from benchmarks import pod_plan
 
   args = flags.FLAGS

@@ -5,12 +5,12 @@ share is measured on this machine; the rest is arithmetic on the config and on d
 """
 
 import dataclasses
-import time
 from typing import Any
 
 import jax
 import numpy as np
 
+from benchmarks import input_benchmark
 from benchmarks.step_benchmark import model_flops
 from nfnets_augmult.data.host_part import HostPart
 from nfnets_augmult.runs.run import Run
@@ -32,6 +32,9 @@ class Chip:
   all_reduce_bytes: float
   host_processors: int
 
+
+# More steps than any measurement reaches.
+_STOP_STEP = 2**31
 
 CHIPS_PER_HOST = 4
 # Source: the pages of Google Cloud on these chips and their machine types.
@@ -77,7 +80,7 @@ def measure_host(run: Run, host_count: int, *, seconds: float = 5.0) -> HostWork
   Args:
     run: on encoded images, with batches made on the host.
     host_count: divides the batch size.
-    seconds: to measure at least, after one batch to warm up.
+    seconds: see `input_benchmark.measure_batches`.
 
   Raises:
     ValueError: `host_count` does not divide the batch size, or see `Run.train_batches`.
@@ -85,23 +88,20 @@ def measure_host(run: Run, host_count: int, *, seconds: float = 5.0) -> HostWork
   parts = [host_part(run, host, host_count) for host in range(host_count)]
   busiest = max(range(host_count), key=lambda host: parts[host].num_cropped)
   part = parts[busiest]
-  batches = run.train_batches(0, 2**31, hosts=(busiest, host_count))
-  next(batches)
-  steps, cpu_start, start = 0, time.process_time(), time.perf_counter()
-  # The input works ahead: a few steps more than its queues hold.
-  while steps < 4 or time.perf_counter() - start < seconds:
-    batch = next(batches)
-    steps += 1
-  cpu_seconds = (time.process_time() - cpu_start) / steps
+  _, cpu_seconds = input_benchmark.measure_batches(
+    lambda: run.train_batches(0, _STOP_STEP, hosts=(busiest, host_count)), seconds
+  )
+  height, width, channels = run.data.image_shape
+  copies = run.settings.batch_size // host_count
   source = run.data.train
   some = np.linspace(0, source.num_images - 1, num=64, dtype=int)
   return HostWork(
     images=part.num_images,
     crops=part.num_cropped,
-    copies=len(batch['image']),
+    copies=copies,
     encoded_bytes=part.num_images * float(np.mean([len(source.read(int(i))[0]) for i in some])),
-    device_bytes=batch['image'].nbytes,
-    cpu_seconds=cpu_seconds,
+    device_bytes=copies * height * width * channels,
+    cpu_seconds=cpu_seconds * copies,
   )
 
 
