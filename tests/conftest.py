@@ -11,6 +11,7 @@ import pathlib
 import re
 
 import pytest
+from absl import logging
 
 from tests import session
 
@@ -71,6 +72,12 @@ if 'PYTEST_XDIST_WORKER_COUNT' in os.environ:
     'OMP_NUM_THREADS',
   ):
     os.environ.setdefault(_variable, str(_threads))
+
+
+@pytest.fixture(autouse=True)
+def _default_verbosity() -> None:
+  """Programs set the verbosity; what a test sees of the log does not depend on earlier ones."""
+  logging.set_verbosity(logging.WARNING)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
