@@ -89,6 +89,9 @@ def default_config() -> ml_collections.ConfigDict:
   # final_conv, classifier, with commas between them; all but the classifier trains that alone.
   config.freeze = ''
   config.freeze_steps = 0  # for how many updates, the rest trains all; 0: to the end
+  # 'at_once': all groups train after that. 'gradually': one after another until then, that nearest
+  # to the classifier first.
+  config.unfreeze = 'at_once'
   config.compute_dtype = 'float32'  # or 'bfloat16'; parameters are float32
 
   config.label_smoothing = 0.0

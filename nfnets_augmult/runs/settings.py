@@ -23,7 +23,7 @@ from nfnets_augmult.data.randaugment import RandAugment
 from nfnets_augmult.data.read_options import ReadOptions
 from nfnets_augmult.ops import checks, paths
 from nfnets_augmult.ops.argument_names import renamed
-from nfnets_augmult.optim import schedules, sgd
+from nfnets_augmult.optim import freezing, schedules, sgd
 from nfnets_augmult.training import plan as plan_lib
 from nfnets_augmult.training import step as step_lib
 
@@ -107,6 +107,7 @@ class Settings:
     optimizer: without the learning rate.
     freeze: groups of parameters that stay as they are, see `freezing.frozen`.
     freeze_steps: for how many updates; 0 for all.
+    unfreeze: see `freezing.hold`.
     evaluated_train_images: how many un-augmented training images are evaluated; -1 for all.
   """
 
@@ -135,6 +136,7 @@ class Settings:
   optimizer: optax.GradientTransformation
   freeze: tuple[str, ...]
   freeze_steps: int
+  unfreeze: str
   sam: Sam
   evaluate_every_epochs: float
   evaluation_batch_size: int
@@ -243,6 +245,7 @@ def read(config: ml_collections.ConfigDict) -> Settings:
     optimizer=optimizer,
     freeze=freeze,
     freeze_steps=config.freeze_steps,
+    unfreeze=config.unfreeze,
     sam=Sam(**config.sam),
     evaluate_every_epochs=config.evaluation.every_epochs,
     evaluation_batch_size=config.evaluation.batch_size,
@@ -336,7 +339,7 @@ def _read_optimizer(
   config: ml_collections.ConfigDict, freeze: Sequence[str]
 ) -> optax.GradientTransformation:
   keys = config.optimizer
-  checks.check_int('freeze_steps', config.freeze_steps)
+  freezing.check_release(config.freeze_steps, config.unfreeze)
   if freeze and not config.init_from:
     raise ValueError(
       f"freeze={config.freeze!r} with init_from='' would keep random values: set init_from to a "
@@ -356,6 +359,7 @@ def _read_optimizer(
     clipping_eps=keys.clipping_eps,
     freeze=freeze,
     freeze_steps=config.freeze_steps,
+    unfreeze=config.unfreeze,
   )
 
 

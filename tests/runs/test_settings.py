@@ -51,6 +51,7 @@ _VALUES = {
   'init_from': '/start.npz',
   'freeze': 'stem, stage_1',
   'freeze_steps': 66,
+  'unfreeze': 'gradually',
   'compute_dtype': 'bfloat16',
   'label_smoothing': 0.125,
   'ema_decay': 0.875,
@@ -112,6 +113,7 @@ def test_every_key_arrives():
     'init_from': '/start.npz',
     'freeze': ('stem', 'stage_1'),
     'freeze_steps': 66,
+    'unfreeze': 'gradually',
     'compute_dtype': 'bfloat16',
     'dropout_masks': 2,
     'label_smoothing': 0.125,
@@ -139,7 +141,7 @@ def test_keys_of_the_optimizer_arrive():
 
   def direction(**keys):
     changes = {f'optimizer.{key}': value for key, value in keys.items()}
-    changes |= {'freeze': '', 'freeze_steps': 0}
+    changes |= {'freeze': '', 'freeze_steps': 0, 'unfreeze': 'at_once'}
     optimizer = settings.read(_config(**changes)).optimizer
     state = optimizer.init(weight)
     for _ in range(2):
