@@ -34,6 +34,9 @@ def default_config() -> ml_collections.ConfigDict:
   config.dataset.data_dir = ''  # its folder
   config.dataset.train_split = 'train'  # or a part, as in 'train[:5000]', if held in memory
   config.dataset.test_split = 'test'
+  # 'classes': every class is drawn equally often, so that images of small ones come several times
+  # per epoch, each time augmented anew; see docs/images.md.
+  config.dataset.balance = 'none'
   config.dataset.image_size = 0  # pixels; needed where images differ in size
   config.dataset.test_image_size = 0  # for evaluation; 0: as for training
   config.dataset.on_bad_image = 'fail'  # or 'skip': report, leave out of the loss, go on

@@ -14,6 +14,7 @@ from nfnets_augmult.data.sources import (
   EncodedSource,
   Source,
   describe_class_changes,
+  images_per_class,
   shorten,
 )
 
@@ -26,9 +27,7 @@ def describe_split(source: Source) -> dict[str, Any]:
   files of TensorFlow Datasets and their numbers of examples. Pixels are left out: decoders differ
   by a grey level between versions.
   """
-  digest, counts = hashlib.sha256(), None
-  if hasattr(source, 'labels'):
-    counts = np.bincount(source.labels, minlength=len(source.class_names)).tolist()
+  digest = hashlib.sha256()
   if isinstance(source, ArraySource):
     digest.update(str(source.images.shape).encode())
     digest.update(np.ascontiguousarray(source.labels, '<i4').tobytes())
@@ -37,7 +36,7 @@ def describe_split(source: Source) -> dict[str, Any]:
       digest.update(os.fsencode(name) + b'\0')
   return {
     'num_images': source.num_images,
-    'images_per_class': counts,
+    'images_per_class': images_per_class(source),
     'digest': digest.hexdigest()[:16],
   }
 

@@ -169,6 +169,13 @@ def require_data_dir(name: str, data_dir: str) -> None:
     )
 
 
+def images_per_class(source: Source) -> list[int] | None:
+  """Returns how many images each class has; None if images must be read for that."""
+  if not hasattr(source, 'labels'):
+    return None
+  return np.bincount(source.labels, minlength=len(source.class_names)).tolist()
+
+
 def check_not_empty(source: Source) -> None:
   """Raises ValueError unless there are images, and two classes to tell apart."""
   if not source.num_images:

@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_collections
+import numpy as np
 import optax
 
 from nfnets_augmult import configs, models
 from nfnets_augmult.data.augmentation import Augmentation
+from nfnets_augmult.data.class_balance import BALANCES
 from nfnets_augmult.data.crop_flip import CropFlip
 from nfnets_augmult.data.evaluation_crop import EvaluationCrop
 from nfnets_augmult.data.image_formats import DecodeRules
@@ -68,6 +70,7 @@ class Dataset:
     allow_download: whether TensorFlow Datasets may download it.
     train_split: name of a split or of a part of one.
     test_split: likewise.
+    balance: one of `class_balance.BALANCES`.
     train_options: how training images are read.
     test_options: how images are read for evaluation.
     evaluation_crop: the crop in evaluation.
@@ -78,6 +81,7 @@ class Dataset:
   allow_download: bool
   train_split: str
   test_split: str
+  balance: str
   train_options: ReadOptions
   test_options: ReadOptions
   evaluation_crop: EvaluationCrop
@@ -158,20 +162,28 @@ class Settings:
     """
     return self.total_steps * self.batch_size or self.total_epochs * self.augmult
 
-  def multiplicity(self, num_images: int) -> Multiplicity:
-    """Returns the `Multiplicity` for `num_images` unique training images."""
+  def multiplicity(self, num_images: int, labels: np.ndarray | None = None) -> Multiplicity:
+    """Returns the `Multiplicity` for `num_images` unique training images; `labels` see there."""
     return Multiplicity(
       num_images=num_images,
       unique_images_per_batch=self.unique_images_per_batch,
       augmult=self.augmult,
       seed=self.seed,
       placement=self.placement,
+      labels=labels,
     )
 
-  def make_plan(self, num_images: int, *, host_count: int, device_count: int) -> plan_lib.Plan:
+  def make_plan(
+    self,
+    num_images: int,
+    *,
+    host_count: int,
+    device_count: int,
+    labels: np.ndarray | None = None,
+  ) -> plan_lib.Plan:
     """Returns the arithmetic of the run; raises ValueError, see `plan.make_plan`."""
     return plan_lib.make_plan(
-      self.multiplicity(num_images),
+      self.multiplicity(num_images, labels),
       learning_rate=self.learning_rate,
       total_epochs=self.total_epochs,
       total_steps=self.total_steps,
@@ -262,6 +274,7 @@ def _read_dataset(config: ml_collections.ConfigDict) -> Dataset:
     raise ValueError("dataset.name='' must be the name of a data set, such as 'folder'")
   checks.check_int('dataset.image_size', keys.image_size, most=_LARGEST_IMAGE)
   checks.check_int('dataset.test_image_size', keys.test_image_size, most=_LARGEST_IMAGE)
+  checks.check_choice('dataset.balance', keys.balance, BALANCES)
   with renamed(DATASET_KEYS):
     options = ReadOptions(
       image_size=keys.image_size,
@@ -278,6 +291,7 @@ def _read_dataset(config: ml_collections.ConfigDict) -> Dataset:
     allow_download=keys.allow_download,
     train_split=keys.train_split,
     test_split=keys.test_split,
+    balance=keys.balance,
     train_options=options,
     test_options=dataclasses.replace(options, image_size=keys.test_image_size or keys.image_size),
     evaluation_crop=evaluation_crop,

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from nfnets_augmult import configs
+from nfnets_augmult.data import class_balance, sources
 from nfnets_augmult.models.table import count_parameters
 from nfnets_augmult.optim import freezing
 from nfnets_augmult.runs import images
@@ -29,7 +30,7 @@ def plan_text(runs: Sequence[Run], folder: str) -> str:
     'training images': f'{data.train.num_images:,} unique ({data.train.description})',
     'test images': f'{data.test.num_images:,} ({data.test.description})',
     'image size': ' x '.join(map(str, data.image_shape)),
-    'classes': f'{len(data.train.class_names):,}',
+    'classes': _classes_text(data),
     **dict(plan.rows()),
     'model': f'{settings.model_name}, {num_params:,} parameters, {settings.compute_dtype}',
   }
@@ -51,6 +52,13 @@ def plan_text(runs: Sequence[Run], folder: str) -> str:
     rows['runs'] = f'{len(runs)} in one program: {names}'
   width = max(map(len, rows))
   return '\n'.join(f'  {name:{width}}  {value}' for name, value in rows.items())
+
+
+def _classes_text(data: images.Data) -> str:
+  """The number of classes and, if it is known and notable, how their training images differ."""
+  names, counts = data.train.class_names, sources.images_per_class(data.train)
+  differ = class_balance.describe_imbalance(counts, names) if counts else ''
+  return f'{len(names):,}' + (f', {differ} for training' if differ else '')
 
 
 def _frozen_text(run: Run) -> str:

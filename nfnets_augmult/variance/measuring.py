@@ -57,6 +57,11 @@ def measure(
   """
   _check_augmentation(run.settings.augmentation.mixing)
   _check_numbers(blocks, images_per_block, copies, augmults, minibatches)
+  if run.settings.dataset.balance != 'none':
+    raise ValueError(
+      f'dataset.balance={run.settings.dataset.balance!r}: the variance is measured of images that '
+      "are all drawn equally often; say dataset.balance='none'"
+    )
   source = run.data.train
   if checkpoint != 'initialization' and run.recorded_data:
     run = run.with_images(source)

@@ -1,5 +1,6 @@
 """Batches made on devices, slot by slot and pixel by pixel those of the tf.data input."""
 
+import dataclasses
 import functools
 
 import chex
@@ -80,6 +81,19 @@ def test_batches_are_those_of_tf_data(crop, placement):
     epochs.add(tuple(np.unique(batch['epoch'])))
     chex.assert_trees_all_equal(device_batch(step), _by_device(batch, 4))
   assert (0, 1) in epochs
+
+
+def test_balanced_batches_are_those_of_tf_data():
+  """Images that come several times in an epoch have other copies each time."""
+  labels = np.minimum(np.arange(_NUM_IMAGES, dtype=np.int32), 2)
+  source = dataclasses.replace(_source(), labels=labels)
+  multiplicity, crop = Multiplicity(_NUM_IMAGES, 4, 2, 5, labels=labels), CropFlip(pad=3)
+  expected = pipeline.train_batches(
+    source, multiplicity, augmentation=Augmentation(crop=crop), start_step=2, stop_step=5
+  )
+  device_batch = _device_batches(source, multiplicity, crop, device_count=4)
+  for step, batch in enumerate(expected, start=2):
+    chex.assert_trees_all_equal(device_batch(step), _by_device(batch, 4))
 
 
 def test_two_hosts_fill_the_global_batch():
