@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nfnets_augmult.data.folder_source import FolderSource
+from nfnets_augmult.data.image_files import FileSource
 from nfnets_augmult.data.sources import (
   ArraySource,
   EncodedSource,
@@ -97,6 +97,6 @@ def map_classes(source: Source, class_names: Sequence[str]) -> Source:
       f'classes cannot be mapped by name: {describe_class_changes(new, ())} ({source.description})'
     )
   labels = np.array([label_of[name] for name in source.class_names], np.int32)
-  if isinstance(source, ArraySource | FolderSource):
+  if isinstance(source, ArraySource | FileSource):
     return dataclasses.replace(source, labels=labels[source.labels], class_names=tuple(class_names))
   return _Relabelled(source, labels, tuple(class_names))

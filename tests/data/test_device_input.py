@@ -11,7 +11,7 @@ import pytest
 from nfnets_augmult.data import array_batches, device_input, pipeline, sources
 from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.crop_flip import CropFlip
-from nfnets_augmult.data.folder_source import FolderSource
+from nfnets_augmult.data.image_files import FileSource
 from nfnets_augmult.data.multiplicity import PLACEMENTS, Multiplicity
 from tests import real_images
 
@@ -131,7 +131,7 @@ def test_host_batches_without_tensorflow_are_those_of_tf_data():
 def test_what_does_not_fit_is_refused():
   """Encoded images, and more than half of the memory of a device."""
   source = _source()
-  folder = FolderSource(b'.', (b'a.png',), np.zeros(1, np.int32), ('a',), 'folder/train')
+  folder = FileSource(b'.', (b'a.png',), np.zeros(1, np.int32), ('a',), 'folder/train')
   with pytest.raises(ValueError, match=r"input='device' needs .* nfnets_augmult.convert"):
     device_input.check_source(folder, device_bytes=None)
   bytes_needed = source.images.nbytes + source.labels.nbytes
