@@ -254,11 +254,7 @@ def _is_held_out(path: bytes) -> bool:
 def _notes(scan: _Scan) -> tuple[str, ...]:
   """What a user should know of a scan, one line for each topic."""
   notes = list(_passed_over_note(scan.passed_over))
-  if bad := [file.path for file in scan.files if not file.is_image]:
-    notes.append(
-      f'{len(bad):,} with the name of an image but none that is read inside, to be treated as '
-      f'on_bad_image says (e.g. {shown(bad[0])})'
-    )
+  notes += image_files.note_on_bad([file.path for file in scan.files if not file.is_image])
   if below := [file.path for file in scan.files if file.path.count(b'/') > 1]:
     notes.append(
       f'{len(below):,} of {len(scan.files):,} images are in folders below that of their class '

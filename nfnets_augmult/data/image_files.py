@@ -5,7 +5,8 @@ import dataclasses
 import functools
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -82,12 +83,28 @@ def formats(folder: bytes, paths: Sequence[bytes], *, unreadable: str = '') -> l
         raise
       return unreadable
 
-  def read(start: int) -> list[str]:
-    return [kind_of(path) for path in paths[start : start + _FILES_PER_TASK]]
+  return on_threads(kind_of, paths)
 
-  starts = range(0, len(paths), _FILES_PER_TASK)
+
+def on_threads(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+  """Returns the results of a function that waits for files, called on several threads."""
+
+  def call(start: int) -> list[Any]:
+    return [function(item) for item in items[start : start + _FILES_PER_TASK]]
+
+  starts = range(0, len(items), _FILES_PER_TASK)
   with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
-    return [kind for kinds in pool.map(read, starts) for kind in kinds]
+    return [result for results in pool.map(call, starts) for result in results]
+
+
+def note_on_bad(paths: Sequence[bytes]) -> tuple[str, ...]:
+  """Returns a line on files that count as images and are none that is read; none if none are."""
+  if not paths:
+    return ()
+  return (
+    f'{len(paths):,} with the name of an image but none that is read inside, to be treated as '
+    f'on_bad_image says (e.g. {shown(paths[0])})',
+  )
 
 
 def _format(path: bytes) -> str:

@@ -164,8 +164,8 @@ def require_data_dir(name: str, data_dir: str) -> None:
   if not data_dir:
     raise ValueError(
       f'data_dir={data_dir!r} is missing: say where the data set {name!r} is, with '
-      "data_dir=DIR (only 'digits' needs none; every name but 'digits', 'folder' and 'arrays' is "
-      'taken as one of TensorFlow Datasets)'
+      "data_dir=DIR (only 'digits' needs none; every name but 'digits', 'folder', 'csv' and "
+      "'arrays' is taken as one of TensorFlow Datasets)"
     )
 
 

@@ -48,6 +48,8 @@ def load_split(dataset: Dataset, split: str) -> sources.Source:
     data_dir=dataset.data_dir,
     allow_download=dataset.allow_download,
     train_split=dataset.train_split,
+    table_options=dataset.table_options,
+    on_bad_image=dataset.train_options.on_bad_image,
     rules=dataset.train_options.rules,
   )
 

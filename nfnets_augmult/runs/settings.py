@@ -23,6 +23,7 @@ from nfnets_augmult.data.mixing import Mixing
 from nfnets_augmult.data.multiplicity import Multiplicity
 from nfnets_augmult.data.randaugment import RandAugment
 from nfnets_augmult.data.read_options import ReadOptions
+from nfnets_augmult.data.table_source import TableOptions
 from nfnets_augmult.ops import checks, paths
 from nfnets_augmult.ops.argument_names import renamed
 from nfnets_augmult.optim import freezing, schedules, sgd
@@ -30,7 +31,10 @@ from nfnets_augmult.training import plan as plan_lib
 from nfnets_augmult.training import step as step_lib
 
 # From the arguments that errors of library code name to the config keys of their values.
-DATASET_KEYS = {key: f'dataset.{key}' for key in configs.default_config().dataset}
+DATASET_KEYS = {
+  **{key: f'dataset.{key}' for key in configs.default_config().dataset},
+  **{key: f'dataset.csv.{key}' for key in configs.default_config().dataset.csv},
+}
 AUGMENTATION_KEYS = {
   'pad': 'augmentation.pad',
   'pad_mode': 'augmentation.pad_mode',
@@ -70,6 +74,7 @@ class Dataset:
     allow_download: whether TensorFlow Datasets may download it.
     train_split: name of a split or of a part of one.
     test_split: likewise.
+    table_options: of a table of images.
     balance: one of `class_balance.BALANCES`.
     train_options: how training images are read.
     test_options: how images are read for evaluation.
@@ -81,6 +86,7 @@ class Dataset:
   allow_download: bool
   train_split: str
   test_split: str
+  table_options: TableOptions
   balance: str
   train_options: ReadOptions
   test_options: ReadOptions
@@ -276,6 +282,8 @@ def _read_dataset(config: ml_collections.ConfigDict) -> Dataset:
   checks.check_int('dataset.test_image_size', keys.test_image_size, most=_LARGEST_IMAGE)
   checks.check_choice('dataset.balance', keys.balance, BALANCES)
   with renamed(DATASET_KEYS):
+    image_dir = _read_path('image_dir', keys.csv.image_dir)
+    table_options = TableOptions(**{**keys.csv, 'image_dir': image_dir})
     options = ReadOptions(
       image_size=keys.image_size,
       on_bad_image=keys.on_bad_image,
@@ -291,6 +299,7 @@ def _read_dataset(config: ml_collections.ConfigDict) -> Dataset:
     allow_download=keys.allow_download,
     train_split=keys.train_split,
     test_split=keys.test_split,
+    table_options=table_options,
     balance=keys.balance,
     train_options=options,
     test_options=dataclasses.replace(options, image_size=keys.test_image_size or keys.image_size),

@@ -14,6 +14,7 @@ from nfnets_augmult.data.inception_crop import InceptionCrop
 from nfnets_augmult.data.mixing import Mixing
 from nfnets_augmult.data.randaugment import RandAugment
 from nfnets_augmult.data.read_options import ReadOptions
+from nfnets_augmult.data.table_source import TableOptions
 from nfnets_augmult.runs import settings
 
 _VALUES = {
@@ -27,6 +28,12 @@ _VALUES = {
   'dataset.train_split': 'one',
   'dataset.test_split': 'two',
   'dataset.balance': 'classes',
+  'dataset.csv.path_column': 'photo',
+  'dataset.csv.label_column': 'species',
+  'dataset.csv.split_column': 'fold',
+  'dataset.csv.group_column': 'tree',
+  'dataset.csv.image_dir': 'images',
+  'dataset.csv.test_fraction': 0.3,
   'dataset.image_size': 24,
   'dataset.test_image_size': 32,
   'dataset.on_bad_image': 'skip',
@@ -98,6 +105,7 @@ def test_every_key_arrives():
       allow_download=True,
       train_split='one',
       test_split='two',
+      table_options=TableOptions('photo', 'species', 'fold', 'tree', 'images', 0.3),
       balance='classes',
       train_options=options,
       test_options=dataclasses.replace(options, image_size=32),
