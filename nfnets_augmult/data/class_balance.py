@@ -54,7 +54,7 @@ def describe_imbalance(images_per_class: Sequence[int], class_names: Sequence[st
   """Returns the smallest and the largest class with their images, for a message; '' if alike.
 
   Args:
-    images_per_class: in the order of the classes.
+    images_per_class: for training, in the order of the classes.
     class_names: likewise.
   """
   smallest, largest = int(np.argmin(images_per_class)), int(np.argmax(images_per_class))
@@ -63,6 +63,6 @@ def describe_imbalance(images_per_class: Sequence[int], class_names: Sequence[st
     return ''
   times = f', {most / least:.1f} times as many' if least else ''
   return (
-    f'from {least:,} ({display_name(class_names[smallest])}) to {most:,} '
-    f'({display_name(class_names[largest])}) images{times}'
+    f'from {least:,} training images ({display_name(class_names[smallest])}) to {most:,} '
+    f'({display_name(class_names[largest])}){times}'
   )

@@ -58,7 +58,7 @@ def _classes_text(data: images.Data) -> str:
   """The number of classes and, if it is known and notable, how their training images differ."""
   names, counts = data.train.class_names, sources.images_per_class(data.train)
   differ = class_balance.describe_imbalance(counts, names) if counts else ''
-  return f'{len(names):,}' + (f', {differ} for training' if differ else '')
+  return f'{len(names):,}' + (f', {differ}' if differ else '')
 
 
 def _frozen_text(run: Run) -> str:

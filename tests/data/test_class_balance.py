@@ -100,6 +100,6 @@ def test_what_is_said_of_classes_of_different_size():
   names = ('cat', 'dog', 'cow')
   assert describe_imbalance([10, 15, 12], names) == ''
   assert describe_imbalance([10, 2500, 12], names) == (
-    'from 10 (cat) to 2,500 (dog) images, 250.0 times as many'
+    'from 10 training images (cat) to 2,500 (dog), 250.0 times as many'
   )
-  assert describe_imbalance([10, 0, 12], names) == 'from 0 (dog) to 12 (cow) images'
+  assert describe_imbalance([10, 0, 12], names) == 'from 0 training images (dog) to 12 (cow)'
