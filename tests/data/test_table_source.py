@@ -104,12 +104,20 @@ def test_the_order_of_rows_does_not_matter(tmp_path):
   for old, new in zip(before, after, strict=True):
     assert identity.describe_split(old) == identity.describe_split(new)
     assert sorted(old.paths) == list(old.paths)
-  # Another label is another data set, with as many images per class or not.
-  text = table.read_text().replace('0.png,0', '0.png,X').replace('1.png,1', '1.png,0')
-  _write(tmp_path, text.replace('0.png,X', '0.png,1'))
-  assert any(
-    identity.describe_split(_load(table, split)) != identity.describe_split(old)
-    for split, old in zip(('train', 'test'), before, strict=True)
+
+
+def test_other_labels_are_another_data_set(tmp_path):
+  """Though paths and numbers of images are the same; the folder may be anywhere."""
+  described = []
+  for folder, labels in (('one', 'cat,dog'), ('two', 'cat,dog'), ('three', 'dog,cat')):
+    _images(tmp_path / folder, *_PATHS)
+    a, b = labels.split(',')
+    text = _SPLIT.replace('a.png,cat', f'a.png,{a}').replace('b.png,dog', f'b.png,{b}')
+    described.append(identity.describe_split(_load(_write(tmp_path / folder, text))))
+  assert described[0] == described[1] != described[2]
+  changes = {'split': 'train', 'class_names': ('cat', 'dog')}
+  assert identity.describe_split_changes(described[2], described[0], **changes) == (
+    'train: as many images, but other ones or in another order'
   )
 
 
