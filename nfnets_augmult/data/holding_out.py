@@ -50,11 +50,14 @@ def held_out(
     if leaves_some(count) and distance(count, 1) < distance(count, 0):
       take(place)
   # Groups that are too large for that are taken where a class would have no image otherwise.
+  having = collections.defaultdict(list)
+  for place, count in enumerate(counts):
+    for label in count:
+      having[label].append(place)
   for label in sorted(sizes):
-    if wanted[label] and not taken[label]:
-      able = [p for p, count in enumerate(counts) if count[label] and leaves_some(count)]
-      if able:
-        take(min(able, key=lambda place: counts[place].total()))
+    able = [place for place in having[label] if leaves_some(counts[place])]
+    if able and wanted[label] and not taken[label]:
+      take(min(able, key=lambda place: counts[place].total()))
   return result
 
 

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import hashlib
 import io
 import os
@@ -90,16 +91,14 @@ def _digest(pixels: np.ndarray) -> bytes:
 
 def _traits(encoded: bytes, kind: str) -> tuple[str, ...]:
   """See `Inspected.traits`; of an image that decodes."""
-  with Image.open(io.BytesIO(encoded), formats=[kind]) as image:
-    traits = [_TRAITS_OF_MODES.get(image.mode, '')]
+  traits = []
+  # Damaged metadata, of which Pillow raises all kinds of errors, do not matter to reading.
+  with contextlib.suppress(Exception), Image.open(io.BytesIO(encoded), formats=[kind]) as image:
+    traits += filter(None, [_TRAITS_OF_MODES.get(image.mode)])
     if image.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in image.info:
       traits.append('with transparency')
-    try:
-      orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # of damaged metadata, which is ignored when images are read
-      orientation = 1
-    if orientation in range(2, 9):
-      traits.append('turned or mirrored by EXIF')
     if getattr(image, 'n_frames', 1) > 1:
       traits.append('with several pictures, of which the first is read')
-  return tuple(filter(None, traits))
+    if image.getexif().get(_EXIF_ORIENTATION) in range(2, 9):
+      traits.append('turned or mirrored by EXIF')
+  return tuple(traits)

@@ -271,8 +271,10 @@ def _merge(images: Iterable[_Image]) -> tuple[list[_Image], tuple[str, ...]]:
           f'{printable(image.path)} is listed with two different values of its {what}: {theirs!r} '
           f'({first.place}) and {ours!r} ({image.place})'
         )
-  note = f'{len(repeated):,} rows repeat an image, which counts once' if repeated else ''
-  return list(by_path.values()), (f'{note} (e.g. {repeated[0].place})',) if note else ()
+  if not repeated:
+    return list(by_path.values()), ()
+  note = f'rows that repeat an image, which counts once: {len(repeated):,}'
+  return list(by_path.values()), (f'{note} (e.g. {repeated[0].place})',)
 
 
 def _divide(
@@ -308,7 +310,7 @@ def _note_on_division(training: list[_Image], tests: list[_Image], fraction: flo
 def _check_labels(images: Sequence[_Image]) -> None:
   if unlabelled := [image for image in images if not image.label]:
     raise ValueError(
-      f'{len(unlabelled):,} rows have no label, the first in {unlabelled[0].place}: label these '
+      f'rows without a label: {len(unlabelled):,}, the first in {unlabelled[0].place}; label these '
       'images, or remove the rows'
     )
 
@@ -339,7 +341,8 @@ def _notes_on_names(
       notes.append(f'classes that differ by upper and lower case alone: {alike}')
   groups = [{image.group for image in some if image.group} for some in (training, tests)]
   if shared := sorted(groups[0] & groups[1]):
-    notes.append(f'{len(shared):,} groups are in training, too: {shorten(shared)}')
+    listed = shorten([display_name(group) for group in shared])
+    notes.append(f'groups that are in training, too: {len(shared):,} ({listed})')
   return tuple(notes)
 
 
@@ -355,7 +358,8 @@ def _find_files(
   completed = [place for place in lacking if paths[place]]
   if completed:
     notes += (
-      f'{len(completed):,} paths lack the suffix of their file (e.g. {text(paths[completed[0]])})',
+      f'paths without the suffix of their file: {len(completed):,} '
+      f'(e.g. of {text(paths[completed[0]])})',
     )
   missing = [image for image, path in zip(images, paths, strict=True) if not path]
   if missing:

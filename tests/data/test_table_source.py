@@ -170,7 +170,7 @@ def test_images_in_another_folder(tmp_path):
   ):
     _load(table)
   source = _load(table, image_dir='train', test_fraction=0.5)
-  assert any('2 paths lack the suffix' in note for note in source.notes)
+  assert any('suffix of their file: 2 (e.g. of ' in note for note in source.notes)
   assert _load(table, image_dir=str(tmp_path / 'train'), test_fraction=0.5).paths == source.paths
 
 
@@ -202,7 +202,7 @@ def test_missing_files(tmp_path):
     ('path,label\na.png\n', 'line 2, has 1 fields, and the first line names 2 columns'),
     ('path,label\na.png,x,y\n', 'line 2, has 3 fields'),
     ('path,label\n"a.png,x\nb.png,y\n', 'line 2, is no row of a table, perhaps for a quotation'),
-    ('path,label\na.png,\nb.png,nan\nc.png,x\n', '^2 rows have no label, the first in .* line 2'),
+    ('path,label\na.png,\nb.png,nan\nc.png,x\n', '^rows without a label: 2, .* line 2'),
     ('path,label\n,x\n', 'line 2, has no .path.'),
     ('path,label\na.png,x\na.png,y\n', r"different values of its label: 'x' \(.*2\) and 'y' \(.*3"),
     (_SPLIT + './a.png,cat,test\n', r"different values of its split: 'train' .* 'test'"),
@@ -264,13 +264,13 @@ def test_what_is_noted(tmp_path):
     tmp_path, '\n'.join(['path,label,split,patient', *rows, 'c.png,cat,test,2', 'd.png,Cat,test,4'])
   )
   assert _load(table).notes == (
-    '1 rows repeat an image, which counts once (e.g. labels.csv, line 3)',
+    'rows that repeat an image, which counts once: 1 (e.g. labels.csv, line 3)',
     'columns: path path, label label, split split, group patient',
     'classes that differ by upper and lower case alone: Cat, cat',
     '1 with the name of an image but none that is read inside, to be treated as on_bad_image says '
     '(e.g. e.png)',
   )
-  assert '1 groups are in training, too: 2' in _load(table, 'test').notes
+  assert 'groups that are in training, too: 1 (2)' in _load(table, 'test').notes
   held = _load(table, 'test', split_column='none', test_fraction=0.4)
   assert held.notes[1].startswith(
     '2 of 5 images are held out in whole groups, 1 of them: test_fraction=0.4, and from 33% to 50%'
