@@ -372,6 +372,13 @@ def _find_files(
       raise ValueError(f'{what}{_hint_on_missing(root, first.path, len(missing) < len(images))}')
     notes += (f'{what}: left out, as on_bad_image says',)
   pairs = [(image, path) for image, path in zip(images, paths, strict=True) if path]
+  by_file: dict[bytes, _Image] = {}
+  for image, path in pairs:
+    if (other := by_file.setdefault(path, image)) is not image:
+      raise ValueError(
+        f'{other.place}, and {image.place}, write the path of one file, {printable(text(path))}, '
+        'in two ways: leave one of them out'
+      )
   return [image for image, _ in pairs], [path for _, path in pairs], notes
 
 

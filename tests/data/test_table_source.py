@@ -206,6 +206,7 @@ def test_missing_files(tmp_path):
     ('path,label\n,x\n', 'line 2, has no .path.'),
     ('path,label\na.png,x\na.png,y\n', r"different values of its label: 'x' \(.*2\) and 'y' \(.*3"),
     (_SPLIT + './a.png,cat,test\n', r"different values of its split: 'train' .* 'test'"),
+    (_SPLIT + 'd,cat,test\n', 'line 6, and .*, line 5, write the path of one file, d.png'),
     ('path,label\na.png,1\nb.png,01\nc.png,1\nd.png,01\n', "'01' and '1' are the same number"),
     ('path,label\na.png,x\nb.png,x\n', "has only one class, x"),
     (_SPLIT.replace(',test', ',fold'), r"^split='test': .* no such split; it has train \(2\)"),
