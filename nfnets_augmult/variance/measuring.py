@@ -50,8 +50,8 @@ def measure(
       least 16; 0 for none.
 
   Raises:
-    ValueError: samples are mixtures, classes are balanced, or the data set is too small for the numbers, or these allow
-      no estimate.
+    ValueError: samples are mixtures, classes are balanced, or the data set is too small for the
+      numbers, or these allow no estimate.
     CheckpointError: there is no such checkpoint, or it is of another model.
     BadDataError: an image does not decode.
   """
