@@ -17,7 +17,7 @@ from nfnets_augmult.runs.run import Run
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 FLAGS = {
-  'train': {'config', 'workdir', 'multi_host', 'coordinator', 'num_hosts', 'host_index'},
+  'train': {'config', 'workdir', 'multi_host', 'coordinator', 'num_hosts', 'host_index', 'check'},
   'evaluate': {
     *('workdir', 'split', 'checkpoint', 'data_dir', 'batch_size', 'output', 'map_classes_by_name')
   },
