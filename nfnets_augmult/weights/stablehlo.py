@@ -171,6 +171,4 @@ def _check_signature(
     or probabilities.shape != (images.shape[0], classes)
     or isinstance(images.shape[0], int)
   ):
-    raise ValueError(
-      'its program is not for its parameters, image shape and classes: it is damaged'
-    )
+    raise ValueError('its program is for other parameters, images or classes: it is damaged')
