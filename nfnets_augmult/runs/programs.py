@@ -17,6 +17,7 @@ import numpy as np
 
 import nfnets_augmult
 from nfnets_augmult import models
+from nfnets_augmult.data import quiet_tensorflow
 from nfnets_augmult.ops import atomic_file, files
 from nfnets_augmult.runs import trained
 from nfnets_augmult.weights import metadata as metadata_lib
@@ -59,6 +60,7 @@ def write_saved_model(path: str, values: _Params, metadata: Mapping[str, Any]) -
     ValueError: see `write_stablehlo`.
   """
   network, metadata = _network(values, metadata)
+  quiet_tensorflow.import_quietly()
   import tensorflow as tf
   from jax.experimental import jax2tf
 
