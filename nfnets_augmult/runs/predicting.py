@@ -1,7 +1,6 @@
 """Predicting the classes of images with the network of a run, or with a file."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import ml_collections
 
@@ -9,9 +8,6 @@ from nfnets_augmult.ops.checks import check_choice
 from nfnets_augmult.runs.predictor import Predictor
 from nfnets_augmult.runs.preprocessing import Preprocessing
 from nfnets_augmult.weights import param_files, stablehlo
-
-if TYPE_CHECKING:
-  from nfnets_augmult.runs.trained import Trained
 
 PARAMETERS = ('averaged', 'last')
 
@@ -66,15 +62,15 @@ def load_predictor(
     if config is not None or class_names:
       raise ValueError(f'config= and class_names=: {params} has its own')
     return _of_program(params, batch_size)
+  # Not at the top, since it imports Haiku, which a `.stablehlo` does without.
   from nfnets_augmult.runs import trained
 
   loaded, said = param_files.read_params(params), param_files.read_metadata(params)
   network = trained.from_values(loaded, said, path=params, config=config, class_names=class_names)
-  return _of_network(network, params, batch_size)
+  return network.predictor(params, batch_size)
 
 
 def _of_run(workdir: str, checkpoint: str, parameters: str, batch_size: int) -> Predictor:
-  # Here, since they import Haiku, which a `.stablehlo` does without.
   from nfnets_augmult.runs.run import Run
   from nfnets_augmult.runs.trained import Trained
 
@@ -82,19 +78,7 @@ def _of_run(workdir: str, checkpoint: str, parameters: str, batch_size: int) -> 
   state = run.restore(checkpoint)
   values = state.params if parameters == 'last' else state.ema_params
   description = f'{workdir}, step {int(state.step):,}, {parameters} parameters'
-  return _of_network(Trained(run, values), description, batch_size)
-
-
-def _of_network(network: 'Trained', description: str, batch_size: int) -> Predictor:
-  return Predictor(
-    network.probabilities,
-    network.params,
-    class_names=network.class_names,
-    preprocessing=network.preprocessing,
-    facts=network.facts,
-    description=description,
-    batch_size=batch_size,
-  )
+  return Trained(run, values).predictor(description, batch_size)
 
 
 def _of_program(path: str, batch_size: int) -> Predictor:

@@ -20,8 +20,8 @@ from nfnets_augmult import models
 from nfnets_augmult.data import quiet_tensorflow
 from nfnets_augmult.ops import atomic_file, files
 from nfnets_augmult.runs import trained
+from nfnets_augmult.weights import checks, stablehlo
 from nfnets_augmult.weights import metadata as metadata_lib
-from nfnets_augmult.weights import stablehlo
 
 _Params = Mapping[str, Mapping[str, Any]]
 
@@ -108,14 +108,17 @@ def write_onnx(path: str, values: _Params, metadata: Mapping[str, Any]) -> None:
     ) from error
   params = jax.tree.map(np.asarray, network.params)
   images = jax.ShapeDtypeStruct(('batch', *network.preprocessing.image_shape), np.uint8)
-  with _quiet('jax2onnx', 'onnx_ir'):
-    model = jax2onnx.to_onnx(
-      lambda images: network.probabilities(params, images),
-      [images],
-      model_name=metadata.get('model', 'network'),
-      input_names=['images'],
-      output_names=['probabilities'],
-    )
+  try:
+    with _quiet('jax2onnx', 'onnx_ir'):
+      model = jax2onnx.to_onnx(
+        lambda images: network.probabilities(params, images),
+        [images],
+        model_name=metadata.get('model', 'network'),
+        input_names=['images'],
+        output_names=['probabilities'],
+      )
+  except Exception as error:  # an operation that it does not know raises all kinds of errors
+    raise ValueError(f'jax2onnx fails: {checks.short_message(error)}') from error
   model.metadata_props.add(key=nfnets_augmult.__name__, value=metadata_lib.to_json(metadata))
   files.write_whole(path, model.SerializeToString())
 
@@ -132,13 +135,16 @@ def _network(
     metadata: of them.
     **changes: of the config.
   """
-  if not {'config', 'class_names', 'normalization'} <= metadata.keys():
+  if not (
+    isinstance(metadata.get('config'), Mapping)
+    and {'class_names', 'normalization'} <= metadata.keys()
+  ):
     raise ValueError(
       'it does not say its classes, its network and how images are read: export from the '
       'directory of its run, --workdir'
     )
   config = {**metadata['config'], **changes}
-  module = models.model_spec(config['model.name']).module
+  module = models.model_spec(config.get('model.name', '')).module
   if 'conv_algorithm' in inspect.signature(module).parameters:
     config['model.conv_algorithm'] = 'native'
   network = trained.from_values(values, {**metadata, 'config': config}, path='it')

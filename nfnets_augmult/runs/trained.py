@@ -8,6 +8,7 @@ import ml_collections
 
 from nfnets_augmult import configs
 from nfnets_augmult.runs import images as images_lib
+from nfnets_augmult.runs.predictor import Predictor
 from nfnets_augmult.runs.preprocessing import Preprocessing
 from nfnets_augmult.runs.run import Run
 from nfnets_augmult.weights import pretrained
@@ -56,6 +57,18 @@ class Trained(NamedTuple):
     """Returns float32 `[B, K]` for images uint8 `[B, H, W, C]`; normalization is part of it."""
     logits = self.run.network.classifier(params, None, images, is_training=False)
     return jax.nn.softmax(logits)
+
+  def predictor(self, description: str, batch_size: int) -> Predictor:
+    """Returns what predicts with the network; the arguments are those of `Predictor`."""
+    return Predictor(
+      self.probabilities,
+      self.params,
+      class_names=self.class_names,
+      preprocessing=self.preprocessing,
+      facts=self.facts,
+      description=description,
+      batch_size=batch_size,
+    )
 
 
 def from_values(
