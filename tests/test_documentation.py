@@ -34,7 +34,7 @@ FLAGS = {
   },
   'reproduce': {'config', 'workdir', 'hours', 'processes', 'until'},
   'report': {'workdir', 'output', 'metric'},
-  'export': {'workdir', 'params', 'output'},
+  'export': {'workdir', 'params', 'output', 'format'},
   'convert': {'config', 'output'},
   'index': {'folder'},
   'models.table': set(),
@@ -66,6 +66,9 @@ def test_commands_name_things_that_exist(words):
   """Programs, config files, flags and config keys."""
   if words[0].startswith('./'):
     assert os.access(ROOT / words[0], os.X_OK)
+    return
+  if words[0] == 'python' and words[1].endswith('.py'):
+    assert (ROOT / words[1]).exists()
     return
   if words[:2] != ['python', '-m']:
     assert words[0] in {
