@@ -3,9 +3,9 @@ r"""A small Wide-ResNet on a folder of small photographs, for the CPU of a lapto
     python -m nfnets_augmult.train --config=experiments/own_images.py \
         --config.dataset.data_dir=photos --workdir=runs/photos
 
-The folder has `train/CLASS/` and `test/CLASS/`. Made for some thousand images of 32 pixels: batches of
-32 are then about 2 % of the images, as the paper's are. docs/own_images.md compares n = 4 with n = 1
-on such a folder; ask `find_learning_rate` for the learning rate of yours.
+The folder has `train/CLASS/` and `test/CLASS/`. Made for some thousand images of 32 pixels: batches
+of 32 are then about 2 % of the images, as the paper's are. docs/own_images.md compares n = 4 with
+n = 1 on such a folder; ask `find_learning_rate` for the learning rate of yours.
 """
 
 from nfnets_augmult.recipes import cifar100_recipe

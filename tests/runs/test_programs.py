@@ -148,8 +148,8 @@ for size in (1, 8):
 
 def test_an_onnx_file_runs_in_its_runtime(tmp_path):
   """For batches of any size; the metadata are among its properties."""
-  onnxruntime = pytest.importorskip('onnxruntime', reason='needs onnxruntime')
-  pytest.importorskip('jax2onnx', reason='needs jax2onnx')
+  onnxruntime = pytest.importorskip('onnxruntime', reason="needs pip install -e '.[onnx]'")
+  pytest.importorskip('jax2onnx', reason="needs pip install -e '.[onnx]'")
   folder = predicted_runs.photos()
   images, expected = _expected(folder, _photos(folder)[:8])
   path = str(tmp_path / 'photos.onnx')
