@@ -104,7 +104,7 @@ def write_onnx(path: str, values: _Params, metadata: Mapping[str, Any]) -> None:
     import jax2onnx
   except ImportError as error:
     raise ValueError(
-      f"the converter is not installed: pip install 'nfnets_augmult[onnx]' ({error})"
+      f"the converter is not installed: pip install -e '.[onnx]' ({error})"
     ) from error
   params = jax.tree.map(np.asarray, network.params)
   images = jax.ShapeDtypeStruct(('batch', *network.preprocessing.image_shape), np.uint8)
