@@ -1,0 +1,207 @@
+"""The page of a report: `sweep.html`, with its tables, its figures and all runs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colors
+
+from nfnets_augmult.pages import document, plots
+from nfnets_augmult.pages.document import shown
+from nfnets_augmult.report.charts import Chart, Line, Panel
+from nfnets_augmult.report.tables import Row, Section
+
+NAME = 'sweep.html'
+# What keeps the page short, whatever is recorded.
+_MOST_RUNS = 1000
+_MOST_ROWS = 300  # of other tables
+_MOST_PLOTS = 40
+# Bokeh's names of Matplotlib's markers.
+_MARKERS = {
+  'o': 'circle',
+  's': 'square',
+  '^': 'triangle',
+  'D': 'diamond',
+  'v': 'inverted_triangle',
+  '*': 'star',
+  'P': 'plus',
+  'p': 'hex',
+  '<': 'triangle_pin',
+  '>': 'square_pin',
+}
+# Of the runs that a table of many columns shows; runs.csv has all.
+_RUN_COLUMNS = {
+  'test/raw/top_1': 'test accuracy, last (%)',
+  'test/ema/top_1': 'test accuracy, averaged (%)',
+}
+
+
+def draw(
+  title: str,
+  sections: Sequence[Section],
+  charts: Mapping[str, Chart | None],
+  pictures: Mapping[str, bytes],
+  runs: Sequence[Row],
+) -> bytes:
+  """Returns the page.
+
+  Args:
+    title: of the report.
+    sections: its parts.
+    charts: what the figures show, by name; None where only the picture does.
+    pictures: PNG files of the figures, which are shown instead of a chart of too many panels.
+    runs: of `tables.run_rows`, at least one.
+  """
+  shown_charts, num_plots = [], 0
+  for name, chart in charts.items():
+    panels = chart.panels if chart and num_plots + len(chart.panels) <= _MOST_PLOTS else ()
+    num_plots += len(panels)
+    drawn = [plots.to_json(_draw_panel(chart, panel)) for panel in panels]
+    shown_charts.append({'name': name, 'title': name.replace('_', ' '), 'plots': drawn})
+  return document.render(
+    'sweep.html',
+    {chart['name']: pictures[chart['name']] for chart in shown_charts if not chart['plots']},
+    title=shown(title),
+    sections=[
+      section._replace(
+        heading=shown(section.heading),
+        texts=[shown(text, 3000) for text in section.texts],
+        rows=[_shown_row(row) for row in section.rows[:_MOST_ROWS]],
+        lines=[shown(line) for line in section.lines],
+      )
+      for section in sections
+    ],
+    charts=shown_charts,
+    charts_note='Bars are standard errors. Below the data, a cross is a point that diverged, a '
+    'triangle one that has not been run to its end. Drag to zoom (on a touch screen, choose the '
+    'tool first), or turn the wheel with Ctrl; the bent arrow resets. A click in the legend hides '
+    'a line.',
+    runs=[_run_row(row) for row in runs[:_MOST_RUNS]],
+    runs_note=f'The first {_MOST_RUNS:,} of {len(runs):,} runs; runs.csv has all.'
+    * (len(runs) > _MOST_RUNS),
+  )
+
+
+def _shown_row(row: Row) -> Row:
+  return {column: shown(value) for column, value in row.items()}
+
+
+def _run_row(row: Row) -> Row:
+  """A row of `tables.run_rows`, with accuracies in percent and numbers of a readable length."""
+  values = {}
+  for column, value in row.items():
+    if column in _RUN_COLUMNS:
+      values[_RUN_COLUMNS[column]] = '' if value == '' else f'{100 * value:.2f}'
+    elif isinstance(value, float):
+      values[column] = f'{value:.5g}'
+    else:
+      values[column] = shown(value, 120)
+  return values
+
+
+def _draw_panel(chart: Chart, panel: Panel) -> Any:
+  """Returns the interactive plot of a panel."""
+  from bokeh.models import FixedTicker, NoOverlap, PrintfTickFormatter, Title
+
+  measured = [
+    chart.factor * cell.mean for line in panel.lines for _, cell in line.points if cell.values
+  ]
+  is_logarithmic = chart.is_logarithmic and any(value > 0 for value in measured)
+  plot = plots.new_figure(
+    chart.x_label,
+    chart.y_label,
+    max_width=760,
+    x_axis_type='log',
+    **({'y_axis_type': 'log'} if is_logarithmic else {}),
+  )
+  for text in reversed(panel.title.split('\n')):
+    plot.add_layout(Title(text=shown(text, 100)), 'above')
+  bottom, step = _place_of_marks(measured, is_logarithmic=is_logarithmic)
+  drawn = []
+  for number, line in enumerate(panel.lines):
+    y = bottom / step**number if is_logarithmic else bottom - step * number
+    drawn += _draw_line(plot, line, chart.factor, y)
+  plots.add_hover(
+    plot,
+    drawn,
+    [
+      (chart.x_label, '@x'),
+      (chart.y_label.replace('\n', ' '), '@text'),
+      ('best learning rate' if 'rate' not in chart.x_label else 'learning rate', '@rate'),
+      ('runs that count', '@count'),
+    ],
+  )
+  if panel.published:
+    x, y, shades = zip(*panel.published, strict=True)
+    plot.scatter(
+      x,
+      y,
+      marker='star',
+      size=14,
+      line_color=[colors.to_hex(shade) for shade in shades],
+      fill_color='white',
+      legend_label='paper (colour of its n)',
+    )
+  values = sorted({x for line in panel.lines for x, _ in line.points})
+  plot.xaxis.ticker = FixedTicker(ticks=values)
+  plot.xaxis.formatter = PrintfTickFormatter(format='%g')
+  plot.xaxis.major_label_policy = NoOverlap()
+  plots.place_legend(plot)
+  return plot
+
+
+def _place_of_marks(measured: Sequence[float], *, is_logarithmic: bool) -> tuple[float, float]:
+  """Returns where the first row of marks goes, and the difference, or ratio, to the next one."""
+  values = [value for value in measured if value > 0 or not is_logarithmic]
+  low, high = (min(values), max(values)) if values else (0.0, 1.0)
+  if is_logarithmic:
+    step = max(high / low, 2.0) ** 0.06
+    return low / step**1.5, step
+  step = 0.06 * ((high - low) or 1.0)
+  return low - 1.5 * step, step
+
+
+def _draw_line(plot: Any, line: Line, factor: float, mark_y: float) -> list[Any]:
+  """Draws a line with its error bars, and the marks of points without a value at `mark_y`."""
+  style = line.style
+  color, label = colors.to_hex(style.color), shown(style.label, 100)
+  places = [i for i, (_, cell) in enumerate(line.points) if cell.status == 'measured']
+  # A point that diverged in between breaks the line.
+  points = line.points[places[0] : places[-1] + 1] if places else []
+  means = np.array([factor * cell.mean if cell.values else np.nan for _, cell in points])
+  errors = np.array([factor * (c.standard_error or 0.0) if c.values else np.nan for _, c in points])
+  x = [float(x) for x, _ in points]
+  columns = {
+    'x': x,
+    'y': means,
+    'text': [f'{m:.4g} ± {e:.2g}' for m, e in zip(means, errors, strict=True)],
+    'rate': [f'{cell.runs[0].learning_rate:g}' for _, cell in points],
+    'count': [f'{len(cell.values)} of {len(cell.runs)}' for _, cell in points],
+  }
+  drawn = plots.add_curve(
+    plot,
+    columns,
+    label=label,
+    color=color,
+    is_dashed=not style.is_within,
+    marker=_MARKERS[style.marker],
+    size=8,
+  )
+  plot.segment(x, means - errors, x, means + errors, line_color=color, legend_label=label)
+  for status, text, marker in (
+    ('diverged', 'diverged', 'x'),
+    ('missing', 'not run to its end', 'inverted_triangle'),
+  ):
+    found = [(x, cell) for x, cell in line.points if cell.status == status]
+    if found:
+      columns = {
+        'x': [float(x) for x, _ in found],
+        'y': [mark_y] * len(found),
+        'text': [text] * len(found),
+        'rate': [f'{cell.runs[0].learning_rate:g}' for _, cell in found],
+        'count': [f'{len(cell.values)} of {len(cell.runs)}' for _, cell in found],
+      }
+      drawn += plots.add_curve(
+        plot, columns, label=label, color=color, has_line=False, marker=marker, size=8
+      )
+  return drawn
