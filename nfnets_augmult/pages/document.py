@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from absl import logging
-from PIL import Image
 
 from nfnets_augmult.ops import paths
 
@@ -91,6 +90,8 @@ def _code(text: str) -> Any:
 
 def _data_uri(content: bytes, most: int) -> str:
   """Returns a PNG file as a data URI of at most `most` characters; '' if that cannot be."""
+  from PIL import Image
+
   try:
     kind, picture = 'png', Image.open(io.BytesIO(content), formats=['PNG']).convert('RGB')
   except (OSError, ValueError, Image.DecompressionBombError):

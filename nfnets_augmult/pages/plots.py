@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 # Of a longer curve, the smallest and the largest value of so many stretches are drawn.
 STRETCHES = 500
+HELP = (
+  'Drag to zoom (on a touch screen, choose the tool first), or turn the wheel with Ctrl; the bent '
+  'arrow resets. A click in the legend hides a curve.'
+)
 _FONT_SIZE = '14px'  # of axes and legends; Bokeh's own is too small for a phone
 
 
@@ -94,7 +98,9 @@ def add_curve(
     drawn.append(line)
   if marker:
     fill = 'white' if is_dashed else color
-    drawn.append(plot.scatter(**shared, marker=marker, size=size, color=color, fill_color=fill))
+    drawn.append(
+      plot.scatter(**shared, marker=marker, size=size, color=color, fill_color=fill, line_width=1.6)
+    )
   return drawn
 
 
@@ -155,7 +161,6 @@ def to_json(plot: 'Figure') -> str:
 
   text = {'major_label_text_font_size': _FONT_SIZE, 'axis_label_text_font_size': _FONT_SIZE}
   look = {'Axis': text, 'Legend': {'label_text_font_size': _FONT_SIZE}}
-  look['Title'] = {'text_font_size': _FONT_SIZE}
   item = json_item(plot, theme=Theme(json={'attrs': look}))
   # Bokeh counts its objects from the start of the process.
   numbers: dict[str, str] = {}

@@ -9,6 +9,7 @@ from matplotlib import colors
 from nfnets_augmult.pages import document, plots
 from nfnets_augmult.pages.document import shown
 from nfnets_augmult.report.charts import Chart, Line, Panel
+from nfnets_augmult.report.statistics import Cell
 from nfnets_augmult.report.tables import Row, Section
 
 NAME = 'sweep.html'
@@ -29,7 +30,7 @@ _MARKERS = {
   '<': 'triangle_pin',
   '>': 'square_pin',
 }
-# Of the runs that a table of many columns shows; runs.csv has all.
+# Names that `runs.csv` has for programs.
 _RUN_COLUMNS = {
   'test/raw/top_1': 'test accuracy, last (%)',
   'test/ema/top_1': 'test accuracy, averaged (%)',
@@ -56,8 +57,12 @@ def draw(
   for name, chart in charts.items():
     panels = chart.panels if chart and num_plots + len(chart.panels) <= _MOST_PLOTS else ()
     num_plots += len(panels)
-    drawn = [plots.to_json(_draw_panel(chart, panel)) for panel in panels]
-    shown_charts.append({'name': name, 'title': name.replace('_', ' '), 'plots': drawn})
+    drawn = [
+      (shown(p.title.replace('\n', ', ')), plots.to_json(_draw_panel(chart, p))) for p in panels
+    ]
+    title_of_chart = _title(chart) if chart else 'The best of each network'
+    shown_charts.append({'name': name, 'title': title_of_chart, 'plots': drawn})
+  run_rows, shared = _without_shared([_run_row(row) for row in runs])
   return document.render(
     'sweep.html',
     {chart['name']: pictures[chart['name']] for chart in shown_charts if not chart['plots']},
@@ -65,21 +70,40 @@ def draw(
     sections=[
       section._replace(
         heading=shown(section.heading),
-        texts=[shown(text, 3000) for text in section.texts],
-        rows=[_shown_row(row) for row in section.rows[:_MOST_ROWS]],
+        texts=[shown(text, 3000) for text in [*section.texts, *notes]],
+        rows=rows[:_MOST_ROWS],
         lines=[shown(line) for line in section.lines],
       )
       for section in sections
+      for rows, notes in [_without_shared([_shown_row(row) for row in section.rows])]
     ],
     charts=shown_charts,
     charts_note='Bars are standard errors. Below the data, a cross is a point that diverged, a '
-    'triangle one that has not been run to its end. Drag to zoom (on a touch screen, choose the '
-    'tool first), or turn the wheel with Ctrl; the bent arrow resets. A click in the legend hides '
-    'a line.',
-    runs=[_run_row(row) for row in runs[:_MOST_RUNS]],
-    runs_note=f'The first {_MOST_RUNS:,} of {len(runs):,} runs; runs.csv has all.'
-    * (len(runs) > _MOST_RUNS),
+    f'triangle one that has not been run to its end. {plots.HELP}',
+    runs=run_rows[:_MOST_RUNS],
+    runs_notes=[
+      *shared,
+      *[f'The first {_MOST_RUNS:,} of {len(runs):,} runs; runs.csv has all.']
+      * (len(runs) > _MOST_RUNS),
+    ],
   )
+
+
+def _title(chart: Chart) -> str:
+  value = chart.y_label.split('\n')[0].removesuffix(' (%)')
+  return f'{value} against {chart.x_label}'.capitalize()
+
+
+def _without_shared(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
+  """Returns the rows without the columns in which all of them agree, and a text on these."""
+  if len(rows) < 2:
+    return list(rows), []
+  shared = {
+    column: value for column, value in rows[0].items() if all(row[column] == value for row in rows)
+  }
+  kept = [{c: value for c, value in row.items() if c not in shared} for row in rows]
+  text = ', '.join(f'{column} {value}' for column, value in shared.items() if value != '')
+  return kept, [f'All have: {text}.'] * bool(text)
 
 
 def _shown_row(row: Row) -> Row:
@@ -87,7 +111,7 @@ def _shown_row(row: Row) -> Row:
 
 
 def _run_row(row: Row) -> Row:
-  """A row of `tables.run_rows`, with accuracies in percent and numbers of a readable length."""
+  """A row of `tables.run_rows`, readable: accuracies come first, in percent."""
   values = {}
   for column, value in row.items():
     if column in _RUN_COLUMNS:
@@ -96,17 +120,16 @@ def _run_row(row: Row) -> Row:
       values[column] = f'{value:.5g}'
     else:
       values[column] = shown(value, 120)
-  return values
+  first = ('run', 'status', *_RUN_COLUMNS.values())
+  return {column: values[column] for column in (*first, *(c for c in values if c not in first))}
 
 
 def _draw_panel(chart: Chart, panel: Panel) -> Any:
   """Returns the interactive plot of a panel."""
-  from bokeh.models import FixedTicker, NoOverlap, PrintfTickFormatter, Title
+  from bokeh.models import FixedTicker, NoOverlap, PrintfTickFormatter
 
-  measured = [
-    chart.factor * cell.mean for line in panel.lines for _, cell in line.points if cell.values
-  ]
-  is_logarithmic = chart.is_logarithmic and any(value > 0 for value in measured)
+  cells = [cell for line in panel.lines for _, cell in line.points if cell.values]
+  is_logarithmic = chart.is_logarithmic and any(cell.mean > 0 for cell in cells)
   plot = plots.new_figure(
     chart.x_label,
     chart.y_label,
@@ -114,9 +137,7 @@ def _draw_panel(chart: Chart, panel: Panel) -> Any:
     x_axis_type='log',
     **({'y_axis_type': 'log'} if is_logarithmic else {}),
   )
-  for text in reversed(panel.title.split('\n')):
-    plot.add_layout(Title(text=shown(text, 100)), 'above')
-  bottom, step = _place_of_marks(measured, is_logarithmic=is_logarithmic)
+  bottom, step = _place_of_marks(cells, chart.factor, is_logarithmic=is_logarithmic)
   drawn = []
   for number, line in enumerate(panel.lines):
     y = bottom / step**number if is_logarithmic else bottom - step * number
@@ -150,9 +171,12 @@ def _draw_panel(chart: Chart, panel: Panel) -> Any:
   return plot
 
 
-def _place_of_marks(measured: Sequence[float], *, is_logarithmic: bool) -> tuple[float, float]:
+def _place_of_marks(
+  cells: Sequence[Cell], factor: float, *, is_logarithmic: bool
+) -> tuple[float, float]:
   """Returns where the first row of marks goes, and the difference, or ratio, to the next one."""
-  values = [value for value in measured if value > 0 or not is_logarithmic]
+  ends = [cell.mean + sign * (cell.standard_error or 0) for cell in cells for sign in (-1, 1)]
+  values = [factor * end for end in ends if end > 0 or not is_logarithmic]
   low, high = (min(values), max(values)) if values else (0.0, 1.0)
   if is_logarithmic:
     step = max(high / low, 2.0) ** 0.06

@@ -123,10 +123,7 @@ def _curves(workdir: str, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any
   from nfnets_augmult.runs import page_plots
 
   figures, is_thinned = page_plots.draw_curves(metrics, records.read_divergence(workdir))
-  note = (
-    'Drag to zoom (on a touch screen, choose the tool first), or turn the wheel with Ctrl; the '
-    'bent arrow resets. A click in the legend hides a curve. A gap is a value that is not finite.'
-  )
+  note = f'{plots.HELP} A gap is a value that is not finite.'
   if is_thinned:
     note += (
       f' Of each of {plots.STRETCHES} equal stretches of a long curve the smallest and the largest '
