@@ -50,12 +50,15 @@ def draw(
     title: of the report.
     sections: its parts.
     charts: what the figures show, by name; None where only the picture does.
-    pictures: PNG files of the figures, which are shown instead of a chart of too many panels.
+    pictures: PNG files of the figures, which are shown instead of a chart of too many panels, or of
+      no values yet.
     runs: of `tables.run_rows`, at least one.
   """
   shown_charts, num_plots = [], 0
   for name, chart in charts.items():
-    panels = chart.panels if chart and num_plots + len(chart.panels) <= _MOST_PLOTS else ()
+    panels = chart.panels if chart and _has_values(chart) else ()
+    if num_plots + len(panels) > _MOST_PLOTS:
+      panels = ()
     num_plots += len(panels)
     drawn = [
       (shown(p.title.replace('\n', ', ')), plots.to_json(_draw_panel(chart, p))) for p in panels
@@ -87,6 +90,11 @@ def draw(
       * (len(runs) > _MOST_RUNS),
     ],
   )
+
+
+def _has_values(chart: Chart) -> bool:
+  lines = (line for panel in chart.panels for line in panel.lines)
+  return any(cell.values for line in lines for _, cell in line.points)
 
 
 def _title(chart: Chart) -> str:

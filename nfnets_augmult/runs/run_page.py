@@ -24,6 +24,13 @@ _MOST_COMMANDS = 10
 _MOST_TEXT = 3000
 
 
+def holds_run(workdir: str) -> bool:
+  """Whether there is a run in `workdir` itself, not in folders below it."""
+  config = records.read_json(os.path.join(workdir, 'config.json'))
+  is_config = isinstance(config, dict) and 'model.name' in config
+  return is_config and not any(config.get(key) for key in configs.RETIRED)
+
+
 def write_run_page(workdir: str) -> str:
   """Writes `run.html` into the work directory of a run, which needs no other file.
 
@@ -36,9 +43,9 @@ def write_run_page(workdir: str) -> str:
   """
   if not document.is_available(NAME):
     return ''
-  config = records.read_object(os.path.join(workdir, 'config.json'))
-  if config is None:
+  if not holds_run(workdir):
     raise ValueError(f'workdir={workdir!r}: there is no run in it')
+  config = records.read_object(os.path.join(workdir, 'config.json'))
   notes: list[str] = []
   facts = _read(os.path.join(workdir, 'run.json'), notes)
   metrics = records.read_metrics(os.path.join(workdir, 'metrics.jsonl'))

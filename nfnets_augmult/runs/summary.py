@@ -9,6 +9,7 @@ import jax
 
 from nfnets_augmult import configs
 from nfnets_augmult.models.table import count_parameters
+from nfnets_augmult.ops import files
 from nfnets_augmult.runs import images
 from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training import records
@@ -86,5 +87,7 @@ def result_text(result: dict[str, Any], workdir: str, what: str) -> str:
       + (f' ({count:,.0f} images)' if (count := result.get(f'test/{name}/count')) else '')
     )
   lines.append(f'  pictures: {workdir}/contact_sheet.png, {workdir}/curves.png')
+  if files.exists(os.path.join(workdir, 'run.html')):
+    lines.append(f'  page:     {workdir}/run.html')
   lines.append(f'  records:  {workdir}/metrics.jsonl; tensorboard --logdir {workdir}/tensorboard')
   return '\n'.join(lines)
