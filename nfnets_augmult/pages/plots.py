@@ -167,7 +167,8 @@ def to_json(plot: 'Figure') -> str:
   item = _renumbered(item, numbers)
   item['root_id'] = numbers[item['root_id']]
   # `</script>` and `<!--` in names would end the element.
-  return json.dumps(item, separators=(',', ':')).replace('<', '\\u003c')
+  text = json.dumps(item, separators=(',', ':'), ensure_ascii=False)
+  return text.replace('<', '\\u003c')
 
 
 def _renumbered(value: Any, numbers: dict[str, str]) -> Any:

