@@ -18,10 +18,14 @@ setuptools.setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   packages=setuptools.find_packages(include=['nfnets_augmult', 'nfnets_augmult.*']),
-  package_data={'nfnets_augmult.models': ['conv_algorithms.json']},
+  package_data={
+    'nfnets_augmult.models': ['conv_algorithms.json'],
+    'nfnets_augmult.pages': ['templates/*'],
+  },
   python_requires='>=3.11',
   install_requires=[
     'absl-py',
+    'bokeh>=3.9',
     'chex',
     'dm-haiku>=0.0.15',
     'etils[epath]',
@@ -29,7 +33,9 @@ setuptools.setup(
     # TensorFlow Datasets 4.9.10 imports it to prepare data, and does not declare it.
     'importlib_resources',
     'jax>=0.8',
+    'jinja2',
     'jmp',
+    'markupsafe',
     'matplotlib',
     'ml-collections',
     'numpy',

@@ -14,6 +14,7 @@ import logging as std_logging
 import os
 import pathlib
 import re
+import shlex
 import signal
 import sys
 import traceback
@@ -39,6 +40,7 @@ HOST_LOST = 75
 # Exit status after a later start has taken the work directory over: not to be repeated.
 TAKEN_OVER = 76
 
+_FLAGS_OF_A_MACHINE = ('coordinator', 'num_hosts', 'host_index')
 _PACKAGE = str(pathlib.Path(__file__).parent)
 
 
@@ -187,6 +189,25 @@ def check_devices() -> None:
 def config_path() -> str:
   """Returns the value of `--config`, `FILE.py` or `FILE.py:ARGUMENT`."""
   return config_flags.get_config_filename(flags.FLAGS['config'])
+
+
+def given_command() -> str:
+  """Returns the command that started this program, as was typed, to be copied into a shell.
+
+  Left out are the interpreter's path and options, passwords in URLs, and which of several machines
+  this is.
+  """
+  words = sys.orig_argv
+  words = words[words.index('-m') :] if '-m' in words else words[1:]
+  kept, rest = ['python'], iter(words)
+  for word in rest:
+    name, has_value, _ = word.lstrip('-').partition('=')
+    if word.startswith('-') and name in _FLAGS_OF_A_MACHINE:
+      if not has_value:
+        next(rest, None)
+    else:
+      kept.append(paths.without_credentials(word))
+  return shlex.join(kept)
 
 
 def default_workdir(path: str) -> str:

@@ -76,7 +76,12 @@ def main() -> None:
   try:
     with contextlib.ExitStack() as locks:
       hosts.from_first_host(lambda: _lock(workdir, locks))
-      (result,) = training.train([run], stop_requested=command_line.StopSignals()).results
+      (result,) = training.train(
+        [run],
+        command=command_line.given_command(),
+        has_page=True,
+        stop_requested=command_line.StopSignals(),
+      ).results
   except StopRequested:
     logging.info('stopped and saved in %s; the same command goes on from there', workdir)
   except DivergedError as error:

@@ -165,3 +165,27 @@ def test_help_lists_the_flags_of_a_program(program, names):
   assert done.returncode == 0
   for name in names:
     assert f'\n  --{name}:' in done.stdout
+
+
+@pytest.mark.parametrize(
+  ('words', 'command'),
+  [
+    (
+      ['/opt/a/python', '-X', 'dev', '-m', 'nfnets_augmult.train', '--config', '~/my file.py:a,b'],
+      "python -m nfnets_augmult.train --config '~/my file.py:a,b'",
+    ),
+    (
+      ['python', '-m', 'a', '--num_hosts=2', '--coordinator', '10.0.0.1:80', '--multi_host'],
+      'python -m a --multi_host',
+    ),
+    (
+      ['python', '-m', 'a', '--config.dataset.data_dir=s3://key:secret@b/c?token=1'],
+      'python -m a --config.dataset.data_dir=s3://b/c',
+    ),
+    (['python', 'train.py', '--config=a.py'], 'python train.py --config=a.py'),
+  ],
+)
+def test_the_command_as_given(words, command, monkeypatch):
+  """To be typed again anywhere, and without passwords."""
+  monkeypatch.setattr(sys, 'orig_argv', words)
+  assert command_line.given_command() == command

@@ -35,6 +35,16 @@ def expand(path: str) -> str:
   return expanded
 
 
+def without_credentials(text: str) -> str:
+  """Returns a text with users, passwords and queries left out of the URLs in it.
+
+  Example:
+    >>> without_credentials('--data_dir=s3://key:secret@host/data?token=1')
+    '--data_dir=s3://host/data'
+  """
+  return re.sub(r"""(\w+://)(?:[^\s/@'"]*@)?([^\s?'"]*)(?:\?[^\s'"]*)?""", r'\1\2', text)
+
+
 def check_writable(key: str, folder: str) -> None:
   """Raises ValueError unless `folder` is writable or can be created; writes nothing.
 

@@ -15,21 +15,11 @@ Notebooks show a `Figure` after `%matplotlib inline`; `figure.savefig(path)` wri
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nfnets_augmult.report import charts, statistics
 from nfnets_augmult.report import panels as panels_lib
-from nfnets_augmult.report import statistics
-from nfnets_augmult.report.recorded_runs import TRAINING_LOSS, RecordedRun
-from nfnets_augmult.report.statistics import Cell
-
-# Keys that a title shows first where settings differ in several.
-_TITLE_KEYS = (
-  'sam.rho',
-  'augmentation.pad',
-  'model.dropout_rate',
-  'augmentation.randaugment.layers',
-)
+from nfnets_augmult.report.recorded_runs import RecordedRun
 
 
 def accuracy_against_length(
@@ -50,8 +40,9 @@ def accuracy_against_length(
   Raises:
     ValueError: another `unit`.
   """
-  ylabel = 'test accuracy (%)'
-  return _against_length(runs, metric, unit, ylabel=ylabel, factor=100, published=published)
+  return panels_lib.draw_chart(
+    charts.accuracy_against_length(runs, metric=metric, unit=unit, published=published)
+  )
 
 
 def accuracy_by_model(
@@ -74,8 +65,8 @@ def accuracy_by_model(
   names = {run.config['model.name'] for run in runs}
   names |= {number['keys']['model.name'] for number in numbers}
   places = {name: place for place, name in enumerate(sorted(names))}
-  styles = panels_lib.make_styles(runs)
-  colors = {run.augmult: styles[panels_lib.line_of(run)].color for run in runs}
+  styles = charts.make_styles(runs)
+  colors = {run.augmult: styles[charts.line_of(run)].color for run in runs}
   figure = Figure(figsize=(6.4, 4.2), layout='constrained')
   axes = figure.subplots()
 
@@ -120,8 +111,7 @@ def training_loss_against_length(runs: Sequence[RecordedRun], *, unit: str = 'ep
 
   Figures 2b, 6a and 6b. `unit` is `'epochs'` or `'updates'`.
   """
-  ylabel = 'training cross entropy\n(raw images, nats)'
-  return _against_length(runs, TRAINING_LOSS, unit, ylabel=ylabel, smallest=True)
+  return panels_lib.draw_chart(charts.training_loss_against_length(runs, unit=unit))
 
 
 def accuracy_against_learning_rate(
@@ -134,107 +124,6 @@ def accuracy_against_learning_rate(
     metric: the recorded accuracy.
     temperature: whether the axis is the temperature, learning rate times n (Figures 7 and 10).
   """
-  axis = 'temperature' if temperature else 'learning_rate'
-  panels = statistics.group_by_attributes(runs, 'panel', 'budget')
-  titles = panel_titles([panel for panel, _ in panels])
-  styles = panels_lib.make_styles(runs)
-
-  def draw(axes: Axes, key: Any, group: Sequence[RecordedRun]) -> None:
-    def points(line: Sequence[RecordedRun]) -> list[tuple[float | None, Cell]]:
-      return [
-        (x, statistics.make_cell(same, metric))
-        for x, same in statistics.group_by_attributes(line, axis).items()
-      ]
-
-    panels_lib.draw_lines(axes, group, points, styles, factor=100)
-    epochs, steps = key[1]
-    length = f'{epochs:g} epochs' if epochs else f'{steps:,} updates'
-    axes.set_title(f'{titles[key[0]]}\n{length}', fontsize=9)
-    axes.set_xlabel('temperature (learning rate x n)' if temperature else 'learning rate')
-    axes.set_ylabel('test accuracy (%)')
-
-  return panels_lib.draw_panels(panels, draw)
-
-
-def panel_titles(panels: Sequence[Any]) -> dict[Any, str]:
-  """Returns a title for each panel: network, data, batches, and the keys that tell it apart."""
-  unique = [dict(panel) for panel in dict.fromkeys(panels)]
-  keys = ['model.name', 'dataset.name', 'batch_size', 'unique_images_per_batch']
-  candidates = [*_TITLE_KEYS, *sorted({key for panel in unique for key in panel})]
-  for key in candidates:
-    # A key that follows from those before it, as the resolution does from the network, is left out.
-    by_title: dict[Any, set[str | None]] = {}
-    for panel in unique:
-      by_title.setdefault(tuple(panel.get(k) for k in keys), set()).add(panel.get(key))
-    if any(len(values) > 1 for values in by_title.values()):
-      keys.append(key)
-  titles = {}
-  for panel in dict.fromkeys(panels):
-    config = dict(panel)
-    size, images = config['batch_size'], config['unique_images_per_batch']
-    lines = [
-      f'{config["model.name"]}, {config["dataset.name"]}',
-      f'batch size {size}' if size != '0' else f'{images} unique images per batch',
-      *(f'{key}={config.get(key)}' for key in keys[4:]),
-    ]
-    titles[panel] = '\n'.join(lines)
-  return titles
-
-
-def matches_setting_and_length(number: Mapping[str, Any], run: RecordedRun) -> bool:
-  """Whether a number of the paper is for the setting and the length of `run`.
-
-  It is not if the paper gives the number for no particular length.
-  """
-  has_length = {'total_epochs', 'total_steps'} & set(number['keys'])
-  return bool(has_length) and matches_setting(number, run)
-
-
-def matches_setting(number: Mapping[str, Any], run: RecordedRun) -> bool:
-  """Whether a number of the paper is for the setting of `run`.
-
-  A number that has the folder of its `sweep` is for runs in that folder only.
-  """
-  is_of_its_sweep = 'sweep' not in number or run.is_inside(number['sweep'])
-  return is_of_its_sweep and all(
-    run.config.get(key) == value for key, value in number['keys'].items()
+  return panels_lib.draw_chart(
+    charts.accuracy_against_learning_rate(runs, metric=metric, temperature=temperature)
   )
-
-
-def _against_length(
-  runs: Sequence[RecordedRun],
-  metric: str,
-  unit: str,
-  *,
-  ylabel: str,
-  factor: float = 1,
-  smallest: bool = False,
-  published: Sequence[Mapping[str, Any]] = (),
-) -> Figure:
-  """`smallest` is for losses: their smallest values are the best, on a logarithmic axis."""
-  if unit not in ('epochs', 'updates'):
-    raise ValueError(f'unit={unit!r} must be epochs or updates')
-  panels = statistics.group_by_attributes(runs, 'panel')
-  titles = panel_titles(list(panels))
-  styles = panels_lib.make_styles(runs)
-
-  def draw(axes: Axes, panel: Any, group: Sequence[RecordedRun]) -> None:
-    def points(line: Sequence[RecordedRun]) -> list[tuple[float | None, Cell]]:
-      return [
-        (getattr(same[0], unit), statistics.best_cell(same, metric, smallest=smallest))
-        for same in statistics.group_by(line, lambda run: getattr(run, unit) or run.budget).values()
-      ]
-
-    for number in published:
-      matching = next((run for run in group if matches_setting_and_length(number, run)), None)
-      x = matching and getattr(matching, unit)
-      if x:
-        panels_lib.draw_published(
-          axes, x, number['top_1'], color=styles[panels_lib.line_of(matching)].color
-        )
-    panels_lib.draw_lines(axes, group, points, styles, factor=factor, is_logarithmic=smallest)
-    axes.set_title(titles[panel], fontsize=9)
-    axes.set_xlabel('epochs' if unit == 'epochs' else 'parameter updates')
-    axes.set_ylabel(ylabel)
-
-  return panels_lib.draw_panels(panels, draw)

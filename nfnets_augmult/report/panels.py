@@ -1,19 +1,15 @@
 """Lines, marks and legends of the figures, which look the same in all panels."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from nfnets_augmult.report import statistics
-from nfnets_augmult.report.recorded_runs import RecordedRun
-from nfnets_augmult.report.statistics import Cell
+from nfnets_augmult.report.charts import Chart, Line, Style
 
-_MARKERS = 'os^Dv*Pp<>'
 _COLUMNS = 3
 _PANEL_INCHES = (3.6, 3.1)
 # Marker and label of a point without a value, by its status and whether its placement is `within`.
@@ -27,46 +23,9 @@ _PUBLISHED_LABEL = 'paper (colour of its n)'
 _LAST_LABELS = (*(label for _, label in _MARKS.values()), _PUBLISHED_LABEL)
 
 
-class Style(NamedTuple):
-  """The look of a line, that is of one n, number of dropout masks and placement."""
-
-  color: Any
-  marker: str
-  is_within: bool
-  label: str
-
-
-def line_of(run: RecordedRun) -> tuple[int, int, str]:
-  """Returns n, number of dropout masks and placement, which the runs of a line share."""
-  return run.augmult, run.dropout_masks, run.placement
-
-
-def make_styles(runs: Sequence[RecordedRun]) -> dict[tuple[int, int, str], Style]:
-  """Returns a style for each line of a figure of these runs, by `line_of`."""
-  lines = sorted({line_of(run) for run in runs}, key=lambda line: (line[:2], line[2] != 'within'))
-  colors = sorted({line[:2] for line in lines})
-  styles = {}
-  for augmult, masks, placement in lines:
-    order = colors.index((augmult, masks))
-    styles[augmult, masks, placement] = Style(
-      color=colormaps['viridis'](0.85 * order / max(1, len(colors) - 1)),
-      marker=_MARKERS[order % len(_MARKERS)],
-      is_within=placement == 'within',
-      label=_line_label(augmult, masks, placement, all_lines=lines),
-    )
-  return styles
-
-
-def draw_panels(
-  panels: Mapping[Any, Sequence[RecordedRun]],
-  draw: Callable[[Axes, Any, Sequence[RecordedRun]], None],
-) -> Figure:
-  """Returns a figure of one panel for each group of runs, with a grid and a log axis.
-
-  Args:
-    panels: the groups, by their keys; up to three a row.
-    draw: draws one of them.
-  """
+def draw_chart(chart: Chart) -> Figure:
+  """Returns a figure of the panels, up to three a row, with a grid and one legend."""
+  panels = chart.panels
   columns = 2 if len(panels) == 4 else min(_COLUMNS, max(1, len(panels)))
   rows = max(1, -(-len(panels) // columns))
   width, height = _PANEL_INCHES
@@ -75,9 +34,14 @@ def draw_panels(
   places = figure.subplots(rows, columns, squeeze=False).ravel()
   for axes in places[len(panels) :]:
     axes.remove()
-  for axes, (key, group) in zip(places, panels.items(), strict=False):
+  for axes, panel in zip(places, panels, strict=False):
     axes.set_xscale('log', base=2)
-    draw(axes, key, group)
+    for x, top_1, color in panel.published:
+      _draw_published(axes, x, top_1, color=color)
+    _draw_lines(axes, panel.lines, factor=chart.factor, is_logarithmic=chart.is_logarithmic)
+    axes.set_title(panel.title, fontsize=9)
+    axes.set_xlabel(chart.x_label)
+    axes.set_ylabel(chart.y_label)
     _label_the_x_axis(axes)
     axes.grid(alpha=0.3)
   draw_legend(figure)
@@ -103,47 +67,26 @@ def draw_legend(figure: Figure) -> None:
     )
 
 
-def draw_lines(
-  axes: Axes,
-  runs: Sequence[RecordedRun],
-  points: Callable[[Sequence[RecordedRun]], list[tuple[float | None, Cell]]],
-  styles: Mapping[Any, Style],
-  *,
-  factor: float,
-  is_logarithmic: bool = False,
-) -> None:
-  """Draws the lines of a panel, and marks for points without a value.
-
-  Args:
-    axes: the panel.
-    runs: of the panel.
-    points: returns the (x, cell) of a line from its runs; x is None where it is not known.
-    styles: of all lines of the figure, by `line_of`.
-    factor: that the values are multiplied by.
-    is_logarithmic: whether the axis of the values is logarithmic.
-  """
+def _draw_lines(axes: Axes, lines: Sequence[Line], *, factor: float, is_logarithmic: bool) -> None:
+  """Draws the lines of a panel, and marks for points without a value."""
   marks, is_any_positive = [], False
-  lines = statistics.group_by(runs, line_of)
-  for key, style in styles.items():
-    cells = [(x, cell) for x, cell in points(lines.get(key, ())) if x is not None]
-    cells.sort(key=lambda point: point[0])
+  for style, cells in lines:
     measured = [i for i, (_, cell) in enumerate(cells) if cell.status == 'measured']
     # A point that diverged in between breaks the line.
     drawn = cells[measured[0] : measured[-1] + 1] if measured else []
-    if key in lines:
-      axes.errorbar(
-        [x for x, _ in drawn],
-        [factor * cell.mean if cell.values else math.nan for _, cell in drawn],
-        yerr=[factor * (cell.standard_error or 0) if cell.values else 0 for _, cell in drawn],
-        color=style.color,
-        marker=style.marker,
-        ms=5,
-        mfc=style.color if style.is_within else 'white',
-        ls='-' if style.is_within else '--',
-        lw=1.4,
-        capsize=2,
-        label=style.label,
-      )
+    axes.errorbar(
+      [x for x, _ in drawn],
+      [factor * cell.mean if cell.values else math.nan for _, cell in drawn],
+      yerr=[factor * (cell.standard_error or 0) if cell.values else 0 for _, cell in drawn],
+      color=style.color,
+      marker=style.marker,
+      ms=5,
+      mfc=style.color if style.is_within else 'white',
+      ls='-' if style.is_within else '--',
+      lw=1.4,
+      capsize=2,
+      label=style.label,
+    )
     unmeasured = [(x, cell.status) for x, cell in cells if cell.status != 'measured']
     if unmeasured:
       marks.append((style, unmeasured))
@@ -184,24 +127,12 @@ def _draw_marks(axes: Axes, marks: Sequence[tuple[Style, Sequence[tuple[float, s
         axes.add_line(Line2D([], [], color='0.3', marker=marker, ls='', label=label))
 
 
-def draw_published(axes: Axes, x: float, top_1: float, *, color: Any) -> None:
+def _draw_published(axes: Axes, x: float, top_1: float, *, color: Any) -> None:
   """Draws a number of the paper, in percent, as a star."""
   axes.plot([x], [top_1], '*', ms=10, mec=color, mfc='white', mew=1.3, ls='', zorder=4)
   if _PUBLISHED_LABEL not in axes.get_legend_handles_labels()[1]:
     proxy = Line2D([], [], color='0.3', marker='*', mfc='white', ls='', label=_PUBLISHED_LABEL)
     axes.add_line(proxy)
-
-
-def _line_label(
-  augmult: int, masks: int, placement: str, *, all_lines: Sequence[tuple[int, int, str]]
-) -> str:
-  """The label of a line; n counts dropout masks if lines differ in these alone (Figure 12)."""
-  parts = [f'n = {augmult}']
-  if len({line[1] for line in all_lines}) > 1:
-    is_figure_12 = len({line[0] for line in all_lines}) == 1
-    masks_text = f'{masks} dropout mask' + 's' * (masks > 1)
-    parts = [f'n = {masks_text}'] if is_figure_12 else [*parts, masks_text]
-  return ', '.join(parts + [placement] * (placement != 'within'))
 
 
 def _label_the_x_axis(axes: Axes) -> None:

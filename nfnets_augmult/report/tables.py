@@ -4,9 +4,9 @@ import csv
 import io
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from nfnets_augmult.report import figures, recorded_runs, statistics, verdict
+from nfnets_augmult.report import charts, recorded_runs, statistics, verdict
 from nfnets_augmult.report.recorded_runs import RecordedRun
 from nfnets_augmult.report.statistics import Cell
 
@@ -22,13 +22,13 @@ def summary_rows(
 
   A number that the paper gives for no particular length is in the row of the best length.
   """
-  titles = figures.panel_titles(list(statistics.group_by_attributes(runs, 'panel')))
+  titles = charts.panel_titles(list(statistics.group_by_attributes(runs, 'panel')))
   groups = statistics.group_by_setting(runs)
   cells = [statistics.best_cell(group, metric) for group in groups]
   paper_top_1: dict[int, float] = {}
   for number in published:
-    matching = [row for row, g in enumerate(groups) if figures.matches_setting(number, g[0])]
-    if any(figures.matches_setting_and_length(number, groups[row][0]) for row in matching):
+    matching = [row for row, g in enumerate(groups) if charts.matches_setting(number, g[0])]
+    if any(charts.matches_setting_and_length(number, groups[row][0]) for row in matching):
       paper_top_1 |= dict.fromkeys(matching, number['top_1'])
     elif measured := [row for row in matching if cells[row].status == 'measured']:
       paper_top_1[max(measured, key=lambda row: cells[row].mean)] = number['top_1']
@@ -60,7 +60,7 @@ def summary_rows(
 
 def comparison_rows(runs: Sequence[RecordedRun], metric: str) -> list[Row]:
   """Returns a row for each comparison of an n with the least one at equal updates."""
-  titles = figures.panel_titles(list(statistics.group_by_attributes(runs, 'panel')))
+  titles = charts.panel_titles(list(statistics.group_by_attributes(runs, 'panel')))
   return [
     {
       'setting': titles[compared.runs[0].panel].replace('\n', ', '),
@@ -112,61 +112,95 @@ def run_rows(runs: Sequence[RecordedRun], workdir: str) -> list[Row]:
   return rows
 
 
-def markdown(
+class Section(NamedTuple):
+  """A part of the report, for `report.md` and `sweep.html`.
+
+  Attributes:
+    heading: '' for none.
+    texts: paragraphs, with code between backticks.
+    rows: of a table.
+    lines: of a list.
+  """
+
+  heading: str
+  texts: Sequence[str]
+  rows: Sequence[Row] = ()
+  lines: Sequence[str] = ()
+
+
+def title(sweeps: Sequence[Mapping[str, Any]], workdir: str) -> str:
+  """Returns the title of the report: those of the sweeps, or the name of the folder."""
+  name = os.path.basename(os.path.abspath(workdir))
+  return '; '.join(sweep['title'] for sweep in sweeps) or name
+
+
+def sections(
   sweeps: Sequence[Mapping[str, Any]],
   runs: Sequence[RecordedRun],
   rows: Sequence[Row],
-  pictures: Sequence[str],
   workdir: str,
   metric: str,
-) -> str:
-  """Returns the text of `report.md`.
+) -> list[Section]:
+  """Returns the parts of the report.
 
   Args:
     sweeps: of `recorded_runs.read_reported_sweeps`.
     runs: at least one.
     rows: of `summary_rows`.
-    pictures: names of the PNG files beside it, without their ending.
     workdir: that `sweeps` and `runs` were read from.
     metric: the recorded accuracy.
   """
   by_status = statistics.group_by_attributes(runs, 'status')
-  name = os.path.basename(os.path.abspath(workdir))
-  parts = [f'# {"; ".join(sweep["title"] for sweep in sweeps) or name}']
-  parts += [f'The paper: {sweep["expected"]}' for sweep in sweeps if sweep['expected']]
   counted = ', '.join(f'{len(group)} {status}' for status, group in by_status.items())
-  parts.append(
+  texts = [f'The paper: {sweep["expected"]}' for sweep in sweeps if sweep['expected']]
+  texts.append(
     f'{len(runs)} runs: {counted}. Test accuracy is `{metric}` after the last update, at the '
     'learning rate of the grid where it is best: the mean and its standard error over the best 5 '
     'of 7 runs as in the paper, or over all runs where there are fewer. The training cross entropy '
     'is that of the raw images, at the learning rate where it is least. Where the best learning '
     'rate is at the edge of its grid, a better one may lie beyond.'
   )
-  parts.append(_markdown_table(rows))
+  parts = [Section('', texts, rows)]
   if compared := comparison_rows(runs, metric):
-    parts.append(
-      '## n > 1 at equal updates\n\n'
+    text = (
       f"Pairs of runs that share a seed, with {verdict.CONFIDENCE:.0%} intervals of Student's t. "
       'The learning rate of each n is the best one of the first seed, which does not count here. '
       'Confirmed: the interval is above 0. Refuted: it is not, and it is below '
       f'{100 * verdict.SMALLEST_EFFECT:g} %, the smallest effect of interest. A verdict is on runs '
       'of this size and length, not on longer ones.'
     )
-    parts.append(_markdown_table(compared))
+    parts.append(Section('n > 1 at equal updates', [text], compared))
   if lines := [_published_line(number) for sweep in sweeps for number in sweep['published']]:
     is_small = any(sweep['is_small'] for sweep in sweeps)
     note = ', for its full-size runs' * is_small
-    parts.append('\n'.join([f'The paper prints{note}:', '', *lines]))
+    parts.append(Section('', [f'The paper prints{note}:'], lines=lines))
   for status in ('failed', 'diverged', 'unfinished', 'missing'):
     if lines := [
-      f'* {os.path.relpath(run.path, workdir)}' + ''.join(f': {m}' for m in _first_line(run))
+      os.path.relpath(run.path, workdir) + ''.join(f': {m}' for m in _first_line(run))
       for run in runs
       if run.status == status
     ]:
       if len(lines) > _MOST_LISTED:
-        more = f'* and {len(lines) - _MOST_LISTED} more, see runs.csv'
+        more = f'and {len(lines) - _MOST_LISTED} more, see runs.csv'
         lines = [*lines[:_MOST_LISTED], more]
-      parts.append('\n'.join([f'## {status.capitalize()} runs', '', *lines]))
+      parts.append(Section(f'{status.capitalize()} runs', [], lines=lines))
+  return parts
+
+
+def markdown(title: str, sections: Sequence[Section], pictures: Sequence[str]) -> str:
+  """Returns the text of `report.md`.
+
+  Args:
+    title: of the report.
+    sections: its parts.
+    pictures: names of the PNG files beside it, without their ending.
+  """
+  parts = [f'# {title}']
+  for section in sections:
+    parts += [f'## {section.heading}'] if section.heading else []
+    parts += section.texts
+    parts += [_markdown_table(section.rows)] if section.rows else []
+    parts += ['\n'.join(f'* {line}' for line in section.lines)] if section.lines else []
   parts += [f'![{name.replace("_", " ")}]({name}.png)' for name in pictures]
   return '\n\n'.join(parts) + '\n'
 
@@ -186,9 +220,7 @@ def _published_line(number: Mapping[str, Any]) -> str:
     for key, value in number['keys'].items()
   )
   error = number['standard_error']
-  return (
-    f'* {number["top_1"]:g}{f" ± {error:g}" if error else ""} % for {keys} ({number["source"]})'
-  )
+  return f'{number["top_1"]:g}{f" ± {error:g}" if error else ""} % for {keys} ({number["source"]})'
 
 
 def _markdown_table(rows: Sequence[Row]) -> str:

@@ -1,13 +1,13 @@
 """Curves of one run, drawn from its `metrics.jsonl`."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Name in the records, label, and style of the curves of each panel.
-_CROSS_ENTROPY = (
+CROSS_ENTROPY = (
   ('train/loss', 'training, augmented copies (running)', {'color': '0.7', 'lw': 1}),
   ('train_raw/raw/cross_entropy', 'training, raw images', {'color': 'C0', 'marker': 'o'}),
   ('test/raw/cross_entropy', 'test', {'color': 'C1', 'marker': 'o'}),
@@ -17,12 +17,29 @@ _CROSS_ENTROPY = (
     {'color': 'C1', 'ls': '--', 'marker': 's'},
   ),
 )
-_ACCURACY = (
+ACCURACY = (
   ('train/accuracy', 'training, augmented copies (running)', {'color': '0.7', 'lw': 1}),
   ('train_raw/raw/top_1', 'training, raw images', {'color': 'C0', 'marker': 'o'}),
   ('test/raw/top_1', 'test', {'color': 'C1', 'marker': 'o'}),
   ('test/ema/top_1', 'test, averaged parameters', {'color': 'C1', 'ls': '--', 'marker': 's'}),
 )
+EPOCHS = 'epochs (passes over the unique images)'
+
+
+class Divergence(NamedTuple):
+  """Where a run diverged.
+
+  Attributes:
+    step: the last one.
+    epoch: of that step.
+    losses: epoch and value of those of the last losses that are finite.
+    label: of these.
+  """
+
+  step: int
+  epoch: float
+  losses: Sequence[tuple[float, float]]
+  label: str
 
 
 def draw_curves(
@@ -43,7 +60,7 @@ def draw_curves(
   # Fixed, since a layout engine draws everything three times.
   figure.subplots_adjust(left=0.075, right=0.985, bottom=0.13, top=0.9, wspace=0.25)
   losses, accuracies, rates = figure.subplots(1, 3)
-  for axes, curves, factor in ((losses, _CROSS_ENTROPY, 1), (accuracies, _ACCURACY, 100)):
+  for axes, curves, factor in ((losses, CROSS_ENTROPY, 1), (accuracies, ACCURACY, 100)):
     for name, label, style in curves:
       points = _points(records, name)
       if points:
@@ -55,7 +72,7 @@ def draw_curves(
           **{'ms': 3.5, 'lw': 1.5, 'marker': '.' if len(points) == 1 else None, **style},
         )
   if divergence is not None:
-    _mark_divergence((losses, accuracies, rates), records, divergence)
+    _mark_divergence((losses, accuracies, rates), locate_divergence(records, divergence))
   for axes in (losses, accuracies):
     if axes.lines:
       axes.legend(fontsize=7)
@@ -67,30 +84,36 @@ def draw_curves(
   rates.set_ylabel('learning rate')
   rates.set_ylim(bottom=0)
   for axes in (losses, accuracies, rates):
-    axes.set_xlabel('epochs (passes over the unique images)')
+    axes.set_xlabel(EPOCHS)
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
   figure.suptitle(title)
   return figure
 
 
-def _mark_divergence(
-  panels: Sequence[Axes], records: Sequence[Mapping[str, Any]], divergence: Mapping[str, Any]
-) -> None:
-  """Draws a line at the step, and each of the last losses in the first panel."""
+def locate_divergence(
+  records: Sequence[Mapping[str, Any]], divergence: Mapping[str, Any]
+) -> Divergence:
+  """Returns where a run diverged, from its records and what `read_divergence` returns."""
   # Without records the axis is in steps.
   epochs = [record['epoch'] / record['step'] for record in records if record['step']]
   epochs_per_step = epochs[-1] if epochs else 1.0
   step, last = divergence['step'], divergence['last_losses']
   steps = range(step - len(last) + 1, step + 1)
   points = [(epochs_per_step * s, y) for s, y in zip(steps, last, strict=True) if y is not None]
-  if points:
-    label = f'last {len(last)} losses' + f', {len(last) - len(points)} not finite' * (
-      len(points) < len(last)
-    )
-    panels[0].plot(*zip(*points, strict=True), '.', color='C3', ms=4, label=label)
+  not_finite = len(last) - len(points)
+  label = f'last {len(last)} losses' + f', {not_finite} not finite' * bool(not_finite)
+  return Divergence(step, epochs_per_step * step, points, label)
+
+
+def _mark_divergence(panels: Sequence[Axes], divergence: Divergence) -> None:
+  """Draws a line at the step, and each of the last losses in the first panel."""
+  if divergence.losses:
+    points = zip(*divergence.losses, strict=True)
+    panels[0].plot(*points, '.', color='C3', ms=4, label=divergence.label)
   for axes in panels:
-    axes.axvline(epochs_per_step * step, color='C3', lw=1, ls=':', label=f'diverged at step {step}')
+    label = f'diverged at step {divergence.step}'
+    axes.axvline(divergence.epoch, color='C3', lw=1, ls=':', label=label)
 
 
 def _points(records: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:

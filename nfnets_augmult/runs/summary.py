@@ -1,5 +1,6 @@
 """Texts and records that describe a run: its plan, its config and its result."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -9,23 +10,17 @@ import jax
 from nfnets_augmult import configs
 from nfnets_augmult.data import class_balance, sources
 from nfnets_augmult.models.table import count_parameters
+from nfnets_augmult.ops import files
 from nfnets_augmult.optim import freezing
 from nfnets_augmult.runs import images
 from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training import records
 
 
-def plan_text(runs: Sequence[Run], folder: str) -> str:
-  """Returns the text that is printed before training.
-
-  Args:
-    runs: one, or those of a group.
-    folder: of their checkpoints.
-  """
-  run = runs[0]
+def plan_rows(run: Run) -> dict[str, str]:
+  """Returns what follows from the config of a run and its data, as (name, value with its unit)."""
   data, plan, settings = run.data, run.plan, run.settings
   num_params = count_parameters(jax.eval_shape(run.network.initial_state).params)
-  masks = settings.dropout_masks
   rows = {
     'training images': f'{data.train.num_images:,} unique ({data.train.description})',
     'test images': f'{data.test.num_images:,} ({data.test.description})',
@@ -36,12 +31,20 @@ def plan_text(runs: Sequence[Run], folder: str) -> str:
   }
   if settings.freeze:
     rows['frozen parameters'] = _frozen_text(run)
-  if masks > 1:
+  if (masks := settings.dropout_masks) > 1:
     rows['dropout masks'] = f'{masks} per sample, loss averaged over them'
-  rows |= {
-    'devices': f'{plan.device_count} x {jax.devices()[0].device_kind}, {plan.host_count} host(s)',
-    'work directory': folder,
-  }
+  kind = jax.devices()[0].device_kind
+  return rows | {'devices': f'{plan.device_count} x {kind}, {plan.host_count} host(s)'}
+
+
+def plan_text(runs: Sequence[Run], folder: str) -> str:
+  """Returns the text that is printed before training.
+
+  Args:
+    runs: one, or those of a group.
+    folder: of their checkpoints.
+  """
+  rows = plan_rows(runs[0]) | {'work directory': folder}
   if len(runs) > 1:
     by_rate = {r.plan.learning_rate: r.plan.temperature for r in runs}
     rates = ', '.join(f'{rate:g}' for rate in by_rate)
@@ -73,15 +76,26 @@ def _frozen_text(run: Run) -> str:
   return ', '.join(f'{group} for {steps:,} updates' for group, steps in held.items())
 
 
-def write_description(run: Run) -> None:
-  """Writes `config.json` and, with plan, versions and data, `run.json`."""
+def write_description(run: Run, command: str = '') -> None:
+  """Writes `config.json` and, with plan, versions, data and commands, `run.json`.
+
+  Args:
+    run: to describe.
+    command: that started it this time; the earlier ones stay, in the order of their first use.
+  """
   records.write_json(os.path.join(run.workdir, 'config.json'), configs.flatten(run.config))
+  path = os.path.join(run.workdir, 'run.json')
+  earlier = []
+  with contextlib.suppress(records.DamagedError):
+    earlier = (records.read_object(path) or {}).get('commands', [])
   facts = {
     'plan': run.plan.to_json(),
+    'summary': list(plan_rows(run).items()),
     'versions': records.versions(),
     'data': images.describe_data(run.data),
+    'commands': list(dict.fromkeys([*earlier, *[command] * bool(command)])),
   }
-  records.write_json(os.path.join(run.workdir, 'run.json'), facts)
+  records.write_json(path, facts)
 
 
 def result_text(result: dict[str, Any], workdir: str, what: str) -> str:
@@ -96,5 +110,7 @@ def result_text(result: dict[str, Any], workdir: str, what: str) -> str:
       + (f' ({count:,.0f} images)' if (count := result.get(f'test/{name}/count')) else '')
     )
   lines.append(f'  pictures: {workdir}/contact_sheet.png, {workdir}/curves.png')
+  if files.exists(os.path.join(workdir, 'run.html')):
+    lines.append(f'  page:     {workdir}/run.html')
   lines.append(f'  records:  {workdir}/metrics.jsonl; tensorboard --logdir {workdir}/tensorboard')
   return '\n'.join(lines)

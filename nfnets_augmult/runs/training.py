@@ -11,7 +11,7 @@ from absl import logging
 
 from nfnets_augmult import configs
 from nfnets_augmult.ops import files
-from nfnets_augmult.runs import batches, network, pictures, summary
+from nfnets_augmult.runs import batches, network, pictures, run_page, summary
 from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training import groups, hosts, loop, records
 from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
@@ -58,6 +58,8 @@ def train(
   runs: Sequence[Run],
   folder: str = '',
   *,
+  command: str = '',
+  has_page: bool = False,
   stop_requested: Callable[[], bool] = lambda: False,
 ) -> Trained:
   """Starts or resumes a run, or several that differ only in seed and learning rate.
@@ -67,6 +69,8 @@ def train(
   Args:
     runs: prepared, see `Run.prepare`.
     folder: of the checkpoints of a group until its end; of a single run, its work directory.
+    command: that started them, to be recorded; '' if there is none.
+    has_page: whether to draw `run.html` of each at its end, also after an error.
     stop_requested: called between dispatches; if it is true, the state is saved and training ends.
 
   Raises:
@@ -89,7 +93,7 @@ def train(
       claims = {path: records.Claim(path) for path in {folder, *(run.workdir for run in runs)}}
       for run in runs:
         files.make_dirs(run.workdir)
-        summary.write_description(run)
+        summary.write_description(run, command)
         pictures.draw_contact_sheet(run)
   class_names = first.data.train.class_names
   keep = first.settings.keep_checkpoints
@@ -99,7 +103,8 @@ def train(
     )
     resume_step = checkpoints.latest_step or 0
     recorders = [
-      stack.enter_context(_recorder(run, resume_step, claims.get(run.workdir))) for run in runs
+      stack.enter_context(_recorder(run, resume_step, claims.get(run.workdir), has_page=has_page))
+      for run in runs
     ]
     state = loop.fit(
       lambda: (_first_group_state if is_group else _first_run_state)(runs, checkpoints),
@@ -134,16 +139,20 @@ def train(
         run_checkpoints.save(groups.state_of_run(state, index))
     with hosts.failing_together():
       results.append(_write_result(run, recorder, claims[run.workdir]) if recorder else None)
+  with hosts.failing_together():
+    for run in runs if has_page and is_first_host else ():
+      run_page.write_run_page(run.workdir)
   return Trained(state, results)
 
 
 @contextlib.contextmanager
 def _recorder(
-  run: Run, resume_step: int, claim: records.Claim | None
+  run: Run, resume_step: int, claim: records.Claim | None, *, has_page: bool
 ) -> Iterator[records.Recorder | None]:
   """Yields a recorder on the first host; at the end, also after an error, draws the curves.
 
-  A bucket that cannot be written, or belongs to another process by now, is left alone.
+  The page is drawn here after errors alone: without one, there is a result to come. A bucket that
+  cannot be written, or belongs to another process by now, is left alone.
   """
   recorder = None
   with hosts.failing_together():
@@ -155,14 +164,18 @@ def _recorder(
     # After an error of one host the others are elsewhere.
     is_shared = isinstance(error, hosts.SharedError)
     with hosts.failing_together() if is_shared else contextlib.nullcontext():
-      _finish_records(run, recorder, error)
+      _finish_records(run, recorder, error, has_page=has_page)
     raise
   with hosts.failing_together():
     _finish_records(run, recorder)
 
 
 def _finish_records(
-  run: Run, recorder: records.Recorder | None, error: BaseException | None = None
+  run: Run,
+  recorder: records.Recorder | None,
+  error: BaseException | None = None,
+  *,
+  has_page: bool = False,
 ) -> None:
   if recorder is None:
     return
@@ -174,6 +187,8 @@ def _finish_records(
   recorder.close()
   if is_writable or not files.is_url(run.workdir):
     pictures.draw_curves(run)
+    if has_page:
+      run_page.write_run_page(run.workdir)
 
 
 def _write_result(

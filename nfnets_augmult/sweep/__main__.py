@@ -55,7 +55,8 @@ def main() -> None:
     running.cache_compiled_programs(workdir)
     running.say(f'{sweep.title}: {sum(map(len, todo))} of {len(points)} runs, in {workdir}')
     stop_signals = command_line.StopSignals()
-    tally = running.run_sweep(sweep, todo, workdir, stop_requested=stop_signals)
+    command = command_line.given_command()
+    tally = running.run_sweep(sweep, todo, workdir, command=command, stop_requested=stop_signals)
   except ValueError as error:
     command_line.fail(str(error), cause=error)
   except OSError as error:

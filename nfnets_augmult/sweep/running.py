@@ -100,6 +100,7 @@ def run_sweep(
   todo: Sequence[groups.Group],
   workdir: str,
   *,
+  command: str = '',
   stop_requested: Callable[[], bool] = lambda: False,
 ) -> Tally:
   """Runs the points of the sweep that have neither finished nor diverged.
@@ -108,6 +109,7 @@ def run_sweep(
     sweep: checked by `check` and written to `workdir` by `grid.describe`.
     todo: the groups to run here, one after another.
     workdir: of the sweep.
+    command: that started the sweep, to be recorded with each run; '' if there is none.
     stop_requested: called between steps; if it is true, the run is saved and the sweep ends.
 
   Raises:
@@ -128,7 +130,7 @@ def run_sweep(
           raise StopRequested
         start = time.monotonic()
         is_left[number] = False
-        outcome = run_group(sweep, group, workdir, stop_requested=stop_requested)
+        outcome = run_group(sweep, group, workdir, command=command, stop_requested=stop_requested)
         seconds = time.monotonic() - start
       statuses = ['elsewhere'] * len(group)
       if is_ours:
@@ -162,6 +164,7 @@ def run_group(
   group: groups.Group,
   workdir: str,
   *,
+  command: str = '',
   stop_requested: Callable[[], bool] = lambda: False,
 ) -> str:
   """Runs the points of a group to their ends and returns a line on the outcome.
@@ -190,7 +193,7 @@ def run_group(
         data = runs[0].data if runs else None
         run = Run(sweep.config(point), run_folder, data=data)
         runs.append(run.prepare(checkpoint_dir=folder))
-      results = training.train(runs, folder, stop_requested=stop_requested).results
+      trained = training.train(runs, folder, command=command, stop_requested=stop_requested)
   except StopRequested:
     raise
   except records.TakenOverError as error:
@@ -205,7 +208,7 @@ def run_group(
       if not groups.is_done(workdir, point):
         records.write_status(run_folder, 'failed', message)
     return f'{name}: failed ({message.splitlines()[0]})'
-  finished = [100 * result[sweep.metric] for result in results if result]
+  finished = [100 * result[sweep.metric] for result in trained.results if result]
   if host > 0:
     return f'{name}: finished'
   if is_single:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from nfnets_augmult.report import figures, tables
+from nfnets_augmult.report import charts, figures, tables
 from tests.report.records_of_runs import METRIC, make_run
 
 
@@ -151,7 +151,7 @@ def test_the_papers_number_stands_beside_the_runs_that_it_is_about():
   (axes,) = figures.accuracy_against_length(found, published=[number]).axes
   (star,) = [line for line in axes.lines if line.get_marker() == '*' and len(line.get_xdata())]
   assert [tuple(map(float, point)) for point in star.get_xydata()] == [(16.0, 74.1)]
-  assert not figures.matches_setting_and_length({**number, 'keys': {'augmult': 1}}, found[0])
+  assert not charts.matches_setting_and_length({**number, 'keys': {'augmult': 1}}, found[0])
   # For no length in particular: beside the best.
   rows = tables.summary_rows(found, METRIC, [{**number, 'keys': {'augmult': 1}}])
   assert [row['paper (%)'] for row in rows] == ['', 74.1]
@@ -163,8 +163,8 @@ def test_a_number_of_the_paper_is_about_its_own_sweep():
   own, other = (
     dataclasses.replace(make_run(0.5), path=path) for path in ('all/fig2/a', 'all/fig22/a')
   )
-  assert figures.matches_setting_and_length(number, own)
-  assert not figures.matches_setting_and_length(number, other)
+  assert charts.matches_setting_and_length(number, own)
+  assert not charts.matches_setting_and_length(number, other)
 
 
 def test_a_line_looks_the_same_in_all_panels():
@@ -231,7 +231,7 @@ def test_titles_tell_panels_apart_and_leave_out_what_follows():
   f2 = {'model__name': 'nfnet_f2', 'dataset__image_size': 256}
   f3 = {'model__name': 'nfnet_f3', 'dataset__image_size': 320}
   found = [make_run(0.5, **f2), make_run(0.5, **f3), make_run(0.5, **f3, sam__rho=0.05)]
-  titles = figures.panel_titles([run.panel for run in found])
+  titles = charts.panel_titles([run.panel for run in found])
   assert len(set(titles.values())) == 3
   assert not any('image_size' in title for title in titles.values())
   assert titles[found[2].panel].splitlines()[-1] == 'sam.rho=0.05'

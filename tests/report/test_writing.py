@@ -1,10 +1,12 @@
 """Whole reports, from work directories written by hand, and the program that writes them."""
 
 import csv
+import importlib
 import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -109,3 +111,15 @@ def test_a_report_of_a_sweep_that_has_hardly_begun(name, tmp_path):
   assert text.startswith(f'# {sweep.title}') and '1 finished' in text
   with pytest.raises(ValueError, match=r'--metric=top1 .*; there is test/(raw|ema)/top_1'):
     writing.write_report(str(tmp_path), metric='top1')
+
+
+def test_a_report_on_one_run_draws_its_page_too(tmp_path, monkeypatch, capsys):
+  _write_sweep(tmp_path)
+  program = importlib.import_module('nfnets_augmult.report.__main__')
+  run = str(tmp_path / 'augmult=2,learning_rate=0.1')
+  for workdir, has_page in ((run, True), (str(tmp_path), False)):
+    args = types.SimpleNamespace(workdir=workdir, output='', metric='')
+    monkeypatch.setattr(program.flags, 'FLAGS', args)
+    program.main()
+    page = os.path.join(workdir, 'run.html')
+    assert (page in capsys.readouterr().out.splitlines()) == os.path.exists(page) == has_page

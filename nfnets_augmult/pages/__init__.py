@@ -1,0 +1,1 @@
+"""Self-contained HTML pages: the template, interactive plots and embedded pictures."""
