@@ -56,6 +56,8 @@ _LARGEST_SEED = 2**32 - 1
 _LARGEST_IMAGE = 2**14
 # The image indices of as many steps are stacked on the host.
 _MOST_STEPS_PER_DISPATCH = 10_000
+# A year.
+_MOST_MINUTES = 366 * 24 * 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +109,7 @@ class Settings:
     optimizer: without the learning rate.
     freeze: groups of parameters that stay as they are, see `freezing.frozen`.
     freeze_steps: for how many updates; 0 for all.
+    evaluate_every_minutes: 0 for not by the clock.
     evaluated_train_images: how many un-augmented training images are evaluated; -1 for all.
   """
 
@@ -137,6 +140,7 @@ class Settings:
   freeze_steps: int
   sam: Sam
   evaluate_every_epochs: float
+  evaluate_every_minutes: float
   evaluation_batch_size: int
   evaluated_train_images: int
   save_every_steps: int
@@ -245,6 +249,7 @@ def read(config: ml_collections.ConfigDict) -> Settings:
     freeze_steps=config.freeze_steps,
     sam=Sam(**config.sam),
     evaluate_every_epochs=config.evaluation.every_epochs,
+    evaluate_every_minutes=config.evaluation.every_minutes,
     evaluation_batch_size=config.evaluation.batch_size,
     evaluated_train_images=config.evaluation.train_images,
     save_every_steps=config.checkpoint.every_steps,
@@ -372,6 +377,9 @@ def _check_training(config: ml_collections.ConfigDict) -> None:
   )
   checks.check_choice('compute_dtype', config.compute_dtype, step_lib.COMPUTE_DTYPES)
   checks.check_number('evaluation.every_epochs', config.evaluation.every_epochs, above=0)
+  checks.check_number(
+    'evaluation.every_minutes', config.evaluation.every_minutes, least=0, most=_MOST_MINUTES
+  )
   checks.check_int('evaluation.batch_size', config.evaluation.batch_size, least=1)
   checks.check_int('evaluation.train_images', config.evaluation.train_images, least=-1)
   checks.check_int('checkpoint.every_steps', config.checkpoint.every_steps, least=1)
