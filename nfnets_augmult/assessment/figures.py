@@ -57,7 +57,7 @@ def draw_confusion(assessment: Mapping[str, Any]) -> Figure:
   what = f'{100 * assessment["accuracy"]:.2f} % of {assessment["images"]:,} images are right'
   if len(place) < len(classes):
     what += f'\nthe {len(place)} of {len(classes):,} classes that are confused most often'
-  _make_plain(axes.set_title(f'{printable(assessment["split"])}: {what}'), size=10)
+  _make_plain(axes.set_title(f'{printable(assessment["split"])}\n{what}'), size=10)
   return figure
 
 
@@ -106,6 +106,9 @@ def draw_reliability(assessment: Mapping[str, Any]) -> Figure:
     histogram.set_xlabel('probability of the predicted class')
   grid[0, 0].set_ylabel('share of right predictions')
   grid[1, 0].set_ylabel('images')
+  if found['bins']:
+    grid[1, 0].set_yscale('log')
+    grid[1, 0].set_ylim(bottom=0.5)
   return figure
 
 
@@ -122,6 +125,3 @@ def _draw_bins(diagram: Axes, histogram: Axes, bins: Sequence[Mapping[str, float
   diagram.set(xlim=(0, 1), ylim=(0, 1))
   diagram.legend(loc='upper left', fontsize=8)
   histogram.bar(low, images, color='0.6', **width)
-  if bins:
-    histogram.set_yscale('log')
-    histogram.set_ylim(bottom=0.5)

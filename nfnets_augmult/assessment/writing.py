@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -53,10 +54,13 @@ def write(
     'confusion.png': figures.draw_confusion(assessment),
     'reliability.png': figures.draw_reliability(assessment),
   }
-  for name, figure in drawn.items():
-    files.write_whole(
-      os.path.join(folder, name), lambda file, f=figure: f.savefig(file, format='png', dpi=120)
-    )
+  with warnings.catch_warnings():
+    # Where no font of the machine has the characters of a name, there are boxes.
+    warnings.filterwarnings('ignore', 'Glyph .* missing')
+    for name, figure in drawn.items():
+      files.write_whole(
+        os.path.join(folder, name), lambda file, f=figure: f.savefig(file, format='png', dpi=120)
+      )
   what = f'of {assessment["images"]:,} images of {printable(assessment["split"])}'
   for kind, title, shown in (
     ('worst', f'the {{}} {what} whose true class is the least probable', outputs.worst),

@@ -162,7 +162,8 @@ def text(assessment: dict[str, Any], folder: str) -> str:
       f'{found["temperature"]:.3g}'
     )
   lines = (
-    f'  top confusions: {"; ".join(confusions)}',
+    f'  top confusions: {confusions[0]}',
+    *(f'                  {confusion}' for confusion in confusions[1:]),
     f'  calibration error: {calibration}',
     f'  by class and by image ({assessment["parameters"]} parameters): {folder}',
   )
