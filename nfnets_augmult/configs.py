@@ -116,8 +116,8 @@ def default_config() -> ml_collections.ConfigDict:
 
   config.evaluation = ml_collections.ConfigDict()
   config.evaluation.every_epochs = 1.0  # and after the last step
-  # Also when so many minutes have passed since the start of the program or the last evaluation,
-  # whatever that was for; 0: not by the clock.
+  # Also when so many minutes have passed since the last evaluation, or since the first step of this
+  # start; 0: not by the clock.
   config.evaluation.every_minutes = 0.0
   config.evaluation.batch_size = 256  # over all devices; no effect on results
   # For images that differ in size. 'crop_then_resize': a centred square, smaller by a margin of

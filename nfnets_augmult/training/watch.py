@@ -73,8 +73,8 @@ class Watch:
       checkpoints: of the run or the group.
       stop_requested: whether this host was asked to stop; called between dispatches, and between
         the batches of an evaluation. If it is true on one host, all stop at the same place.
-      evaluate_every_seconds: how long after the start, or the last evaluation, another one is due
-        by the clock of the first host; 0 for never.
+      evaluate_every_seconds: how long after the first dispatch, or the last evaluation, another one
+        is due by the clock of the first host; 0 for never.
       show_progress: whether this process displays progress.
       on_divergence: called with the index of a run that diverges, and the error.
     """
@@ -144,6 +144,7 @@ class Watch:
     if step == self._first_step:  # its time includes compilation
       self._consume_all()
       self._progress.restart(stop)
+      self._start_evaluation_clock()
     while len(self._in_flight) > devices.max_steps_in_flight():
       self._consume_oldest()
 

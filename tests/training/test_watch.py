@@ -261,7 +261,7 @@ def test_a_run_that_was_taken_over_is_to_stop():
 
 
 def test_an_evaluation_is_due_when_the_minutes_have_passed(monkeypatch):
-  """Since the start, and then since the end of the last one; never without the setting."""
+  """Since the first step, and then since the end of the last one; never without the setting."""
   now = [100.0]
   monkeypatch.setattr(time, 'monotonic', lambda: now[0])
   watch, _, _ = _watch(1, evaluate_every_seconds=60.0)
@@ -269,15 +269,17 @@ def test_an_evaluation_is_due_when_the_minutes_have_passed(monkeypatch):
   state = _state(1, step=4)
   for each in (watch, never):
     each.start(state)
-  now[0] = 159.0
+  now[0] = 150.0  # after compilation
+  watch.consume_metrics(4, 5, _metrics(1.0))
+  now[0] = 209.0
   assert not watch.is_evaluation_due()
-  now[0] = 160.0
+  now[0] = 210.0
   assert watch.is_evaluation_due()
-  now[0] = 200.0  # when it is over
+  now[0] = 250.0  # when it is over
   watch.evaluate(4, devices.replicate(state))
-  now[0] = 259.0
+  now[0] = 309.0
   assert not watch.is_evaluation_due()
-  now[0] = 260.0
+  now[0] = 310.0
   assert watch.is_evaluation_due()
   assert not never.is_evaluation_due()
 
