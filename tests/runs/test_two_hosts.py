@@ -30,7 +30,7 @@ def _config():
 
 def _losses(workdir):
   metrics = records.read_metrics(str(workdir / 'metrics.jsonl'))
-  return {record['step']: record['train/loss'] for record in metrics}
+  return {r['step']: r['train/loss'] for r in metrics if 'train/loss' in r}
 
 
 def _evaluated(workdir):
