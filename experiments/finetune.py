@@ -7,8 +7,9 @@ The first argument is the variant, f0 to f6 (default f0); `n=4` the augmentation
 (default 4); `images=3000` about how many training images there are (default 5000), which sets the
 length and the strength of RandAugment. The folder has `train/CLASS/` and `test/CLASS/`.
 
-At first the classifier trains alone, then everything; `--config.freeze_steps=0` leaves it at the
-classifier, `--config.freeze=stem,stage_1` keeps the first layers as they are instead.
+At first the classifier trains alone, then everything; `--config.unfreeze=gradually` releases one
+stage after another instead, the last first; `--config.freeze_steps=0` leaves it at the classifier;
+`--config.freeze=stem,stage_1` keeps the first layers as they are instead.
 `--config.dataset.image_size=128` and `--config.dataset.test_image_size=160` make it several times
 faster.
 

@@ -30,10 +30,22 @@ def default_config() -> ml_collections.ConfigDict:
   config.total_steps = 0
 
   config.dataset = ml_collections.ConfigDict()
-  config.dataset.name = 'digits'  # 'digits', 'folder', 'arrays', or one of TensorFlow Datasets
-  config.dataset.data_dir = ''  # its folder
+  # 'digits', 'folder', 'csv', 'arrays', or one of TensorFlow Datasets
+  config.dataset.name = 'digits'
+  config.dataset.data_dir = ''  # its folder; of 'csv' also the file
   config.dataset.train_split = 'train'  # or a part, as in 'train[:5000]', if held in memory
   config.dataset.test_split = 'test'
+  # Of 'csv', a table that lists images. Columns: '' for one of a usual name, see docs/images.md.
+  config.dataset.csv = ml_collections.ConfigDict()
+  config.dataset.csv.path_column = ''
+  config.dataset.csv.label_column = ''
+  config.dataset.csv.split_column = ''  # 'none': hold out images, though there is such a column
+  config.dataset.csv.group_column = ''  # images of one group stay together; 'none': they need not
+  config.dataset.csv.image_dir = ''  # that paths are relative to, if not the folder of the table
+  config.dataset.csv.test_fraction = 0.1  # of each class, held out if there is no split column
+  # 'classes': every class is drawn equally often, so that images of small ones come several times
+  # per epoch, each time augmented anew; see docs/images.md.
+  config.dataset.balance = 'none'
   config.dataset.image_size = 0  # pixels; needed where images differ in size
   config.dataset.test_image_size = 0  # for evaluation; 0: as for training
   config.dataset.on_bad_image = 'fail'  # or 'skip': report, leave out of the loss, go on
@@ -89,6 +101,9 @@ def default_config() -> ml_collections.ConfigDict:
   # final_conv, classifier, with commas between them; all but the classifier trains that alone.
   config.freeze = ''
   config.freeze_steps = 0  # for how many updates, the rest trains all; 0: to the end
+  # 'at_once': all groups train after that. 'gradually': one after another until then, that nearest
+  # to the classifier first.
+  config.unfreeze = 'at_once'
   config.compute_dtype = 'float32'  # or 'bfloat16'; parameters are float32
 
   config.label_smoothing = 0.0
@@ -188,6 +203,7 @@ RETIRED = ('runs.seeds', 'runs.learning_rates')
 # Keys that may change when a run is resumed, as they do not affect its results.
 FREE_KEYS = (
   'dataset.data_dir',
+  'dataset.csv.image_dir',
   'dataset.allow_download',
   'evaluation.every_minutes',
   'evaluation.batch_size',

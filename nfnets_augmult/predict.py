@@ -2,6 +2,7 @@
 
     python -m nfnets_augmult.predict --workdir=runs/photos holiday portrait.jpg
     python -m nfnets_augmult.predict --params=photos.npz holiday --output=predictions.csv
+    python -m nfnets_augmult.predict --params=photos.stablehlo portrait.jpg
 
 Prints the most probable classes of each image, or writes them to a CSV file. After an interruption
 the same command goes on. docs/predict.md has the details.
@@ -28,6 +29,7 @@ from nfnets_augmult.ops import console, files
 from nfnets_augmult.ops.argument_names import renamed
 from nfnets_augmult.runs import predicting
 from nfnets_augmult.runs.prediction_files import PredictionFile, Row, predict_files
+from nfnets_augmult.runs.predictor import Predictor
 from nfnets_augmult.training import progress
 from nfnets_augmult.training.checkpoints import CheckpointError
 
@@ -91,7 +93,7 @@ def _find(arguments: list[str]) -> list[bytes]:
   return paths
 
 
-def _load_predictor(num_images: int) -> predicting.Predictor:
+def _load_predictor(num_images: int) -> Predictor:
   args = flags.FLAGS
   class_names = ()
   if args.class_names:
@@ -110,7 +112,7 @@ def _load_predictor(num_images: int) -> predicting.Predictor:
   )
 
 
-def _predict(predictor: predicting.Predictor, paths: list[bytes]) -> list[Row]:
+def _predict(predictor: Predictor, paths: list[bytes]) -> list[Row]:
   """Predicts and shows what is not in the output yet; returns the rows of all images."""
   args = flags.FLAGS
   top = min(args.top, len(predictor.class_names))
@@ -169,7 +171,7 @@ def _counted(count: int) -> str:
   return '1 image' if count == 1 else f'{count:,} images'
 
 
-def _draw_sheet(predictor: predicting.Predictor, rows: list[Row]) -> None:
+def _draw_sheet(predictor: Predictor, rows: list[Row]) -> None:
   """Draws the images, the least certain ones first."""
   from nfnets_augmult.assessment import image_sheet
 
@@ -194,7 +196,7 @@ def _draw_sheet(predictor: predicting.Predictor, rows: list[Row]) -> None:
 
 if __name__ == '__main__':
   command_line.define_path('workdir', '', 'Directory of a run; or')
-  command_line.define_path('params', '', 'a parameter file.')
+  command_line.define_path('params', '', 'a parameter file, or a .stablehlo.')
   flags.DEFINE_string('checkpoint', 'latest', "'latest', 'best', or the number of a step.")
   flags.DEFINE_enum('parameters', 'averaged', predicting.PARAMETERS, 'Of the run, which ones.')
   command_line.define_config_flag(required=False)

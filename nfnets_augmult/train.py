@@ -1,10 +1,11 @@
 """Trains a network with augmentation multiplicity, or resumes training.
 
     python -m nfnets_augmult.train --config=experiments/quickstart_digits.py
-        [--workdir=DIR] [--config.KEY=VALUE ...] [--multi_host]
+        [--workdir=DIR] [--config.KEY=VALUE ...] [--multi_host] [--check]
 
 The work directory, by default `runs/NAME` for `experiments/NAME.py`, has the checkpoints, metrics,
 config and pictures. The same command again resumes the run, or reports that it is finished.
+`--check` reads every image once and reports on them instead, without a device or a work directory.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from nfnets_augmult import command_line  # first: it quietens libraries before t
 
 # isort: split
 import jax
+import ml_collections
 from absl import flags, logging
 
 from nfnets_augmult.data.sources import BadDataError
@@ -71,9 +73,25 @@ def _assess(
     print(assessing.text(found, assessing.folder_of(run.workdir)))
 
 
+def check(config: ml_collections.ConfigDict) -> None:
+  """Reads all images and reports; fails if something is wrong with them."""
+  from nfnets_augmult.runs import checking
+
+  try:
+    report = checking.check(config)
+  except ValueError as error:
+    command_line.fail(str(error))
+  print(checking.report_text(report))
+  if report.problems:
+    raise SystemExit(1)
+
+
 def main() -> None:
   """Parses the flags and trains; expected errors end with one message."""
   config = flags.FLAGS.config
+  if flags.FLAGS.check:
+    check(config)
+    return
   workdir = flags.FLAGS.workdir or command_line.default_workdir(command_line.config_path())
   try:
     command_line.join_hosts()
@@ -120,6 +138,9 @@ def main() -> None:
 if __name__ == '__main__':
   command_line.define_path(
     'workdir', None, 'Directory of the run; default: runs/NAME of the config.'
+  )
+  flags.DEFINE_boolean(
+    'check', False, 'Only read every image of both splits once, and report on them.'
   )
   command_line.define_host_flags()
   command_line.define_config_flag()

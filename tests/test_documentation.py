@@ -17,7 +17,7 @@ from nfnets_augmult.runs.run import Run
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 FLAGS = {
-  'train': {'config', 'workdir', 'multi_host', 'coordinator', 'num_hosts', 'host_index'},
+  'train': {'config', 'workdir', 'multi_host', 'coordinator', 'num_hosts', 'host_index', 'check'},
   'evaluate': {
     *('workdir', 'split', 'checkpoint', 'data_dir', 'batch_size', 'output', 'map_classes_by_name'),
     *('report', 'report_dir', 'parameters'),
@@ -35,7 +35,7 @@ FLAGS = {
   },
   'reproduce': {'config', 'workdir', 'hours', 'processes', 'until'},
   'report': {'workdir', 'output', 'metric'},
-  'export': {'workdir', 'params', 'output'},
+  'export': {'workdir', 'params', 'output', 'format'},
   'convert': {'config', 'output'},
   'index': {'folder'},
   'models.table': set(),
@@ -67,6 +67,9 @@ def test_commands_name_things_that_exist(words):
   """Programs, config files, flags and config keys."""
   if words[0].startswith('./'):
     assert os.access(ROOT / words[0], os.X_OK)
+    return
+  if words[0] == 'python' and words[1].endswith('.py'):
+    assert (ROOT / words[1]).exists()
     return
   if words[:2] != ['python', '-m']:
     assert words[0] in {

@@ -5,24 +5,17 @@ number of folders below their class. Whatever is passed over is counted and repo
 """
 
 import collections
-import concurrent.futures
-import dataclasses
-import functools
 import os
-import re
-import shlex
 import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from nfnets_augmult.data import image_formats
-from nfnets_augmult.data.sources import display_name, printable, require_data_dir, shorten
-
-# Reading the first bytes waits for the disk, or for the network behind it, most of the time.
-_NUM_THREADS = 16
-_FILES_PER_TASK = 256
+from nfnets_augmult.data import image_files, image_formats
+from nfnets_augmult.data.image_files import FileSource, argument, listed, shown, text
+from nfnets_augmult.data.sources import require_data_dir
+from nfnets_augmult.data.split_names import split_purpose, split_rank
 
 # Left by archives, file managers and file systems, besides everything that begins with a dot.
 _LITTER_FOLDERS = (
@@ -30,12 +23,6 @@ _LITTER_FOLDERS = (
   b'system volume information',
 )
 _LITTER_FILES = (b'thumbs.db', b'ehthumbs.db', b'desktop.ini', b'icon\r')
-
-# Words in the usual names of splits, the more usual ones first, and others that go with them.
-_TRAIN_WORDS = ('train', 'training', 'trn')
-_TEST_WORDS = ('test', 'testing', 'tst', 'val', 'valid', 'validation')
-_TEST_WORDS += ('eval', 'evaluation', 'dev', 'holdout')
-_OTHER_WORDS = ('', 'set', 'split', 'data', 'image', 'images', 'img', 'imgs', 'photos')
 
 # Reasons to pass something over, as they follow a number.
 _NO_IMAGE = 'without an image'
@@ -45,62 +32,8 @@ _BROKEN_LINK = 'linked to nothing'
 _SECOND_LINK = 'linked to a folder that is read anyway'
 _SPECIAL = 'neither a file nor a folder'
 
-# In place of a format, where a file cannot be opened.
-_UNREADABLE = 'unreadable'
 
-
-@dataclasses.dataclass(frozen=True)
-class FolderSource:
-  """An `EncodedSource` of image files.
-
-  Attributes:
-    folder: the folder that `paths` are relative to.
-    paths: of the images, as the file system has them.
-    labels: int32 `[N]`.
-    class_names: one string per class.
-    description: for messages, for example `folder/train`.
-    notes: lines that a user should see: what was passed over, and why.
-  """
-
-  folder: bytes
-  paths: Sequence[bytes]
-  labels: np.ndarray
-  class_names: tuple[str, ...]
-  description: str
-  notes: tuple[str, ...] = ()
-
-  @property
-  def num_images(self) -> int:
-    """N."""
-    return len(self.paths)
-
-  @functools.cached_property
-  def listing(self) -> tuple[str, ...]:
-    r"""`class/.../file` of every image in order; bytes that are not UTF-8 are written `\xff`."""
-    return tuple(map(_text, self.paths))
-
-  def read(self, index: int) -> tuple[bytes, int]:
-    """Returns the bytes of the file and the label.
-
-    Raises:
-      ValueError: the file cannot be read; the message names it.
-    """
-    try:
-      with open(os.path.join(self.folder, self.paths[index]), 'rb') as file:
-        return file.read(), int(self.labels[index])
-    except OSError as error:
-      raise ValueError(f'{self.image_name(index)} cannot be read: {error.strerror}') from error
-
-  def image_id(self, index: int) -> str:
-    """Returns the path below the folder; bytes that are not UTF-8 are surrogates."""
-    return self.paths[index].decode('utf-8', 'surrogateescape')
-
-  def image_name(self, index: int) -> str:
-    """Returns the path of the file, printable."""
-    return _shown(self.folder, self.paths[index])
-
-
-def folder_source(*, split: str, data_dir: str, train_split: str = 'train') -> FolderSource:
+def folder_source(*, split: str, data_dir: str, train_split: str = 'train') -> FileSource:
   """Returns the images of a folder that has one sub-folder per class.
 
   Either `data_dir/train/CLASS/...` and `data_dir/test/CLASS/...`, or just `data_dir/CLASS/...`. In
@@ -136,14 +69,14 @@ def folder_source(*, split: str, data_dir: str, train_split: str = 'train') -> F
     classes = _folders(class_root)
     if unknown := sorted(set(_folders(folder)) - set(classes)):
       raise ValueError(
-        f'{_shown(folder)} has classes that {_shown(class_root)} lacks: {_listed(unknown)}'
+        f'{shown(folder)} has classes that {shown(class_root)} lacks: {listed(unknown)}'
       )
     scan = _scan(folder, classes)
     kept = scan.files
   elif split not in ('train', 'test'):
     raise ValueError(
       f"'folder' has no split {split!r}; it has train, test: there is no folder "
-      f'{_shown(root, asked)}, and data_dir={data_dir!r} holds {_listed(folders)}'
+      f'{shown(root, asked)}, and data_dir={data_dir!r} holds {listed(folders)}'
     )
   else:
     folder, classes, is_test = root, folders, split == 'test'
@@ -153,11 +86,11 @@ def folder_source(*, split: str, data_dir: str, train_split: str = 'train') -> F
     _check_classes(folder, classes, scan, kept, is_undivided=folder == root)
   if not kept:
     raise ValueError(_no_images(split, folder, classes, is_undivided=folder == root))
-  return FolderSource(
+  return FileSource(
     folder=folder,
     paths=tuple(file.path for file in kept),
     labels=np.array([file.label for file in kept], np.int32),
-    class_names=tuple(map(_text, classes)),
+    class_names=tuple(map(text, classes)),
     description=f'folder/{split}',
     notes=_notes(scan),
   )
@@ -181,15 +114,17 @@ def find_images(places: Sequence[bytes]) -> tuple[list[bytes], tuple[str, ...]]:
   for place in places:
     if os.path.isdir(place):
       inside, paths = _walk(b'', place, os.path.realpath(place), passed_over), []
-      for path, kind in zip(inside, _formats(b'', inside, unreadable=_UNREADABLE), strict=True):
-        reason = '' if kind == _UNREADABLE else _reason_to_pass(path, kind)
+      for path, kind in zip(
+        inside, image_files.formats(b'', inside, unreadable=image_files.UNREADABLE), strict=True
+      ):
+        reason = '' if kind == image_files.UNREADABLE else _reason_to_pass(path, kind)
         (passed_over[reason] if reason else paths).append(path)
     elif os.path.isfile(place):
       paths = [place]
     elif os.path.lexists(place):
-      raise ValueError(f'{_shown(place)} is neither a file nor a folder')
+      raise ValueError(f'{shown(place)} is neither a file nor a folder')
     else:
-      raise ValueError(f'{_shown(place)}: there is no such file or folder')
+      raise ValueError(f'{shown(place)}: there is no such file or folder')
     for path in paths:
       found.setdefault(os.path.abspath(path), path)
   return list(found.values()), _passed_over_note(passed_over)
@@ -224,7 +159,7 @@ def _scan(folder: bytes, classes: Sequence[bytes], *, only_held_out: bool = Fals
     if not only_held_out or _is_held_out(path)
   ]
   files = []
-  kinds = _formats(folder, [path for _, path in found])
+  kinds = image_files.formats(folder, [path for _, path in found])
   for (label, path), kind in zip(found, kinds, strict=True):
     if reason := _reason_to_pass(path, kind):
       passed_over[reason].append(path)
@@ -235,14 +170,14 @@ def _scan(folder: bytes, classes: Sequence[bytes], *, only_held_out: bool = Fals
   entries = _entries(folder)
   passed_over[_LITTER] += [entry.name for entry in entries if _is_litter(entry)]
   strays = [entry.name for entry in entries if entry.is_file() and not _is_litter(entry)]
-  kinds = _formats(folder, strays)
+  kinds = image_files.formats(folder, strays)
   passed_over[_STRAY] += [name for name, kind in zip(strays, kinds, strict=True) if kind]
   return _Scan(files, passed_over)
 
 
 def _reason_to_pass(path: bytes, kind: str) -> str:
   """Why a file of this format is passed over; '' if it is an image or has the name of one."""
-  is_named_so = _text(path).lower().endswith(image_formats.IMAGE_SUFFIXES)
+  is_named_so = text(path).lower().endswith(image_formats.IMAGE_SUFFIXES)
   if kind in image_formats.READ_FORMATS or is_named_so:
     return ''
   return f'in the format {kind}, which is not read' if kind else _NO_IMAGE
@@ -299,7 +234,7 @@ def _entries(folder: bytes) -> list[os.DirEntry[bytes]]:
     with os.scandir(folder) as entries:
       return sorted(entries, key=lambda entry: entry.name)
   except OSError as error:
-    raise ValueError(f'{_shown(folder)} cannot be read: {error.strerror}') from error
+    raise ValueError(f'{shown(folder)} cannot be read: {error.strerror}') from error
 
 
 def _folders(folder: bytes) -> list[bytes]:
@@ -316,49 +251,14 @@ def _is_held_out(path: bytes) -> bool:
   return zlib.crc32(path) % 10 == 0
 
 
-def _formats(folder: bytes, paths: Sequence[bytes], *, unreadable: str = '') -> list[str]:
-  """`image_formats.format_of` many files, on several threads.
-
-  Raises ValueError for a file that cannot be read, unless there is a text that stands for it.
-  """
-
-  def kind_of(path: bytes) -> str:
-    try:
-      return _format(os.path.join(folder, path))
-    except ValueError:
-      if not unreadable:
-        raise
-      return unreadable
-
-  def read(start: int) -> list[str]:
-    return [kind_of(path) for path in paths[start : start + _FILES_PER_TASK]]
-
-  starts = range(0, len(paths), _FILES_PER_TASK)
-  with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
-    return [kind for kinds in pool.map(read, starts) for kind in kinds]
-
-
-def _format(path: bytes) -> str:
-  try:
-    with open(path, 'rb', buffering=0) as file:
-      start = file.read(image_formats.NUM_START_BYTES)
-  except OSError as error:
-    raise ValueError(f'{_shown(path)} cannot be read: {error.strerror}') from error
-  return image_formats.format_of(start, _text(path))
-
-
 def _notes(scan: _Scan) -> tuple[str, ...]:
   """What a user should know of a scan, one line for each topic."""
   notes = list(_passed_over_note(scan.passed_over))
-  if bad := [file.path for file in scan.files if not file.is_image]:
-    notes.append(
-      f'{len(bad):,} with the name of an image but none that is read inside, to be treated as '
-      f'on_bad_image says (e.g. {_shown(bad[0])})'
-    )
+  notes += image_files.note_on_bad([file.path for file in scan.files if not file.is_image])
   if below := [file.path for file in scan.files if file.path.count(b'/') > 1]:
     notes.append(
       f'{len(below):,} of {len(scan.files):,} images are in folders below that of their class '
-      f'(e.g. {_shown(below[0])})'
+      f'(e.g. {shown(below[0])})'
     )
   return tuple(notes)
 
@@ -367,7 +267,7 @@ def _passed_over_note(passed_over: dict[str, list[bytes]]) -> tuple[str, ...]:
   """A line on what was passed over, by reason; none if that is nothing."""
   # Sorted, so that the text does not depend on the order in which files were found.
   counts = [
-    f'{len(paths):,} {reason} (e.g. {_shown(min(paths))})'
+    f'{len(paths):,} {reason} (e.g. {shown(min(paths))})'
     for reason, paths in sorted(passed_over.items())
     if paths
   ]
@@ -395,21 +295,21 @@ def _check_classes(
         f'. It holds {strays:,} images itself: if these are one class of several, the folder above '
         'is the one to give'
       )
-    has = f'only one class, {_listed(classes)}' if classes else 'no class folder'
+    has = f'only one class, {listed(classes)}' if classes else 'no class folder'
     raise ValueError(
-      f'{_shown(folder)} has {has}: data_dir=DIR needs one sub-folder per class, two at least, '
+      f'{shown(folder)} has {has}: data_dir=DIR needs one sub-folder per class, two at least, '
       f'directly or below folders for train and test{hint}'
     )
   if empty := [name for label, name in enumerate(classes) if label not in with_images]:
     notes = ''.join(f'. {note}' for note in _notes(scan))
     raise ValueError(
-      f'{_shown(folder)} has no image for {_class_or_classes(empty)}: add images or remove the '
+      f'{shown(folder)} has no image for {_class_or_classes(empty)}: add images or remove the '
       f'folder{hint}{notes}'
     )
   in_training = {file.label for file in kept if file.is_image}
   if untrained := [name for label, name in enumerate(classes) if label not in in_training]:
     raise ValueError(
-      f'{_shown(folder)} has so few images of {_class_or_classes(untrained)} that all of them fall '
+      f'{shown(folder)} has so few images of {_class_or_classes(untrained)} that all of them fall '
       f'into the tenth held out for the test: {_BY_HAND}'
     )
 
@@ -421,16 +321,16 @@ def _check_classes_are_not_splits(
   if is_undivided:
     for name in classes:
       inside = _folders(os.path.join(folder, name))
-      if splits := [inner for inner in inside if _purpose(inner)]:
+      if splits := [inner for inner in inside if split_purpose(text(inner))]:
         raise ValueError(
-          f'{_shown(folder, name)} holds {_listed(splits)}, the name of a split: if classes are '
-          f'there, say {_argument("data_dir", os.path.join(folder, name))}, else divide '
+          f'{shown(folder, name)} holds {listed(splits)}, the name of a split: if classes are '
+          f'there, say {argument("data_dir", os.path.join(folder, name))}, else divide '
           'the images as train/CLASS/... and test/CLASS/...'
         )
-  elif len(splits := [name for name in classes if _purpose(name)]) > 1:
+  elif len(splits := [name for name in classes if split_purpose(text(name))]) > 1:
     raise ValueError(
-      f'{_shown(folder)} holds {_listed(splits)}, which are names of splits, not of classes: say '
-      f'{_argument("data_dir", folder)}, or give the classes other names'
+      f'{shown(folder)} holds {listed(splits)}, which are names of splits, not of classes: say '
+      f'{argument("data_dir", folder)}, or give the classes other names'
     )
 
 
@@ -444,21 +344,21 @@ def _hint_one_level_deeper(folder: bytes, only: bytes, *, is_undivided: bool) ->
     inner = os.path.join(inner, names[0])
   if not names:
     return ''
-  move = f'move them to {_shown(folder)}'
-  remedy = f'say {_argument("data_dir", inner)}' if is_undivided else move
-  return f'. If its folders {_listed(names)} are the ones meant, {remedy}'
+  move = f'move them to {shown(folder)}'
+  remedy = f'say {argument("data_dir", inner)}' if is_undivided else move
+  return f'. If its folders {listed(names)} are the ones meant, {remedy}'
 
 
 def _no_images(split: str, folder: bytes, classes: Sequence[bytes], *, is_undivided: bool) -> str:
   """The message for a split without images."""
   if is_undivided:
     return (
-      f'{_shown(folder)} has no folders train and test, so about a tenth of its images is held out '
+      f'{shown(folder)} has no folders train and test, so about a tenth of its images is held out '
       f'for the test, and they are too few for that: none is for {split!r}; {_BY_HAND}'
     )
   return (
-    f'no images for split {split!r}: there is none in the class folders of {_shown(folder)}, '
-    f'{_listed(classes) or "of which there are none"}'
+    f'no images for split {split!r}: there is none in the class folders of {shown(folder)}, '
+    f'{listed(classes) or "of which there are none"}'
   )
 
 
@@ -468,68 +368,41 @@ def _holds_splits(root: bytes, folders: Sequence[bytes], asked: set[bytes]) -> b
   They are if one has the name of a split asked for, or a usual name of a split. Only `train` may
   also be a class, beside cars and ships: a folder of files among several other folders.
   """
-  splits = [name for name in folders if name in asked or _purpose(name)]
+  splits = [name for name in folders if name in asked or split_purpose(text(name))]
   if splits == [b'train'] and len(folders) > 2:
     inside = [e for e in _entries(os.path.join(root, b'train')) if not _is_litter(e)]
     return not inside or any(entry.is_dir() for entry in inside)
   return bool(splits)
 
 
-def _purpose(name: bytes) -> str:
-  """'train' or 'test' for a usual name of such a split, as `Train` or `val_images`, else ''."""
-  words = {word.rstrip('0123456789') for word in re.split(r'[\W_]+', _text(name).lower())}
-  for purpose, usual in (('train', _TRAIN_WORDS), ('test', _TEST_WORDS)):
-    if words & set(usual) and words <= {*usual, *_OTHER_WORDS}:
-      return purpose
-  return ''
-
-
 def _no_such_split(root: bytes, folders: Sequence[bytes], split: str, train_split: str) -> str:
   """The message for a split without a folder, with the arguments that fit the folders found."""
   is_train = split == train_split
+
+  def rank_of(folder: bytes) -> int:
+    return split_rank(text(folder))
+
   key = 'train_split' if is_train else 'split'
-  usual = [folder for folder in folders if _purpose(folder)]
-  trains, tests = ([f for f in usual if _purpose(f) == purpose] for purpose in ('train', 'test'))
+  usual = [folder for folder in folders if split_purpose(text(folder))]
+  trains, tests = (
+    [f for f in usual if split_purpose(text(f)) == purpose] for purpose in ('train', 'test')
+  )
   if fitting := trains if is_train else tests:
-    remedy = f'; say {_argument(key, min(fitting, key=_rank))}'
+    remedy = f'; say {argument(key, min(fitting, key=rank_of))}'
     if is_train and tests and b'test' not in folders:
-      remedy += f', and {_listed([min(tests, key=_rank)])} for the test'
+      remedy += f', and {listed([min(tests, key=rank_of)])} for the test'
   elif os.fsencode(train_split) in folders:
     remedy = (
       f'; to hold out a tenth of the training images for it, say '
-      f'{_argument("data_dir", os.path.join(root, os.fsencode(train_split)))}'
+      f'{argument("data_dir", os.path.join(root, os.fsencode(train_split)))}'
     )
   else:
-    remedy = f'. If {_listed(usual)} is a class, it needs another name' if usual else ''
+    remedy = f'. If {listed(usual)} is a class, it needs another name' if usual else ''
   return (
-    f'{key}={split!r}: there is no folder {_shown(root, os.fsencode(split))}; {_shown(root)} holds '
-    f'{_listed(folders)}{remedy}'
+    f'{key}={split!r}: there is no folder {shown(root, os.fsencode(split))}; {shown(root)} holds '
+    f'{listed(folders)}{remedy}'
   )
 
 
-def _rank(name: bytes) -> int:
-  """Smaller for the more usual name of a split: `test` before `val` before `dev`."""
-  usual = _TRAIN_WORDS + _TEST_WORDS
-  return min(usual.index(w) for w in re.split(r'[\W_\d]+', _text(name).lower()) if w in usual)
-
-
-def _argument(name: str, value: bytes) -> str:
-  """`name=value` as on a command line."""
-  return f'{name}={shlex.quote(printable(_text(value)))}'
-
-
-def _listed(names: Sequence[bytes]) -> str:
-  return shorten([display_name(_text(name)) for name in names])
-
-
 def _class_or_classes(names: Sequence[bytes]) -> str:
-  return f'{"the class" if len(names) == 1 else f"{len(names):,} classes:"} {_listed(names)}'
-
-
-def _text(path: bytes) -> str:
-  """A path, or a part of one, as text: the same on every system, and valid in any encoding."""
-  return path.decode('utf-8', 'backslashreplace')
-
-
-def _shown(*parts: bytes) -> str:
-  return printable(_text(os.path.join(*parts)))
+  return f'{"the class" if len(names) == 1 else f"{len(names):,} classes:"} {listed(names)}'

@@ -100,7 +100,7 @@ class HostPart:
     """Returns what a group reads: images and epochs `[images]`, copies and seeds `[images, M]`."""
     images = self.multiplicity.images(group * self.turns, *self.images)
     index, epoch = images.image_index, images.epoch
-    seeds = self.multiplicity.seeds(index[:, np.newaxis], epoch[:, np.newaxis], self.copies)
+    seeds = self.multiplicity.seeds(images.entry[:, np.newaxis], epoch[:, np.newaxis], self.copies)
     return Slots(index, np.tile(self.copies, (len(index), 1)), epoch, seeds)
 
   def of_slots(

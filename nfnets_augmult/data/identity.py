@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from nfnets_augmult.data.folder_source import FolderSource
+from nfnets_augmult.data.image_files import FileSource
 from nfnets_augmult.data.sources import (
   ArraySource,
   EncodedSource,
   Source,
   describe_class_changes,
+  images_per_class,
   shorten,
 )
 
@@ -26,9 +27,7 @@ def describe_split(source: Source) -> dict[str, Any]:
   files of TensorFlow Datasets and their numbers of examples. Pixels are left out: decoders differ
   by a grey level between versions.
   """
-  digest, counts = hashlib.sha256(), None
-  if hasattr(source, 'labels'):
-    counts = np.bincount(source.labels, minlength=len(source.class_names)).tolist()
+  digest = hashlib.sha256()
   if isinstance(source, ArraySource):
     digest.update(str(source.images.shape).encode())
     digest.update(np.ascontiguousarray(source.labels, '<i4').tobytes())
@@ -37,7 +36,7 @@ def describe_split(source: Source) -> dict[str, Any]:
       digest.update(os.fsencode(name) + b'\0')
   return {
     'num_images': source.num_images,
-    'images_per_class': counts,
+    'images_per_class': images_per_class(source),
     'digest': digest.hexdigest()[:16],
   }
 
@@ -98,6 +97,6 @@ def map_classes(source: Source, class_names: Sequence[str]) -> Source:
       f'classes cannot be mapped by name: {describe_class_changes(new, ())} ({source.description})'
     )
   labels = np.array([label_of[name] for name in source.class_names], np.int32)
-  if isinstance(source, ArraySource | FolderSource):
+  if isinstance(source, ArraySource | FileSource):
     return dataclasses.replace(source, labels=labels[source.labels], class_names=tuple(class_names))
   return _Relabelled(source, labels, tuple(class_names))

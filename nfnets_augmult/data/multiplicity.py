@@ -22,6 +22,10 @@ Guarantees:
   image of n = 1.
 - Everything is a pure function of (seed, step): any step can be computed without the ones before.
 
+With `labels` each of K classes is drawn equally often. An epoch then has N *entries*, each of which
+stands for an image, see `class_balance.py`, and what is said above of images holds of entries: an
+image of a class with less than N / K of them fills several. Without labels entry i is image i.
+
 Slots are numbered image by image. Hosts take contiguous ranges of slots, so an image is read and
 decoded by one host, and the devices of a host divide its range likewise: of D devices, whichever
 hosts they belong to, device d fills slots `[d B / D, (d + 1) B / D)`.
@@ -35,6 +39,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nfnets_augmult.data import class_balance
 from nfnets_augmult.ops import addressed_random
 from nfnets_augmult.ops.checks import check_choice, check_int
 
@@ -79,12 +84,14 @@ class Images(NamedTuple):
 
   Attributes:
     image_index: integers `[U]`, which training images, in the order of their slots.
+    entry: uint32 `[U]`, which entry of its epoch each fills; the same, unless classes are balanced.
     epoch: int32 `[U]`, which pass over the training images each belongs to.
     turn: int32 scalar, copy index of each image's first slot; above 0 only for `neighbouring`.
     key: uint32 `[2]`, of the augmentation seeds.
   """
 
   image_index: np.ndarray
+  entry: np.ndarray
   epoch: np.ndarray
   turn: np.ndarray
   key: np.ndarray
@@ -115,6 +122,8 @@ class Multiplicity:
     augmult: n, copies of each unique image.
     seed: of the run; the order of the images and the augmentation seeds follow from it.
     placement: `'within'` or `'neighbouring'`.
+    labels: integers `[N]`, of the images, to draw every class equally often; None to draw every
+      image equally often.
 
   Example:
     >>> from nfnets_augmult import Multiplicity
@@ -132,12 +141,17 @@ class Multiplicity:
   augmult: int
   seed: int
   placement: str = 'within'
+  labels: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
 
   def __post_init__(self):
     check_choice('placement', self.placement, PLACEMENTS)
     check_int('augmult', self.augmult, least=1, most=MAX_AUGMULT)
     check_int('num_images', self.num_images, least=1, most=2**32 - 1)
     unique = self.unique_images_per_batch
+    if self.labels is not None and self.labels.shape != (self.num_images,):
+      raise ValueError(
+        f'labels must be [{self.num_images}], one of each image, not {list(self.labels.shape)}'
+      )
     if not 1 <= unique <= self.num_images:
       raise ValueError(
         f'unique_images_per_batch={unique} must be from 1 to the number of training images, '
@@ -201,24 +215,41 @@ class Multiplicity:
     position = group * unique + np.arange(start, unique if stop is None else stop)
     epoch, place = np.divmod(position, self.num_images)
     _check_epochs(epoch)
-    image_index = np.empty_like(place)
+    entry = np.empty_like(place)
     for e in np.unique(epoch):
-      image_index[epoch == e] = self.epoch_order(int(e))[place[epoch == e]]
-    return Images(image_index, epoch.astype(np.int32), np.int32(turn), self._augmentation_key())
+      entry[epoch == e] = self.epoch_order(int(e))[place[epoch == e]]
+    image_index = entry.copy()
+    for e in np.unique(epoch) if self.labels is not None else ():
+      image_index[epoch == e] = self._balanced_images(int(e))[entry[epoch == e]]
+    entry, epoch = entry.astype(np.uint32), epoch.astype(np.int32)
+    return Images(image_index, entry, epoch, np.int32(turn), self._augmentation_key())
 
-  def seeds(self, image_index: np.ndarray, epoch: np.ndarray, copy_index: np.ndarray) -> np.ndarray:
-    """Returns the augmentation seeds, uint32 `[..., 2]`, one to one in the three arguments."""
+  def seeds(self, entry: np.ndarray, epoch: np.ndarray, copy_index: np.ndarray) -> np.ndarray:
+    """Returns the augmentation seeds, uint32 `[..., 2]`, one to one in the three arguments.
+
+    Args:
+      entry: of the epoch; the index of the image, unless classes are balanced.
+      epoch: pass over the training images.
+      copy_index: in `[0, augmult)`.
+    """
     _check_epochs(epoch)
-    return _seeds(self._augmentation_key(), *map(np.asarray, (image_index, epoch, copy_index)))
+    return _seeds(self._augmentation_key(), *map(np.asarray, (entry, epoch, copy_index)))
 
   def _augmentation_key(self) -> np.ndarray:
     return np.concatenate(addressed_random.key_for(self.seed, 'augmentation'))
 
   @functools.cached_property
-  def epoch_order(self) -> Callable[[int], np.ndarray]:
-    """The function from an epoch to its order, a permutation of `range(num_images)`.
+  def _balanced_images(self) -> Callable[[int], np.ndarray]:
+    """The function from an epoch to the image of each of its entries; the last few are cached."""
+    return functools.lru_cache(maxsize=4)(
+      lambda epoch: class_balance.balanced_images(self.labels, seed=self.seed, epoch=epoch)
+    )
 
-    A shuffle, except that in a batch that spans two epochs, the images of the later epoch are
+  @functools.cached_property
+  def epoch_order(self) -> Callable[[int], np.ndarray]:
+    """The function from an epoch to the order of its entries, a permutation of `range(num_images)`.
+
+    A shuffle, except that in a batch that spans two epochs, the entries of the later epoch are
     chosen from those that are not in the batch yet. The last few orders are cached, per object,
     since many objects may be used alternately.
     """
@@ -237,17 +268,19 @@ def fill_slots(images: Images, slot: np.ndarray, *, copies_per_batch: int) -> Sl
     copies_per_batch: slots of each image.
   """
   owner = slot // copies_per_batch
-  image_index, epoch = images.image_index[owner], images.epoch[owner]
+  image_index, entry, epoch = (
+    values[owner] for values in (images.image_index, images.entry, images.epoch)
+  )
   copy_index = (images.turn + slot % copies_per_batch).astype(np.int32)
-  return Slots(image_index, copy_index, epoch, _seeds(images.key, image_index, epoch, copy_index))
+  return Slots(image_index, copy_index, epoch, _seeds(images.key, entry, epoch, copy_index))
 
 
 def _seeds(
-  key: np.ndarray, image_index: np.ndarray, epoch: np.ndarray, copy_index: np.ndarray
+  key: np.ndarray, entry: np.ndarray, epoch: np.ndarray, copy_index: np.ndarray
 ) -> np.ndarray:
   """See `Multiplicity.seeds`; `key` is uint32 `[2]`. NumPy or JAX."""
   when = epoch.astype(np.uint32) << np.uint32(_COPY_BITS)
-  counter = image_index.astype(np.uint32), when | copy_index.astype(np.uint32)
+  counter = entry.astype(np.uint32), when | copy_index.astype(np.uint32)
   words = addressed_random.threefry2x32((key[:1], key[1:]), counter)
   return key.__array_namespace__().stack(words, axis=-1)
 

@@ -171,9 +171,16 @@ def require_data_dir(name: str, data_dir: str) -> None:
   if not data_dir:
     raise ValueError(
       f'data_dir={data_dir!r} is missing: say where the data set {name!r} is, with '
-      "data_dir=DIR (only 'digits' needs none; every name but 'digits', 'folder' and 'arrays' is "
-      'taken as one of TensorFlow Datasets)'
+      "data_dir=DIR (only 'digits' needs none; every name but 'digits', 'folder', 'csv' and "
+      "'arrays' is taken as one of TensorFlow Datasets)"
     )
+
+
+def images_per_class(source: Source) -> list[int] | None:
+  """Returns how many images each class has; None if images must be read for that."""
+  if not hasattr(source, 'labels'):
+    return None
+  return np.bincount(source.labels, minlength=len(source.class_names)).tolist()
 
 
 def check_not_empty(source: Source) -> None:

@@ -6,6 +6,7 @@ fastest was measured, and stands in `conv_algorithms.json` with the device and t
 
 import functools
 import json
+import math
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -49,9 +50,15 @@ def _native(x: jax.Array, w: jax.Array, stride: int, pads: Pads, groups: int) ->
   )
 
 
+# Values of the input in a piece of the batch: 512 KiB in float32, so that what XLA's convolution on
+# CPU makes of them for the gradient of the weight stays in a cache. All of 64 images of 32 x 32
+# pixels and 64 channels at once take 8 times as long as such pieces, see docs/step_speed.md.
+_PIECE_SIZE = 2**17
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _explicit(x: jax.Array, w: jax.Array, stride: int, pads: Pads) -> jax.Array:
-  """The native convolution, ungrouped, with its gradient for `w` written out."""
+  """The native convolution, ungrouped; its gradient for `w` is summed over pieces of the batch."""
   return _native(x, w, stride, pads, 1)
 
 
@@ -65,19 +72,42 @@ def _explicit_forward(
 def _explicit_backward(
   stride: int, pads: Pads, saved: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns both gradients; that for `w` is a plain convolution of transposed arrays.
-
-  XLA on CPU transposes the derived gradient by itself, but not within a loop: there a step of
-  NFNet-F0 with scanned blocks took 9 s, and 3.5 s with this one. Outside a loop this is slower.
-  """
+  """Returns the gradients for `x` and `w`."""
   x, w = saved
   _, pullback = jax.vjp(lambda x: _native(x, w, stride, pads, 1), x)
+  of_piece = functools.partial(_weight_gradient, kernel=w.shape[:2], stride=stride, pads=pads)
+  piece = max(1, _PIECE_SIZE // math.prod(x.shape[1:]))
+  count, rest = divmod(len(x), piece)
+  if count + bool(rest) == 1:
+    return pullback(cotangent)[0], of_piece(x, cotangent)
+
+  def add(total: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+    return total + of_piece(*pair).astype(jnp.float32), None
+
+  x_pieces, cotangent_pieces = (
+    a[: count * piece].reshape(count, piece, *a.shape[1:]) for a in (x, cotangent)
+  )
+  total = jnp.zeros(w.shape, jnp.float32)
+  total, _ = jax.lax.scan(add, total, (x_pieces, cotangent_pieces))
+  if rest:
+    total, _ = add(total, (x[-rest:], cotangent[-rest:]))
+  return pullback(cotangent)[0], total.astype(w.dtype)
+
+
+def _weight_gradient(
+  x: jax.Array, cotangent: jax.Array, *, kernel: tuple[int, int], stride: int, pads: Pads
+) -> jax.Array:
+  """Returns the gradient for the weight, HWIO: a plain convolution of transposed arrays.
+
+  XLA on CPU transposes the derived gradient by itself, but not within a loop, where it takes 20
+  times as long.
+  """
   w_pads = []
   for axis, (low, _) in zip((1, 2), pads, strict=True):
-    covered = (cotangent.shape[axis] - 1) * stride + w.shape[axis - 1]
+    covered = (cotangent.shape[axis] - 1) * stride + kernel[axis - 1]
     # Negative where the last pixels are not read, as with a strided 1x1 kernel.
     w_pads.append((low, covered - x.shape[axis] - low))
-  w_gradient = jax.lax.conv_general_dilated(
+  gradient = jax.lax.conv_general_dilated(
     x.transpose(3, 1, 2, 0),  # BHWI -> IHWB, the channels as samples
     cotangent.transpose(1, 2, 0, 3),  # BHWO -> HWBO, as a kernel
     window_strides=(1, 1),
@@ -85,7 +115,7 @@ def _explicit_backward(
     rhs_dilation=(stride, stride),
     dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
   )
-  return pullback(cotangent)[0], w_gradient.transpose(1, 2, 0, 3)  # IHWO -> HWIO
+  return gradient.transpose(1, 2, 0, 3)  # IHWO -> HWIO
 
 
 _explicit.defvjp(_explicit_forward, _explicit_backward)
@@ -116,8 +146,8 @@ def _split(x: jax.Array, w: jax.Array, stride: int, pads: Pads, groups: int) -> 
   return _by_group(functools.partial(_native, groups=1), x, w, stride, pads, groups)
 
 
-def _split_in_loop(x: jax.Array, w: jax.Array, stride: int, pads: Pads, groups: int) -> jax.Array:
-  """By group, with the gradient for the weight written out."""
+def _pieces(x: jax.Array, w: jax.Array, stride: int, pads: Pads, groups: int) -> jax.Array:
+  """By group, with the gradient for the weight summed over pieces of the batch."""
   return _by_group(_explicit, x, w, stride, pads, groups)
 
 
@@ -133,12 +163,12 @@ def _dense(x: jax.Array, w: jax.Array, stride: int, pads: Pads, groups: int) -> 
 ALGORITHMS: dict[str, Algorithm] = {
   'native': _native,
   'split': _split,
-  'split_in_loop': _split_in_loop,
+  'pieces': _pieces,
   'dense': _dense,
 }
 
-# By backend: `algorithms` by kind of convolution, see `kind_of`; `in_loop`, those that differ in a
-# `lax.scan`; and `measured`, what chose them. launch/measure_accelerator.sh makes an entry.
+# By backend: `algorithms` by kind of convolution, see `kind_of`, and `measured`, what chose them.
+# launch/measure_accelerator.sh makes an entry.
 FASTEST: dict[str, dict[str, Any]] = json.loads(
   pathlib.Path(__file__).with_name('conv_algorithms.json').read_text(encoding='utf-8')
 )
@@ -152,19 +182,15 @@ def kind_of(kernel: Sequence[int], groups: int) -> str:
   return '1x1' if tuple(kernel[:2]) == (1, 1) else 'ungrouped'
 
 
-def default_algorithm(
-  backend: str | None = None, *, kind: str = 'grouped', in_loop: bool = False
-) -> str:
+def default_algorithm(backend: str | None = None, *, kind: str = 'grouped') -> str:
   """Returns the fastest algorithm, `'native'` where none was measured.
 
   Args:
     backend: None for JAX's default one.
     kind: one of `KINDS`.
-    in_loop: whether the convolution is in a `lax.scan`.
   """
-  measured = FASTEST.get(backend or jax.default_backend(), {'algorithms': {}})
-  algorithms = measured['algorithms'] | (measured.get('in_loop', {}) if in_loop else {})
-  return algorithms.get(kind, 'native')
+  entry = FASTEST.get(backend or jax.default_backend(), {})
+  return entry.get('algorithms', {}).get(kind, 'native')
 
 
 def conv2d(
@@ -183,17 +209,14 @@ def conv2d(
     w: `[kh, kw, I / groups, O]`, of the dtype of `x`.
     stride: of both axes.
     groups: divides I and O; group g of the outputs sees group g of the inputs only.
-    algorithm: a key of `ALGORITHMS`, or `'auto'` for the `default_algorithm` of its kind;
-      `'auto_in_loop'` is that in a `lax.scan`.
+    algorithm: a key of `ALGORITHMS`, or `'auto'` for the `default_algorithm` of its kind.
     padding: see `pads_of`.
 
   Raises:
     ValueError: unknown algorithm, or shapes that do not match; the message shows them.
   """
-  if algorithm in ('auto', 'auto_in_loop'):
-    algorithm = default_algorithm(
-      kind=kind_of(w.shape, groups), in_loop=algorithm == 'auto_in_loop'
-    )
+  if algorithm == 'auto':
+    algorithm = default_algorithm(kind=kind_of(w.shape, groups))
   if algorithm not in ALGORITHMS:
     raise ValueError(
       f'no convolution algorithm {algorithm!r}; there is: auto, {", ".join(ALGORITHMS)}'

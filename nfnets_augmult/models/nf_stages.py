@@ -93,10 +93,6 @@ def run_blocks(
   """
 
   def make_step(shape: BlockShape, *, is_scanned: bool) -> Callable[..., jax.Array]:
-    algorithm = conv_algorithm
-    if is_scanned and algorithm == 'auto':
-      algorithm = 'auto_in_loop'
-
     def step(
       x: jax.Array, params: dict[str, Any], beta: jax.Array, keep: jax.Array | None
     ) -> jax.Array:
@@ -108,7 +104,7 @@ def run_blocks(
         alpha=alpha,
         beta=beta,
         keep=keep,
-        conv_algorithm=algorithm,
+        conv_algorithm=conv_algorithm,
       )
 
     # In a scan, XLA cannot merge the recomputation with the forward pass, so CSE is no danger.

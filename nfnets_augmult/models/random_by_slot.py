@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 def whole_batch(images: jax.Array, slot: jax.Array | None) -> jax.Array:
   """Returns `slot`, or if it is None the slots of images that are the whole batch, in order."""
-  return jnp.arange(len(images)) if slot is None else slot
+  return jnp.arange(images.shape[0]) if slot is None else slot
 
 
 def uniform(key: jax.Array, slot: jax.Array, shape: Sequence[int] = ()) -> jax.Array:

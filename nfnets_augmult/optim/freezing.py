@@ -1,5 +1,6 @@
 """Groups of parameters by readable names, and keeping some of them as they are."""
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from nfnets_augmult.ops.checks import check_int
+from nfnets_augmult.ops.checks import check_choice, check_int
 from nfnets_augmult.ops.param_names import is_classifier
+
+_UNFREEZE = ('at_once', 'gradually')
 
 _BLOCK = re.compile(r'nf(?:_res)?_block(?:_(\d+))?')
 _STAGE = re.compile(r'stage_(\d+)_block_\d+')
@@ -77,18 +80,71 @@ def frozen(params: Mapping[str, Any], names: Sequence[str]) -> Any:
   }
 
 
-def hold(names: Sequence[str], *, steps: int = 0) -> optax.GradientTransformation:
+def release_steps(
+  params: Mapping[str, Any], names: Sequence[str], *, steps: int, unfreeze: str
+) -> dict[str, int]:
+  """Returns for how many updates each of the groups `names` is held, in the order of release.
+
+  Args:
+    params: of a network of this package, by module.
+    names: see `frozen`.
+    steps: after which all of them are trained.
+    unfreeze: see `hold`.
+  """
+  groups, is_frozen = param_groups(params), frozen(params, names)
+  held = {groups[module] for module, values in is_frozen.items() if any(jax.tree.leaves(values))}
+  order = sorted(held, key=_depth, reverse=True)
+  return {
+    group: steps if unfreeze == 'at_once' else round(steps * place / len(order))
+    for place, group in enumerate(order, start=1)
+  }
+
+
+def _depth(group: str) -> tuple[int, int]:
+  """Larger for what is nearer to the output."""
+  part, _, stage = group.partition('_')
+  return ('stem', 'stage', 'final', 'classifier').index(part), int(stage) if part == 'stage' else 0
+
+
+def check_release(freeze_steps: int, unfreeze: str) -> None:
+  """Raises ValueError unless these fit together, see `hold`."""
+  check_int('freeze_steps', freeze_steps)
+  check_choice('unfreeze', unfreeze, _UNFREEZE)
+  if unfreeze != 'at_once' and not freeze_steps:
+    raise ValueError(
+      f'unfreeze={unfreeze!r} needs freeze_steps=STEPS, after which all groups are trained'
+    )
+
+
+def hold(
+  names: Sequence[str], *, steps: int = 0, unfreeze: str = 'at_once'
+) -> optax.GradientTransformation:
   """Returns the transformation that makes the updates of some groups zero.
 
   Args:
     names: see `frozen`.
     steps: for how many updates; 0 for all.
+    unfreeze: `'at_once'`, all groups after `steps`; or `'gradually'`, one after another at equal
+      distances, the one nearest to the output first and the last after `steps`.
 
   Raises:
-    ValueError: `steps` is negative; `init` raises those of `frozen`.
+    ValueError: `steps` is negative, or 0 with `'gradually'`; `init` raises those of `frozen`.
+  Source: gradual unfreezing is of Howard & Ruder 2018, arXiv:1801.06146, Section 3.3.
   """
-  check_int('freeze_steps', steps)
-  stop = optax.set_to_zero()
-  if steps:
-    stop = optax.scale_by_schedule(lambda count: jnp.where(count < steps, 0.0, 1.0))
-  return optax.masked(stop, lambda params: frozen(params, names))
+  check_release(steps, unfreeze)
+  if not steps:
+    return optax.masked(optax.set_to_zero(), lambda params: frozen(params, names))
+
+  def scale(updates: Any, state: optax.ScaleByScheduleState, params: Any = None) -> tuple[Any, Any]:
+    del params
+    held = release_steps(updates, names, steps=steps, unfreeze=unfreeze)
+    scaled = {}
+    for module, group in param_groups(updates).items():
+      is_free = state.count >= held.get(group, 0)
+      scaled[module] = jax.tree.map(functools.partial(jnp.multiply, is_free), updates[module])
+    return scaled, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+  release = optax.GradientTransformation(
+    lambda params: optax.ScaleByScheduleState(jnp.zeros([], jnp.int32)), scale
+  )
+  return optax.masked(release, lambda params: frozen(params, names))

@@ -17,6 +17,7 @@ def sgd(
   clipping_eps: float = 1e-3,
   freeze: Sequence[str] = (),
   freeze_steps: int = 0,
+  unfreeze: str = 'at_once',
 ) -> optax.GradientTransformation:
   """Returns the transformation from gradients to directions, without the learning rate.
 
@@ -33,6 +34,7 @@ def sgd(
     clipping_eps: lower bound on the weight norm in that ratio.
     freeze: groups of parameters that stay as they are, without momentum, see `freezing.frozen`.
     freeze_steps: for how many updates; 0 for all.
+    unfreeze: `'at_once'` or `'gradually'`, see `freezing.hold`.
 
   Raises:
     ValueError: a coefficient is out of range; `init` raises those of `freezing.frozen`.
@@ -62,6 +64,6 @@ def sgd(
   return optax.chain(
     clip,
     optax.add_decayed_weights(weight_decay, mask=masks.decayed),
-    *([freezing.hold(freeze, steps=freeze_steps)] if freeze else []),
+    *([freezing.hold(freeze, steps=freeze_steps, unfreeze=unfreeze)] if freeze else []),
     optax.trace(decay=momentum, nesterov=nesterov),
   )

@@ -48,6 +48,8 @@ def load_split(dataset: Dataset, split: str) -> sources.Source:
     data_dir=dataset.data_dir,
     allow_download=dataset.allow_download,
     train_split=dataset.train_split,
+    table_options=dataset.table_options,
+    on_bad_image=dataset.train_options.on_bad_image,
     rules=dataset.train_options.rules,
   )
 
@@ -68,6 +70,13 @@ def load_data(dataset: Dataset) -> Data:
     )
   for source in (train, test):
     log_notes(source)
+  counts = sources.images_per_class(test) or ()
+  if absent := [name for name, count in zip(test.class_names, counts, strict=False) if not count]:
+    logging.warning(
+      '%s has no image of %s: how well the network knows it is not measured',
+      test.description,
+      sources.shorten([sources.display_name(name) for name in absent]),
+    )
   size = dataset.train_options.image_size
   if isinstance(train, sources.ArraySource):
     if size not in (0, *train.images.shape[1:3]):
@@ -84,6 +93,22 @@ def load_data(dataset: Dataset) -> Data:
     for source in (train, test):  # skipping bad images must not skip all
       decoding.check_some_image_decodes(source, dataset.train_options)
   return Data(train, test, (size, size, 3), _IMAGENET)
+
+
+def balanced_labels(source: sources.Source, balance: str) -> np.ndarray | None:
+  """Returns the labels by which classes are drawn equally often; None if images are.
+
+  Raises:
+    ValueError: the labels are not known without reading the images.
+  """
+  if balance == 'none':
+    return None
+  if not hasattr(source, 'labels'):
+    raise ValueError(
+      f'dataset.balance={balance!r} needs the label of every image at the start; those of '
+      f"{source.description} are in its records: say dataset.balance='none'"
+    )
+  return source.labels
 
 
 def _load_split_of_key(key: str, dataset: Dataset) -> sources.Source:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 from nfnets_augmult.ops import files
-from nfnets_augmult.runs.predicting import Predictor
+from nfnets_augmult.runs.predictor import Predictor
 from nfnets_augmult.training import records
 
 

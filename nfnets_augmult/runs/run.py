@@ -100,7 +100,10 @@ class Run:
   def plan(self) -> Plan:
     """The arithmetic of the run on all devices of all hosts."""
     return self.settings.make_plan(
-      self.data.train.num_images, host_count=jax.process_count(), device_count=jax.device_count()
+      self.data.train.num_images,
+      host_count=jax.process_count(),
+      device_count=jax.device_count(),
+      labels=images.balanced_labels(self.data.train, self.settings.dataset.balance),
     )
 
   @functools.cached_property

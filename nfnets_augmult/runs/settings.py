@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_collections
+import numpy as np
 import optax
 
 from nfnets_augmult import configs, models
 from nfnets_augmult.data.augmentation import Augmentation
+from nfnets_augmult.data.class_balance import BALANCES
 from nfnets_augmult.data.crop_flip import CropFlip
 from nfnets_augmult.data.evaluation_crop import EvaluationCrop
 from nfnets_augmult.data.image_formats import DecodeRules
@@ -21,14 +23,18 @@ from nfnets_augmult.data.mixing import Mixing
 from nfnets_augmult.data.multiplicity import Multiplicity
 from nfnets_augmult.data.randaugment import RandAugment
 from nfnets_augmult.data.read_options import ReadOptions
+from nfnets_augmult.data.table_source import TableOptions
 from nfnets_augmult.ops import checks, paths
 from nfnets_augmult.ops.argument_names import renamed
-from nfnets_augmult.optim import schedules, sgd
+from nfnets_augmult.optim import freezing, schedules, sgd
 from nfnets_augmult.training import plan as plan_lib
 from nfnets_augmult.training import step as step_lib
 
 # From the arguments that errors of library code name to the config keys of their values.
-DATASET_KEYS = {key: f'dataset.{key}' for key in configs.default_config().dataset}
+DATASET_KEYS = {
+  **{key: f'dataset.{key}' for key in configs.default_config().dataset},
+  **{key: f'dataset.csv.{key}' for key in configs.default_config().dataset.csv},
+}
 AUGMENTATION_KEYS = {
   'pad': 'augmentation.pad',
   'pad_mode': 'augmentation.pad_mode',
@@ -70,6 +76,8 @@ class Dataset:
     allow_download: whether TensorFlow Datasets may download it.
     train_split: name of a split or of a part of one.
     test_split: likewise.
+    table_options: of a table of images.
+    balance: one of `class_balance.BALANCES`.
     train_options: how training images are read.
     test_options: how images are read for evaluation.
     evaluation_crop: the crop in evaluation.
@@ -80,6 +88,8 @@ class Dataset:
   allow_download: bool
   train_split: str
   test_split: str
+  table_options: TableOptions
+  balance: str
   train_options: ReadOptions
   test_options: ReadOptions
   evaluation_crop: EvaluationCrop
@@ -109,6 +119,7 @@ class Settings:
     optimizer: without the learning rate.
     freeze: groups of parameters that stay as they are, see `freezing.frozen`.
     freeze_steps: for how many updates; 0 for all.
+    unfreeze: see `freezing.hold`.
     evaluate_every_minutes: 0 for not by the clock.
     evaluated_train_images: how many un-augmented training images are evaluated; -1 for all.
   """
@@ -138,6 +149,7 @@ class Settings:
   optimizer: optax.GradientTransformation
   freeze: tuple[str, ...]
   freeze_steps: int
+  unfreeze: str
   sam: Sam
   evaluate_every_epochs: float
   evaluate_every_minutes: float
@@ -160,20 +172,28 @@ class Settings:
     """
     return self.total_steps * self.batch_size or self.total_epochs * self.augmult
 
-  def multiplicity(self, num_images: int) -> Multiplicity:
-    """Returns the `Multiplicity` for `num_images` unique training images."""
+  def multiplicity(self, num_images: int, labels: np.ndarray | None = None) -> Multiplicity:
+    """Returns the `Multiplicity` for `num_images` unique training images; `labels` see there."""
     return Multiplicity(
       num_images=num_images,
       unique_images_per_batch=self.unique_images_per_batch,
       augmult=self.augmult,
       seed=self.seed,
       placement=self.placement,
+      labels=labels,
     )
 
-  def make_plan(self, num_images: int, *, host_count: int, device_count: int) -> plan_lib.Plan:
+  def make_plan(
+    self,
+    num_images: int,
+    *,
+    host_count: int,
+    device_count: int,
+    labels: np.ndarray | None = None,
+  ) -> plan_lib.Plan:
     """Returns the arithmetic of the run; raises ValueError, see `plan.make_plan`."""
     return plan_lib.make_plan(
-      self.multiplicity(num_images),
+      self.multiplicity(num_images, labels),
       learning_rate=self.learning_rate,
       total_epochs=self.total_epochs,
       total_steps=self.total_steps,
@@ -247,6 +267,7 @@ def read(config: ml_collections.ConfigDict) -> Settings:
     optimizer=optimizer,
     freeze=freeze,
     freeze_steps=config.freeze_steps,
+    unfreeze=config.unfreeze,
     sam=Sam(**config.sam),
     evaluate_every_epochs=config.evaluation.every_epochs,
     evaluate_every_minutes=config.evaluation.every_minutes,
@@ -264,7 +285,10 @@ def _read_dataset(config: ml_collections.ConfigDict) -> Dataset:
     raise ValueError("dataset.name='' must be the name of a data set, such as 'folder'")
   checks.check_int('dataset.image_size', keys.image_size, most=_LARGEST_IMAGE)
   checks.check_int('dataset.test_image_size', keys.test_image_size, most=_LARGEST_IMAGE)
+  checks.check_choice('dataset.balance', keys.balance, BALANCES)
   with renamed(DATASET_KEYS):
+    image_dir = _read_path('image_dir', keys.csv.image_dir)
+    table_options = TableOptions(**{**keys.csv, 'image_dir': image_dir})
     options = ReadOptions(
       image_size=keys.image_size,
       on_bad_image=keys.on_bad_image,
@@ -280,6 +304,8 @@ def _read_dataset(config: ml_collections.ConfigDict) -> Dataset:
     allow_download=keys.allow_download,
     train_split=keys.train_split,
     test_split=keys.test_split,
+    table_options=table_options,
+    balance=keys.balance,
     train_options=options,
     test_options=dataclasses.replace(options, image_size=keys.test_image_size or keys.image_size),
     evaluation_crop=evaluation_crop,
@@ -341,7 +367,7 @@ def _read_optimizer(
   config: ml_collections.ConfigDict, freeze: Sequence[str]
 ) -> optax.GradientTransformation:
   keys = config.optimizer
-  checks.check_int('freeze_steps', config.freeze_steps)
+  freezing.check_release(config.freeze_steps, config.unfreeze)
   if freeze and not config.init_from:
     raise ValueError(
       f"freeze={config.freeze!r} with init_from='' would keep random values: set init_from to a "
@@ -361,6 +387,7 @@ def _read_optimizer(
     clipping_eps=keys.clipping_eps,
     freeze=freeze,
     freeze_steps=config.freeze_steps,
+    unfreeze=config.unfreeze,
   )
 
 

@@ -7,7 +7,9 @@ from typing import Any
 import jax
 
 from nfnets_augmult import configs
+from nfnets_augmult.data import class_balance, sources
 from nfnets_augmult.models.table import count_parameters
+from nfnets_augmult.optim import freezing
 from nfnets_augmult.runs import images
 from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training import records
@@ -28,10 +30,12 @@ def plan_text(runs: Sequence[Run], folder: str) -> str:
     'training images': f'{data.train.num_images:,} unique ({data.train.description})',
     'test images': f'{data.test.num_images:,} ({data.test.description})',
     'image size': ' x '.join(map(str, data.image_shape)),
-    'classes': f'{len(data.train.class_names):,}',
+    'classes': _classes_text(data),
     **dict(plan.rows()),
     'model': f'{settings.model_name}, {num_params:,} parameters, {settings.compute_dtype}',
   }
+  if settings.freeze:
+    rows['frozen parameters'] = _frozen_text(run)
   if masks > 1:
     rows['dropout masks'] = f'{masks} per sample, loss averaged over them'
   rows |= {
@@ -48,6 +52,25 @@ def plan_text(runs: Sequence[Run], folder: str) -> str:
     rows['runs'] = f'{len(runs)} in one program: {names}'
   width = max(map(len, rows))
   return '\n'.join(f'  {name:{width}}  {value}' for name, value in rows.items())
+
+
+def _classes_text(data: images.Data) -> str:
+  """The number of classes and, if it is known and notable, how their training images differ."""
+  names, counts = data.train.class_names, sources.images_per_class(data.train)
+  differ = class_balance.describe_imbalance(counts, names) if counts else ''
+  return f'{len(names):,}' + (f', {differ}' if differ else '')
+
+
+def _frozen_text(run: Run) -> str:
+  """Which groups of parameters stay as they are, and for how long."""
+  settings = run.settings
+  params = jax.eval_shape(run.network.initial_state).params
+  held = freezing.release_steps(
+    params, settings.freeze, steps=settings.freeze_steps, unfreeze=settings.unfreeze
+  )
+  if not settings.freeze_steps:
+    return f'{", ".join(held)}: to the end'
+  return ', '.join(f'{group} for {steps:,} updates' for group, steps in held.items())
 
 
 def write_description(run: Run) -> None:

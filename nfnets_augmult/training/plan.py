@@ -110,6 +110,9 @@ class Plan:
       'within': 'all n copies of an image in the same batch',
       'neighbouring': 'one copy of an image per batch, in n successive batches',
     }[m.placement]
+    epoch = 'one pass over the unique images'
+    if m.labels is not None:
+      epoch = f'{m.num_images:,} images, of every class equally many'
     return [
       ('augmentation multiplicity n', f'{m.augmult} copies of each unique image'),
       ('placement', f'{m.placement}: {scheme}'),
@@ -123,7 +126,7 @@ class Plan:
       ('batch size per device', f'{self.batch_size_per_device:,} on each of {self.device_count}'),
       (
         'steps per epoch',
-        f'{m.steps_per_epoch:,.2f} (an epoch is one pass over the unique images)',
+        f'{m.steps_per_epoch:,.2f} (an epoch is {epoch})',
       ),
       ('total', f'{self.total_steps:,} steps = {self.total_epochs:,.2f} epochs'),
       ('learning rate', f'{self.learning_rate:g} (peak)'),

@@ -50,13 +50,18 @@ def measure(
       least 16; 0 for none.
 
   Raises:
-    ValueError: samples are mixtures, or the data set is too small for the numbers, or these allow
-      no estimate.
+    ValueError: samples are mixtures, classes are balanced, or the data set is too small for the
+      numbers, or these allow no estimate.
     CheckpointError: there is no such checkpoint, or it is of another model.
     BadDataError: an image does not decode.
   """
   _check_augmentation(run.settings.augmentation.mixing)
   _check_numbers(blocks, images_per_block, copies, augmults, minibatches)
+  if run.settings.dataset.balance != 'none':
+    raise ValueError(
+      f'dataset.balance={run.settings.dataset.balance!r}: the variance is measured of images that '
+      "are all drawn equally often; say dataset.balance='none'"
+    )
   source = run.data.train
   if checkpoint != 'initialization' and run.recorded_data:
     run = run.with_images(source)

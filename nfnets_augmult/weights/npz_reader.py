@@ -13,6 +13,7 @@ import numpy as np
 from nfnets_augmult.weights import checks, metadata, zip_reader
 
 METADATA_MEMBER = '__metadata__'
+PROGRAM_MEMBER = '__program__'
 
 _SUFFIX = '.npy'
 _MAGIC = b'\x93NUMPY'
@@ -35,8 +36,20 @@ def read_arrays(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
     return {
       name: _read_array(archive, info, name)
       for name, info in members.items()
-      if name != METADATA_MEMBER
+      if name not in (METADATA_MEMBER, PROGRAM_MEMBER)
     }
+
+
+def read_program(file: BinaryIO, size: int) -> bytes | None:
+  """Returns the program in a `.npz` of `size` bytes, see `stablehlo`; None if it has none.
+
+  Raises:
+    ValueError: the archive or the program is damaged.
+  """
+  with zip_reader.opened(file, size, _SUFFIX) as (archive, members):
+    if PROGRAM_MEMBER not in members:
+      return None
+    return _read_array(archive, members[PROGRAM_MEMBER], PROGRAM_MEMBER).tobytes()
 
 
 def read_metadata(file: BinaryIO, size: int) -> dict[str, object]:

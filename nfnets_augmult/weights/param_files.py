@@ -34,6 +34,8 @@ def write_npz(
   path: str | os.PathLike[str],
   params: Mapping[str, Mapping[str, Any]],
   metadata: Mapping[str, Any] | None = None,
+  *,
+  program: bytes | None = None,
 ) -> None:
   """Writes `params` atomically as a plain `.npz` of arrays named `module/parameter`.
 
@@ -43,6 +45,7 @@ def write_npz(
     path: of the file.
     params: finite real arrays.
     metadata: small JSON-serializable data, stored as text in the member `__metadata__`.
+    program: stored as uint8 in the member `__program__`, see `stablehlo`.
 
   Raises:
     ValueError: `params` do not pass `check_params`, or `metadata` cannot be written.
@@ -62,6 +65,8 @@ def write_npz(
   arrays = flatten(checks.check_params(params))
   if metadata:
     arrays[npz_reader.METADATA_MEMBER] = np.asarray(metadata_lib.to_json(metadata))
+  if program is not None:
+    arrays[npz_reader.PROGRAM_MEMBER] = np.frombuffer(program, np.uint8)
   # Parameters have a slash in their names, so none collides with the `file` of `savez`.
   files.write_whole(path, lambda file: np.savez(file, **arrays))
 
@@ -120,6 +125,16 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     ):
       return npz_reader.read_metadata(file, size)
     return {}
+
+
+def read_program(path: str | os.PathLike[str]) -> bytes | None:
+  """Returns the program of a `.npz`, None if there is none.
+
+  Raises:
+    ValueError: the file cannot be read; the message has the path.
+  """
+  with _opened(path) as (file, start, size):
+    return npz_reader.read_program(file, size) if start.startswith(_ZIP_MAGICS) else None
 
 
 def _is_safetensors(path: str | os.PathLike[str], start: bytes, size: int) -> bool:

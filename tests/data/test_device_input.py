@@ -1,5 +1,6 @@
 """Batches made on devices, slot by slot and pixel by pixel those of the tf.data input."""
 
+import dataclasses
 import functools
 
 import chex
@@ -10,7 +11,7 @@ import pytest
 from nfnets_augmult.data import array_batches, device_input, pipeline, sources
 from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.crop_flip import CropFlip
-from nfnets_augmult.data.folder_source import FolderSource
+from nfnets_augmult.data.image_files import FileSource
 from nfnets_augmult.data.multiplicity import PLACEMENTS, Multiplicity
 from tests import real_images
 
@@ -82,6 +83,19 @@ def test_batches_are_those_of_tf_data(crop, placement):
   assert (0, 1) in epochs
 
 
+def test_balanced_batches_are_those_of_tf_data():
+  """Images that come several times in an epoch have other copies each time."""
+  labels = np.minimum(np.arange(_NUM_IMAGES, dtype=np.int32), 2)
+  source = dataclasses.replace(_source(), labels=labels)
+  multiplicity, crop = Multiplicity(_NUM_IMAGES, 4, 2, 5, labels=labels), CropFlip(pad=3)
+  expected = pipeline.train_batches(
+    source, multiplicity, augmentation=Augmentation(crop=crop), start_step=2, stop_step=5
+  )
+  device_batch = _device_batches(source, multiplicity, crop, device_count=4)
+  for step, batch in enumerate(expected, start=2):
+    chex.assert_trees_all_equal(device_batch(step), _by_device(batch, 4))
+
+
 def test_two_hosts_fill_the_global_batch():
   """Three devices of each of two hosts; the border of the hosts lies inside an image's copies."""
   source, multiplicity = _source(), Multiplicity(_NUM_IMAGES, 6, 3, 5)
@@ -117,7 +131,7 @@ def test_host_batches_without_tensorflow_are_those_of_tf_data():
 def test_what_does_not_fit_is_refused():
   """Encoded images, and more than half of the memory of a device."""
   source = _source()
-  folder = FolderSource(b'.', (b'a.png',), np.zeros(1, np.int32), ('a',), 'folder/train')
+  folder = FileSource(b'.', (b'a.png',), np.zeros(1, np.int32), ('a',), 'folder/train')
   with pytest.raises(ValueError, match=r"input='device' needs .* nfnets_augmult.convert"):
     device_input.check_source(folder, device_bytes=None)
   bytes_needed = source.images.nbytes + source.labels.nbytes

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nfnets_augmult.data import folder_source, loading, pipeline, sources
+from nfnets_augmult.data import image_files, loading, pipeline, sources
 from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.crop_flip import CropFlip
 from nfnets_augmult.data.decoding import ReadOptions
@@ -26,7 +26,7 @@ both_placements = pytest.mark.parametrize('placement', PLACEMENTS)
 both_sources = pytest.mark.parametrize('kind', ['array', 'folder'])
 
 
-class CountingSource(folder_source.FolderSource):
+class CountingSource(image_files.FileSource):
   """A folder that counts how often each image is read."""
 
   def __init__(self, source):

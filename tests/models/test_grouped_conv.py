@@ -1,5 +1,6 @@
 """Every algorithm of a convolution gives the numbers and gradients of the native one."""
 
+import functools
 from unittest import mock
 
 import chex
@@ -47,6 +48,34 @@ class Conv2DTest(parameterized.TestCase):
     cotangent = _normal(*want.shape, seed=2)
     for ours, native in zip(pullback(cotangent), native_pullback(cotangent), strict=True):
       np.testing.assert_allclose(ours, native, rtol=1e-5, atol=1e-4)
+
+  @parameterized.product(
+    batch=[1, 4, 7],  # a part of a piece, two pieces, and three with a smaller fourth
+    stride=[1, 2],
+    groups=[1, 2],
+    dtype=['float32', 'bfloat16'],
+  )
+  def test_gradients_of_pieces_of_the_batch(self, batch, stride, groups, dtype):
+    x = _normal(batch, 6, 5, 4).astype(dtype)
+    w = _normal(3, 3, 4 // groups, 6, seed=1).astype(dtype)
+
+    def gradients(algorithm, x, w, cotangent):
+      convolve = functools.partial(conv2d, stride=stride, groups=groups, algorithm=algorithm)
+      return jax.vjp(convolve, x, w)[1](cotangent)
+
+    cotangent = _normal(*conv2d(x, w, stride=stride, groups=groups).shape, seed=2)
+    with mock.patch.object(grouped_conv, '_PIECE_SIZE', 2 * 6 * 5 * 4 // groups):
+      got = gradients('pieces', x, w, cotangent.astype(dtype))
+      in_loop = jax.lax.map(
+        lambda row: gradients('pieces', row, w, cotangent.astype(dtype)), x[jnp.newaxis]
+      )
+    want = gradients('native', *(a.astype(jnp.float32) for a in (x, w, cotangent.astype(dtype))))
+    tolerance = 1e-5 if dtype == 'float32' else 2**-7
+    for ours, looped, native in zip(got, in_loop, want, strict=True):
+      chex.assert_type(ours, dtype)
+      scale = np.abs(native).max()
+      np.testing.assert_allclose(ours.astype(jnp.float32), native, atol=tolerance * scale)
+      np.testing.assert_allclose(looped[0].astype(jnp.float32), native, atol=tolerance * scale)
 
   @parameterized.product(
     algorithm=list(ALGORITHMS), case=[(3, 2), (7, 1)], size=[(8, 7), (9, 6)], groups=[1, 2]
@@ -97,9 +126,8 @@ class Conv2DTest(parameterized.TestCase):
     np.testing.assert_array_equal(conv2d(x, w, groups=2)[0, 0], [[2.0, 30.0], [8.0, 120.0]])
 
   def test_auto_is_the_algorithm_of_the_backend(self):
-    self.assertEqual(default_algorithm('cpu'), 'split')
-    self.assertEqual(default_algorithm('cpu', in_loop=True), 'split_in_loop')
-    self.assertEqual(default_algorithm('tpu', in_loop=True), 'native')  # not measured
+    self.assertEqual(default_algorithm('cpu'), 'pieces')
+    self.assertEqual(default_algorithm('tpu'), 'native')  # not measured
     self.assertEqual(default_algorithm(), default_algorithm(jax.default_backend()))
 
     def traced(algorithm):
@@ -107,18 +135,14 @@ class Conv2DTest(parameterized.TestCase):
       return str(jax.make_jaxpr(lambda x, w: conv2d(x, w, groups=2, algorithm=algorithm))(x, w))
 
     self.assertEqual(traced('auto'), traced(default_algorithm()))
-    self.assertEqual(traced('auto_in_loop'), traced(default_algorithm(in_loop=True)))
     self.assertNotEqual(traced('native'), traced('split'))
 
   def test_each_kind_has_its_algorithm(self):
-    """Those of a backend's table, and in a loop those that differ there."""
-    entry = {'algorithms': {'grouped': 'dense', '1x1': 'split'}, 'in_loop': {'grouped': 'split'}}
+    entry = {'algorithms': {'grouped': 'dense', '1x1': 'split'}}
     with mock.patch.dict(grouped_conv.FASTEST, {'toy': entry}):
       self.assertEqual(
         [default_algorithm('toy', kind=kind) for kind in KINDS], ['dense', 'native', 'split']
       )
-      in_loop = [default_algorithm('toy', kind=kind, in_loop=True) for kind in KINDS]
-      self.assertEqual(in_loop, ['split', 'native', 'split'])
     self.assertEqual(kind_of((1, 1, 8, 4), 1), '1x1')
     self.assertEqual(kind_of((1, 1, 8, 4), 2), 'grouped')
     self.assertEqual(kind_of((3, 3, 8, 4), 1), 'ungrouped')
@@ -126,9 +150,8 @@ class Conv2DTest(parameterized.TestCase):
   def test_the_table_is_measured(self):
     """Every entry names algorithms that there are, and says by what it was chosen."""
     for entry in grouped_conv.FASTEST.values():
-      for choices in (entry['algorithms'], entry.get('in_loop', {})):
-        self.assertLessEqual(set(choices), set(KINDS))
-        self.assertLessEqual(set(choices.values()), set(ALGORITHMS))
+      self.assertLessEqual(set(entry['algorithms']), set(KINDS))
+      self.assertLessEqual(set(entry['algorithms'].values()), set(ALGORITHMS))
       self.assertLessEqual({'device', 'jax', 'what'}, set(entry['measured']))
 
   def test_errors_name_the_values(self):

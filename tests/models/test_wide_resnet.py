@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nfnets_augmult.models import make_model
+from nfnets_augmult.models.table import inner_jaxprs
 from tests import real_images
 
 # Compiling takes longer than running here, so XLA is asked to do without its optimizations.
@@ -121,11 +122,15 @@ def test_resolution_halves_twice():
     lambda key: model.init(key, images, is_training=False), jax.random.PRNGKey(0)
   )
   jaxpr = jax.make_jaxpr(lambda p: model.apply(p, None, images, is_training=False))(params)
-  shapes = [
-    tuple(equation.outvars[0].aval.shape[1:])
-    for equation in jaxpr.eqns
-    if equation.primitive.name == 'conv_general_dilated'
-  ]
+
+  def convolutions(jaxpr):
+    for equation in jaxpr.eqns:
+      if equation.primitive.name == 'conv_general_dilated':
+        yield tuple(equation.outvars[0].aval.shape[1:])
+      for inner in inner_jaxprs(equation):
+        yield from convolutions(inner)
+
+  shapes = list(convolutions(jaxpr.jaxpr))
   assert shapes == ([(32, 32, 16)] + [(32, 32, 32)] * 5 + [(16, 16, 64)] * 5 + [(8, 8, 128)] * 5)
 
 

@@ -1,11 +1,12 @@
 """Files by path: local ones and those in a bucket behave alike."""
 
+import pathlib
 import subprocess
 import sys
 
 import pytest
 
-from nfnets_augmult.ops import files
+from nfnets_augmult.ops import atomic_file, files
 from tests import buckets
 
 
@@ -128,3 +129,21 @@ def test_says_what_to_install():
   done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
   assert done.stdout.startswith('gs://bucket/run: a library for gs:// is not installed: ')
   assert "pip install 'nfnets_augmult[gcs]'" in done.stdout
+
+
+def test_a_new_folder_is_there_whole_or_not_at_all(tmp_path):
+  """After an error nothing is left; others may read it as any folder."""
+  target = tmp_path / 'made'
+  with atomic_file.new_folder(target) as folder:
+    assert not target.exists()
+    pathlib.Path(folder, 'inside').mkdir()
+    pathlib.Path(folder, 'inside', 'file').write_text('x')
+  assert (target / 'inside' / 'file').read_text() == 'x'
+  (tmp_path / 'plain').mkdir()
+  assert target.stat().st_mode == (tmp_path / 'plain').stat().st_mode
+  with pytest.raises(OSError, match='not empty'), atomic_file.new_folder(target):
+    pass
+  with pytest.raises(KeyError), atomic_file.new_folder(tmp_path / 'other') as folder:
+    pathlib.Path(folder, 'file').write_text('x')
+    raise KeyError
+  assert sorted(path.name for path in tmp_path.iterdir()) == ['made', 'plain']

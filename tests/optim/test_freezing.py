@@ -65,10 +65,15 @@ def test_wrong_groups(names, message):
 def _train(steps, **options):
   optimizer = sgd(momentum=0.9, weight_decay=0.1, **options)
   params, state = _PARAMS, optimizer.init(_PARAMS)
+
+  @jax.jit
+  def update(params, state):
+    direction, state = optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)
+    return jax.tree.map(lambda p, d: p - 0.1 * d, params, direction), state
+
   history = []
   for _ in range(steps):
-    direction, state = optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)
-    params = jax.tree.map(lambda p, d: p - 0.1 * d, params, direction)
+    params, state = update(params, state)
     history.append(params)
   return history
 
@@ -88,3 +93,32 @@ def test_after_the_given_updates_all_are_trained_from_no_momentum():
   stems = [params['net/stem']['w'] for params in held]
   np.testing.assert_array_equal(stems[:2], [_PARAMS['net/stem']['w']] * 2)
   np.testing.assert_array_equal(stems[2:], [params['net/stem']['w'] for params in plain])
+
+
+def test_groups_are_released_one_by_one():
+  """Of three, the one nearest to the classifier after 2 of 6 updates; the update is one program."""
+  options = {'freeze': ('stem', 'stages'), 'freeze_steps': 6, 'unfreeze': 'gradually'}
+  history, plain = [_PARAMS, *_train(8, **options)], [_PARAMS, *_train(8)]
+  released = {'classifier': 0, 'stage_1_block_0': 2, 'stage_0_block_0': 4, 'stem': 6}
+  for step in range(8):
+    for module, values in history[step + 1].items():
+      trained = max(0, step + 1 - released[module.split('/')[1]])
+      for name, value in values.items():
+        assert np.all(value == history[step][module][name]) == (not trained)
+        # As from the start: without momentum and decay of the steps before.
+        np.testing.assert_array_equal(value, plain[trained][module][name])
+
+
+def test_steps_of_release():
+  """Of every kind of group, from the output to the input; the last has the given number."""
+  params = table.abstract_params(make_model('nfnet_f1', num_classes=10), 64)
+  names = ('final_conv', 'stem', 'stages')
+  steps = freezing.release_steps(params, names, steps=100, unfreeze='gradually')
+  assert list(steps.items()) == [
+    *(('final_conv', 17), ('stage_4', 33), ('stage_3', 50), ('stage_2', 67), ('stage_1', 83)),
+    ('stem', 100),
+  ]
+  at_once = freezing.release_steps(params, ('stem', 'stage_2'), steps=9, unfreeze='at_once')
+  assert at_once == {'stage_2': 9, 'stem': 9}
+  with pytest.raises(ValueError, match=r"^unfreeze='gradually' needs freeze_steps=STEPS"):
+    freezing.hold(('stem',), unfreeze='gradually')

@@ -20,13 +20,14 @@ _NEVER = ('None', '', 'nan', 'inf', '-inf', '-1', 'text', 'True', '(1, 2)', '1e3
 # Some keys take some of these.
 _PERHAPS = ('-0.5', '0', '1', '1.5', '1e-50', f'{2**31}', f'{2**63}', f'{2**100}', '"1"')
 _OF_PATHS = ('$NO_SUCH_VARIABLE/x', '${NO_SUCH_VARIABLE}', '~no_such_user/x')
-_PATHS = ('dataset.data_dir', 'init_from')
+_PATHS = ('dataset.data_dir', 'dataset.csv.image_dir', 'init_from')
 _FITS = {
   ('evaluation.train_images', '-1'),  # all of them
   ('model.dropout_rate', 'None'),  # the model's default
   ('augmentation.inception.aspect', '(1, 2)'),
   ('freeze', ''),  # nothing
   *((key, '') for key in _PATHS),  # the digits need none, and a run need not start from another
+  *((f'dataset.csv.{what}_column', '') for what in ('path', 'label', 'split', 'group')),
 }
 
 _CONFIG = """

@@ -7,7 +7,7 @@ from PIL import Image
 from nfnets_augmult.data import crop_flip
 from nfnets_augmult.data.folder_source import folder_source
 from nfnets_augmult.data.sources import digits_source
-from nfnets_augmult.runs import predicting
+from nfnets_augmult.runs import preprocessing
 from nfnets_augmult.runs.evaluating import evaluate
 from nfnets_augmult.runs.exporting import export
 from nfnets_augmult.runs.predicting import load_predictor
@@ -87,7 +87,7 @@ def test_images_that_cannot_be_read(predictor, digits, tmp_path):
 def test_another_size_is_scaled_and_said_once(digits, monkeypatch):
   said = []
   monkeypatch.setattr(
-    predicting.logging, 'warning', lambda text, *values: said.append(text % values)
+    preprocessing.logging, 'warning', lambda text, *values: said.append(text % values)
   )
   predictor = load_predictor(str(predicted_runs.digits() / 'run'))
   large = [np.kron(image[..., 0], np.ones((9, 9), np.uint8)) for image in digits.images]

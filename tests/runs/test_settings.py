@@ -14,6 +14,7 @@ from nfnets_augmult.data.inception_crop import InceptionCrop
 from nfnets_augmult.data.mixing import Mixing
 from nfnets_augmult.data.randaugment import RandAugment
 from nfnets_augmult.data.read_options import ReadOptions
+from nfnets_augmult.data.table_source import TableOptions
 from nfnets_augmult.runs import settings
 
 _VALUES = {
@@ -26,6 +27,13 @@ _VALUES = {
   'dataset.data_dir': '/photos',
   'dataset.train_split': 'one',
   'dataset.test_split': 'two',
+  'dataset.balance': 'classes',
+  'dataset.csv.path_column': 'photo',
+  'dataset.csv.label_column': 'species',
+  'dataset.csv.split_column': 'fold',
+  'dataset.csv.group_column': 'tree',
+  'dataset.csv.image_dir': 'images',
+  'dataset.csv.test_fraction': 0.3,
   'dataset.image_size': 24,
   'dataset.test_image_size': 32,
   'dataset.on_bad_image': 'skip',
@@ -51,6 +59,7 @@ _VALUES = {
   'init_from': '/start.npz',
   'freeze': 'stem, stage_1',
   'freeze_steps': 66,
+  'unfreeze': 'gradually',
   'compute_dtype': 'bfloat16',
   'label_smoothing': 0.125,
   'ema_decay': 0.875,
@@ -97,6 +106,8 @@ def test_every_key_arrives():
       allow_download=True,
       train_split='one',
       test_split='two',
+      table_options=TableOptions('photo', 'species', 'fold', 'tree', 'images', 0.3),
+      balance='classes',
       train_options=options,
       test_options=dataclasses.replace(options, image_size=32),
       evaluation_crop=EvaluationCrop('resize_then_crop', 9),
@@ -113,6 +124,7 @@ def test_every_key_arrives():
     'init_from': '/start.npz',
     'freeze': ('stem', 'stage_1'),
     'freeze_steps': 66,
+    'unfreeze': 'gradually',
     'compute_dtype': 'bfloat16',
     'dropout_masks': 2,
     'label_smoothing': 0.125,
@@ -141,7 +153,7 @@ def test_keys_of_the_optimizer_arrive():
 
   def direction(**keys):
     changes = {f'optimizer.{key}': value for key, value in keys.items()}
-    changes |= {'freeze': '', 'freeze_steps': 0}
+    changes |= {'freeze': '', 'freeze_steps': 0, 'unfreeze': 'at_once'}
     optimizer = settings.read(_config(**changes)).optimizer
     state = optimizer.init(weight)
     for _ in range(2):

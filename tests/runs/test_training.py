@@ -408,6 +408,7 @@ def test_what_starts_anew_cannot_be_frozen(finished, tmp_path):
     ({'freeze': 'stem', 'init_from': ''}, 'would keep random values'),
     ({'freeze_steps': 3}, r"^freeze_steps=3 needs freeze='GROUP,GROUP'"),
     ({'freeze': 'stem', 'freeze_steps': -1}, '^freeze_steps=-1 must be a whole number'),
+    ({'freeze': 'stem', 'unfreeze': 'gradually'}, "^unfreeze='gradually' needs freeze_steps=STEPS"),
   ],
 )
 def test_wrong_freezing(changes, message, finished, tmp_path):

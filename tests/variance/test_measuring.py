@@ -105,6 +105,16 @@ def test_mixed_samples_are_refused(kind):
     measuring.measure(Run(config), checkpoint='initialization')
 
 
+def test_balanced_classes_are_refused():
+  """The estimates are of images that are all drawn equally often."""
+  config = _config()
+  config.dataset.balance = 'classes'
+  with pytest.raises(
+    ValueError, match=r"^dataset\.balance='classes': .*say dataset\.balance='none'"
+  ):
+    measuring.measure(Run(config), checkpoint='initialization')
+
+
 def test_of_a_run_with_its_own_config_and_drawn_again(tmp_path):
   """From the command line, at a checkpoint; the same tables follow from the raw numbers alone."""
   config = _config()
