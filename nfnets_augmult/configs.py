@@ -131,6 +131,9 @@ def default_config() -> ml_collections.ConfigDict:
 
   config.evaluation = ml_collections.ConfigDict()
   config.evaluation.every_epochs = 1.0  # and after the last step
+  # Also when so many minutes have passed since the last evaluation, or since the first step of this
+  # start; 0: not by the clock.
+  config.evaluation.every_minutes = 0.0
   config.evaluation.batch_size = 256  # over all devices; no effect on results
   # For images that differ in size. 'crop_then_resize': a centred square, smaller by a margin of
   # crop_padding pixels in total at the network's resolution. 'resize_then_crop': the whole image
@@ -202,6 +205,7 @@ FREE_KEYS = (
   'dataset.data_dir',
   'dataset.csv.image_dir',
   'dataset.allow_download',
+  'evaluation.every_minutes',
   'evaluation.batch_size',
   'checkpoint.every_steps',
   'checkpoint.keep',

@@ -173,7 +173,7 @@ def _counted(count: int) -> str:
 
 def _draw_sheet(predictor: Predictor, rows: list[Row]) -> None:
   """Draws the images, the least certain ones first."""
-  from nfnets_augmult.runs import prediction_sheet
+  from nfnets_augmult.assessment import image_sheet
 
   path = flags.FLAGS.sheet
   chosen = sorted(rows, key=lambda row: row.top[0][1])[:_MOST_IMAGES_ON_SHEET]
@@ -185,8 +185,8 @@ def _draw_sheet(predictor: Predictor, rows: list[Row]) -> None:
     name, share = row.top[0]
     file = printable(os.fsdecode(os.path.basename(row.path)))
     lines = printable(name), f'{100 * share:.1f} %', file
-    shown.append(prediction_sheet.Shown(predictor.shown(row.path), lines))
-  sheet = prediction_sheet.draw_sheet(title, shown)
+    shown.append(image_sheet.Shown(predictor.shown(row.path), lines))
+  sheet = image_sheet.draw_sheet(title, shown)
   try:
     files.write_whole(path, lambda file: sheet.save(file, format='png'))
   except OSError as error:

@@ -11,15 +11,17 @@ config and pictures. The same command again resumes the run, or reports that it 
 import contextlib
 import shlex
 import sys
+from typing import Any
 
 from nfnets_augmult import command_line  # first: it quietens libraries before they are imported
 
 # isort: split
+import jax
 import ml_collections
 from absl import flags, logging
 
 from nfnets_augmult.data.sources import BadDataError
-from nfnets_augmult.runs import summary, training, workdirs
+from nfnets_augmult.runs import assessing, run_page, summary, training, workdirs
 from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training import hosts, records
 from nfnets_augmult.training.checkpoints import CheckpointError
@@ -42,6 +44,36 @@ def _lock(workdir: str, locks: contextlib.ExitStack) -> None:
     raise _LockedError(
       f'another process is training in {workdir}: wait for it, stop it, or choose another --workdir'
     )
+
+
+def _assess(
+  run: Run, result: dict[str, Any], params: Any = None, stop: Any = lambda: False
+) -> None:
+  """Prints the assessment of a finished run, which is made, and shown on its page, if not there.
+
+  What goes wrong is a warning: the result does not depend on it.
+  """
+  command = shlex.join(
+    ['python', '-m', 'nfnets_augmult.evaluate', f'--workdir={run.workdir}', '--report']
+  )
+  if jax.process_count() > 1:
+    if jax.process_index() == 0:
+      logging.info('confusions and calibration are for one machine to find: %s', command)
+    return
+
+  def check_stop() -> None:
+    if stop():
+      raise StopRequested
+
+  try:
+    earlier = assessing.read(run.workdir)
+    found = assessing.of_finished_run(run, params, step=result['step'], check_stop=check_stop)
+    if found != earlier:
+      run_page.write_run_page(run.workdir)
+  except (ValueError, CheckpointError, OSError) as error:
+    logging.warning('confusions and calibration are missing: %s. To try again: %s', error, command)
+  else:
+    print(assessing.text(found, assessing.folder_of(run.workdir)))
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -69,19 +101,21 @@ def main() -> None:
     command_line.check_devices()
     if result := hosts.from_first_host(lambda: workdirs.finished_result(config, workdir)):
       print(summary.result_text(result, workdir, 'This run is finished'))
+      _assess(Run(config, workdir), result)
       return
     run = Run(config, workdir).prepare()
   except (ValueError, CheckpointError) as error:
     command_line.fail(str(error), cause=error)
+  stop = command_line.StopSignals()
   try:
     with contextlib.ExitStack() as locks:
       hosts.from_first_host(lambda: _lock(workdir, locks))
-      (result,) = training.train(
-        [run],
-        command=command_line.given_command(),
-        has_page=True,
-        stop_requested=command_line.StopSignals(),
-      ).results
+      state, (result,) = training.train(
+        [run], command=command_line.given_command(), has_page=True, stop_requested=stop
+      )
+      if result:
+        print(summary.result_text(result, workdir, 'Finished'), flush=True)
+        _assess(run, result, state.ema_params, stop)
   except StopRequested:
     logging.info('stopped and saved in %s; the same command goes on from there', workdir)
   except DivergedError as error:
@@ -104,9 +138,6 @@ def main() -> None:
     command_line.fail(
       f'cannot write to {workdir}: {error}; the checkpoints there are kept', cause=error
     )
-  else:
-    if result:
-      print(summary.result_text(result, workdir, 'Finished'))
 
 
 if __name__ == '__main__':

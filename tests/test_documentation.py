@@ -19,7 +19,8 @@ PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').r
 FLAGS = {
   'train': {'config', 'workdir', 'multi_host', 'coordinator', 'num_hosts', 'host_index', 'check'},
   'evaluate': {
-    *('workdir', 'split', 'checkpoint', 'data_dir', 'batch_size', 'output', 'map_classes_by_name')
+    *('workdir', 'split', 'checkpoint', 'data_dir', 'batch_size', 'output', 'map_classes_by_name'),
+    *('report', 'report_dir', 'parameters'),
   },
   'predict': {
     *('workdir', 'params', 'config', 'class_names', 'checkpoint', 'parameters', 'batch_size'),
@@ -157,4 +158,10 @@ def test_the_quickstart_learns_the_digits_and_repeats_in_no_time(tmp_path):
   result = json.loads((tmp_path / 'result.json').read_text(encoding='utf-8'))
   assert result['test/raw/top_1'] >= 0.98
   assert result['test/ema/top_1'] >= 0.98
-  assert 'This run is finished' in start()
+  assessment = tmp_path / 'evaluation' / 'assessment.json'
+  found = assessment.read_bytes()
+  assert json.loads(found)['accuracy'] == pytest.approx(result['test/ema/top_1'])
+  assessment.unlink()  # as if the run had been killed between its result and this
+  again = start()
+  assert 'This run is finished' in again and 'top confusions' in again
+  assert assessment.read_bytes() == found

@@ -22,8 +22,11 @@ ALLOWED = {
   'optim': {'ops'},
   'pages': {'ops'},
   'weights': {'ops'},
+  'assessment': {'ops', 'data'},
   'training': {'ops', 'data', 'models', 'optim'},
-  'runs': {'configs', 'ops', 'data', 'models', 'optim', 'weights', 'training', 'pages'},
+  'runs': {
+    *('configs', 'ops', 'data', 'models', 'optim', 'weights', 'assessment', 'training', 'pages')
+  },
   'report': {'configs', 'ops', 'data', 'training', 'pages'},
   'find_learning_rate': {'configs', 'ops', 'data', 'training', 'runs'},
   'sweep': {'configs', 'ops', 'data', 'training', 'runs'},

@@ -63,6 +63,10 @@ class FileSource:
     except OSError as error:
       raise ValueError(f'{self.image_name(index)} cannot be read: {error.strerror}') from error
 
+  def image_id(self, index: int) -> str:
+    """Returns the path below the folder; bytes that are not UTF-8 are surrogates."""
+    return self.paths[index].decode('utf-8', 'surrogateescape')
+
   def image_name(self, index: int) -> str:
     """Returns the path of the file, printable."""
     return shown(self.folder, self.paths[index])

@@ -44,6 +44,10 @@ class ArraySource:
     """N."""
     return len(self.images)
 
+  def image_id(self, index: int) -> str:
+    """Returns the index."""
+    return str(index)
+
   def image_name(self, index: int) -> str:
     """Returns a name of image `index` for messages."""
     return f'{self.description}[{index}]'
@@ -65,6 +69,9 @@ class EncodedSource(Protocol):
 
   def read(self, index: int) -> tuple[bytes, int]:
     """Returns the encoded image and the label; may be called from many threads."""
+
+  def image_id(self, index: int) -> str:
+    """Returns what tells image `index` from the others in tables, such as its file."""
 
   def image_name(self, index: int) -> str:
     """Returns a name of image `index` for messages, such as its file."""

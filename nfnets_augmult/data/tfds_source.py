@@ -300,16 +300,23 @@ class TfdsRecordSource(EncodedSource):
     values = example[self._label_key].int64_list.value
     return values[0] if len(values) == 1 else None
 
+  def image_id(self, index: int) -> str:
+    """Returns the example's `file_name` or `id`; its index if it has none, or is in a bucket."""
+    names = [] if self.reads_ahead else self._names(index)
+    return names[0] if names else str(index)
+
   def image_name(self, index: int) -> str:
     """Returns the example's `file_name` or `id` if it has one, and its index in the split."""
+    return ' '.join([*self._names(index), f'({self.description}[{index}])'])
+
+  def _names(self, index: int) -> list[str]:
     example = self._example(index)
-    names = [
-      name.decode()
+    return [
+      name.decode('utf-8', 'surrogateescape')
       for key in ('file_name', 'id')
       if key in example
       for name in example[key].bytes_list.value
     ]
-    return ' '.join([*names, f'({self.description}[{index}])'])
 
   def _example(self, index: int) -> Mapping[str, tf.train.Feature]:
     if not 0 <= index < self.num_images:

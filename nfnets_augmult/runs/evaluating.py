@@ -1,5 +1,9 @@
 """Evaluating a checkpoint of a run, finished or still training."""
 
+from typing import Any
+
+from nfnets_augmult.ops import checks, paths
+from nfnets_augmult.runs import assessing
 from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training import devices, evaluation
 
@@ -12,10 +16,12 @@ def evaluate(
   data_dir: str = '',
   batch_size: int = 0,
   map_classes_by_name: bool = False,
-) -> dict[str, dict[str, float]]:
+  report_dir: str = '',
+  parameters: str = 'averaged',
+) -> dict[str, Any]:
   """Returns the metrics of the raw and the averaged parameters of a checkpoint on a split.
 
-  Only reads the work directory, so the run may still be training.
+  Reads the work directory and writes nothing to it but a report, so the run may still be training.
 
   Args:
     workdir: of the run.
@@ -25,15 +31,21 @@ def evaluate(
     batch_size: over all devices, overrides the config's; results do not depend on it.
     map_classes_by_name: whether classes in another order than the run's, or a subset of them, are
       mapped by their names.
+    report_dir: folder to write an assessment to, see `assessing.assess`; '' for none.
+    parameters: those that it is of, `'averaged'` or `'last'`.
 
   Returns:
     For `raw` and `ema`: `cross_entropy` in nats, `top_1` and `top_5` in `[0, 1]`, `count`; and
-    the `step` of the checkpoint.
+    the `step` of the checkpoint, the `split`, and the `assessment` if one is written.
 
   Raises:
     ValueError: no run there, no such split, or one with other classes.
     CheckpointError: no such checkpoint.
+    OSError: the assessment cannot be written.
   """
+  checks.check_choice('parameters', parameters, assessing.PARAMETERS)
+  if report_dir:
+    paths.check_writable('report_dir', report_dir)
   run = Run.open(workdir, data_dir=data_dir, evaluation_batch_size=batch_size)
   source = run.load_split(split or run.settings.dataset.test_split)
   run = run.with_images(source, map_by_name=map_classes_by_name)
@@ -46,4 +58,10 @@ def evaluate(
     },
     run.evaluation_batches('test'),
   )
-  return {**results, 'step': int(state.step), 'split': source.description}
+  results |= {'step': int(state.step), 'split': source.description}
+  if report_dir:
+    params = state.params if parameters == 'last' else state.ema_params
+    results['assessment'] = assessing.assess(
+      run, params, report_dir, step=int(state.step), parameters=parameters
+    )
+  return results

@@ -62,6 +62,8 @@ _LARGEST_SEED = 2**32 - 1
 _LARGEST_IMAGE = 2**14
 # The image indices of as many steps are stacked on the host.
 _MOST_STEPS_PER_DISPATCH = 10_000
+# A year.
+_MOST_MINUTES = 366 * 24 * 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +120,7 @@ class Settings:
     freeze: groups of parameters that stay as they are, see `freezing.frozen`.
     freeze_steps: for how many updates; 0 for all.
     unfreeze: see `freezing.hold`.
+    evaluate_every_minutes: 0 for not by the clock.
     evaluated_train_images: how many un-augmented training images are evaluated; -1 for all.
   """
 
@@ -149,6 +152,7 @@ class Settings:
   unfreeze: str
   sam: Sam
   evaluate_every_epochs: float
+  evaluate_every_minutes: float
   evaluation_batch_size: int
   evaluated_train_images: int
   save_every_steps: int
@@ -266,6 +270,7 @@ def read(config: ml_collections.ConfigDict) -> Settings:
     unfreeze=config.unfreeze,
     sam=Sam(**config.sam),
     evaluate_every_epochs=config.evaluation.every_epochs,
+    evaluate_every_minutes=config.evaluation.every_minutes,
     evaluation_batch_size=config.evaluation.batch_size,
     evaluated_train_images=config.evaluation.train_images,
     save_every_steps=config.checkpoint.every_steps,
@@ -399,6 +404,9 @@ def _check_training(config: ml_collections.ConfigDict) -> None:
   )
   checks.check_choice('compute_dtype', config.compute_dtype, step_lib.COMPUTE_DTYPES)
   checks.check_number('evaluation.every_epochs', config.evaluation.every_epochs, above=0)
+  checks.check_number(
+    'evaluation.every_minutes', config.evaluation.every_minutes, least=0, most=_MOST_MINUTES
+  )
   checks.check_int('evaluation.batch_size', config.evaluation.batch_size, least=1)
   checks.check_int('evaluation.train_images', config.evaluation.train_images, least=-1)
   checks.check_int('checkpoint.every_steps', config.checkpoint.every_steps, least=1)

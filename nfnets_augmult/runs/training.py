@@ -121,6 +121,7 @@ def train(
         evaluation_batches=first.evaluated_splits(),
         checkpoints=checkpoints,
         stop_requested=stop_requested,
+        evaluate_every_seconds=60 * first.settings.evaluate_every_minutes,
         show_progress=is_first_host,
         on_divergence=lambda index, error: _note_divergence(
           runs[index], error, claims.get(runs[index].workdir), is_group=is_group

@@ -151,21 +151,21 @@ def is_lost(error: BaseException | None) -> bool:
   return is_lost(error.__cause__)
 
 
-class StopVotes:
-  """Whether any host was asked to stop, without any host waiting for the others.
+class Votes:
+  """Whether any host asks for something, such as to stop, without any waiting for the others.
 
   A vote is a maximum over all devices: a program by itself, which the devices run after the steps
   dispatched so far. It is counted as many votes later as steps may be in flight.
   """
 
   def __init__(self, requested: Callable[[], bool]):
-    """Stores what says whether this host was asked to stop."""
+    """Stores what says whether this host asks for it."""
     self._requested = requested
     self._votes = collections.deque()
     self._is_agreed = False
 
   def is_agreed(self) -> bool:
-    """Whether to stop here: with the same call, all hosts learn that one was asked to."""
+    """Whether to do it here: with the same call, all hosts learn that one asks for it."""
     if jax.process_count() == 1:
       return self._requested()
     self._votes.append(devices.any_device(self._requested()))

@@ -19,8 +19,8 @@ def fit(
 ) -> Any:
   """Trains to the last step of the plan and returns the last state.
 
-  What happens at a step depends on the step alone, so a run resumed from a checkpoint computes the
-  same as an uninterrupted one.
+  What an update computes depends on the step alone, so a run resumed from a checkpoint computes the
+  same as an uninterrupted one. Evaluations, also those by the clock, change nothing.
 
   Args:
     first_state: makes the state to start from, a `TrainState` or `GroupState` of NumPy arrays. A
@@ -42,7 +42,8 @@ def fit(
   advance = make_advance(step)
   try:
     while True:
-      if plan.is_evaluation_due(step) and not watch.is_evaluated(step):
+      is_due = plan.is_evaluation_due(step) or watch.is_evaluation_due()
+      if is_due and not watch.is_evaluated(step):
         watch.evaluate(step, state, saved=watch.save(state))
       if step == plan.total_steps:
         watch.save(state)

@@ -356,6 +356,11 @@ class Recorder:
     """Returns the last record that has `name`."""
     return next((r for r in reversed(self._file.records) if name in r), None)
 
+  def best(self, name: str) -> float | None:
+    """Returns the largest value of `name`; None if there is none."""
+    values = (record.get(name) for record in self._file.records)
+    return max((value for value in values if value is not None), default=None)
+
   def close(self) -> None:
     """Closes both; uploads nothing."""
     self._file.close()

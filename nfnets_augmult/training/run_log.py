@@ -32,7 +32,13 @@ class DivergedError(hosts.SharedError, RuntimeError):
 
 
 class RunLog:
-  """Collects the metrics of one run and records them."""
+  """Collects the metrics of one run and records them.
+
+  Attributes:
+    name: of the run; '' for a single one.
+    best: the best test accuracy so far, in `[0, 1]`, by which the best checkpoint is chosen; None
+      before the first evaluation, and on all hosts but the first.
+  """
 
   def __init__(self, plan: Plan, recorder: Recorder | None, *, name: str = ''):
     """Stores its parts.
@@ -48,6 +54,7 @@ class RunLog:
     self._since_record = []
     self._last = collections.deque(maxlen=_LAST_LOSSES)
     self._rises = RiseDetector()
+    self.best = recorder.best(BEST_BY) if recorder is not None else None
 
   def is_evaluated(self, step: int) -> bool:
     """Whether this host has recorded an evaluation of this step."""
@@ -124,6 +131,8 @@ class RunLog:
         for key, value in means.items()
       },
     )
+    if self._recorder is not None:
+      self.best = self._recorder.best(BEST_BY)
 
   def _record(self, step: int, values: dict[str, float]) -> None:
     if self._recorder is not None:

@@ -58,6 +58,7 @@ class Watch:
     evaluation_batches: Mapping[str, Callable[[], Iterator[dict[str, np.ndarray]]]],
     checkpoints: Checkpoints,
     stop_requested: Callable[[], bool],
+    evaluate_every_seconds: float = 0.0,
     show_progress: bool = True,
     on_divergence: Callable[[int, DivergedError], None] = lambda index, error: None,
   ):
@@ -72,6 +73,8 @@ class Watch:
       checkpoints: of the run or the group.
       stop_requested: whether this host was asked to stop; called between dispatches, and between
         the batches of an evaluation. If it is true on one host, all stop at the same place.
+      evaluate_every_seconds: how long after the first dispatch, or the last evaluation, another one
+        is due by the clock of the first host; 0 for never.
       show_progress: whether this process displays progress.
       on_divergence: called with the index of a run that diverges, and the error.
     """
@@ -84,9 +87,10 @@ class Watch:
     self._evaluation_batches = evaluation_batches
     self._checkpoints = checkpoints
     # Saving then raises TakenOverError, on all hosts.
-    self._stop_votes = hosts.StopVotes(
+    self._stop_votes = hosts.Votes(
       lambda: stop_requested() or any(log.is_taken_over for log in logs)
     )
+    self._evaluate_every_seconds = evaluate_every_seconds
     self._show_progress = show_progress
     self._diverged: dict[int, str] = {}
     self._on_divergence = on_divergence
@@ -110,6 +114,19 @@ class Watch:
       enabled=self._show_progress,
       name=self._shown_log.name,
     )
+    self._progress.best = self._shown_log.best
+    self._start_evaluation_clock()
+
+  def _start_evaluation_clock(self) -> None:
+    due_at = time.monotonic() + self._evaluate_every_seconds
+    # A new one on all hosts, so that no vote from before is counted.
+    self._evaluation_votes = hosts.Votes(
+      lambda: jax.process_index() == 0 and time.monotonic() >= due_at
+    )
+
+  def is_evaluation_due(self) -> bool:
+    """Whether to evaluate by the clock; to be called before each dispatch, on all hosts alike."""
+    return self._evaluate_every_seconds > 0 and self._evaluation_votes.is_agreed()
 
   def is_evaluated(self, step: int) -> bool:
     """Whether the step was evaluated before the run was resumed; the same on all hosts."""
@@ -126,7 +143,8 @@ class Watch:
       dispatch.note_if_done()
     if step == self._first_step:  # its time includes compilation
       self._consume_all()
-      self._progress.reset_clock(stop)
+      self._progress.restart(stop)
+      self._start_evaluation_clock()
     while len(self._in_flight) > devices.max_steps_in_flight():
       self._consume_oldest()
 
@@ -163,13 +181,14 @@ class Watch:
         )
     self._check_runs_left()
     self._progress.name = self._shown_log.name
+    self._progress.best = self._shown_log.best
     self._progress.advance(step, by_run[self.active_runs()[0][0]], done_at)
     if step % self._plan.cadence.log == 0 or step == self._plan.total_steps:
       speed = self._progress.images_per_second(step, done_at)
       for _, log in self.active_runs():
         means = log.record_metrics(step, images_per_second=speed)
         if log is self._shown_log:
-          self._progress.log_step(step, means, speed)
+          self._progress.log_step(step, means, speed, done_at)
       self._progress.reset_clock(step, done_at)
 
   @property
@@ -250,7 +269,9 @@ class Watch:
         if not log.is_evaluated(step):
           log.record_evaluation(step, run_results)
         log.upload()
+    self._progress.best = self._shown_log.best
     self._progress.reset_clock(step)
+    self._start_evaluation_clock()
 
   def _say_evaluation(self, step: int, results: dict[str, dict[str, dict[str, float]]]) -> None:
     for split, by_name in results.items():

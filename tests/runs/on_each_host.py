@@ -79,6 +79,15 @@ def _check_errors(is_first: bool) -> None:
     hosts.arrays_from_first_host(mock.Mock(side_effect=OSError('full')))
 
 
+def _check_votes(is_first: bool) -> None:
+  """What host 0 alone asks for, both learn at the same call, and none before it asked."""
+  asked = iter([False, True] + 8 * [False])
+  votes = hosts.Votes(lambda: is_first and next(asked))
+  learnt = [votes.is_agreed() for _ in range(8)]
+  assert not learnt[0] and learnt[-1]
+  assert hosts.from_first_host(lambda: learnt) == learnt
+
+
 def _check_checkpoints(workdir: str, is_first: bool) -> None:
   """Only the first host writes and reads; of the states of the others the step alone counts."""
   with Checkpoints(workdir, class_names=('a', 'b')) as checkpoints:
@@ -118,6 +127,7 @@ def main() -> None:
   workdir, is_first = flags.FLAGS.workdir, jax.process_index() == 0
   _check_arrays(is_first)
   _check_errors(is_first)
+  _check_votes(is_first)
   _check_checkpoints(workdir, is_first)
   _check_initial_params(workdir, is_first)
   assert os.path.exists(workdir) == is_first

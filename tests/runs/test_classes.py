@@ -83,6 +83,14 @@ def test_other_classes_are_refused_and_equal_names_can_be_mapped(finished, tmp_p
   mapped = evaluate(workdir, data_dir=moved, map_classes_by_name=True)
   assert mapped['raw']['top_1'] == pytest.approx(result['test/raw/top_1'], abs=2 / 360)
   assert 0.2 < result['test/raw/top_1'] < 1
+  # The report has the classes of the run, and of each the same images.
+  reports = [
+    evaluate(workdir, report_dir=str(tmp_path / 'report'), **options)['assessment']
+    for options in ({}, {'data_dir': moved, 'map_classes_by_name': True})
+  ]
+  for key in ('classes', 'confusion', 'top_confusions'):
+    assert reports[0][key] == reports[1][key]
+  assert [one['name'] for one in reports[0]['classes']] == list(_NAMES)
 
   renamed = _write(tmp_path / 'renamed')
   path = os.path.join(renamed, 'data_set.json')

@@ -14,7 +14,7 @@ import pytest
 
 from nfnets_augmult.ops import files
 from nfnets_augmult.report import writing
-from nfnets_augmult.runs import exporting, workdirs
+from nfnets_augmult.runs import assessing, exporting, workdirs
 from nfnets_augmult.runs.evaluating import evaluate
 from nfnets_augmult.runs.run import Run
 from nfnets_augmult.sweep import grid, running
@@ -118,6 +118,15 @@ def test_events_of_all_starts_are_there(remote, tmp_path):
 
 def test_evaluates(local, remote):
   assert evaluate(remote, checkpoint='best') == evaluate(local, checkpoint='best')
+
+
+def test_a_report_is_written_over_another(local, remote, tmp_path):
+  folders = assessing.folder_of(remote), str(tmp_path)
+  for workdir, folder in ((remote, folders[0]), (remote, folders[0]), (local, folders[1])):
+    evaluate(workdir, report_dir=folder)
+  assert sorted(files.list_dir(folders[0])) == sorted(os.listdir(tmp_path))
+  for name in ('assessment.json', 'images.csv', 'worst.png'):
+    assert files.read(f'{folders[0]}/{name}') == (tmp_path / name).read_bytes()
 
 
 def test_exports_and_starts_from_an_export(bucket, local, remote, tmp_path):

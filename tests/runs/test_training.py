@@ -90,6 +90,20 @@ def test_a_stopped_run_goes_on_bit_for_bit(finished, tmp_path, calls):
   assert len(steps) == len([r for r in steps if r in (3, 6, 9, 12)])
 
 
+def test_evaluations_by_the_clock_change_nothing_else(finished, tmp_path):
+  """A clock that is always due: every step is evaluated and recorded, as in docs/evaluation.md."""
+  _, state, result = finished
+  config = _config(evaluation__every_minutes=1e-7, evaluation__train_images=0)
+  evaluated, evaluated_result = train_run(config, str(tmp_path))
+  for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(evaluated), strict=True):
+    np.testing.assert_array_equal(a, b)
+  for key, value in evaluated_result.items():
+    assert value == result[key], key
+  metrics = records.read_metrics(str(tmp_path / 'metrics.jsonl'))
+  steps = [r['step'] for r in metrics if 'test/ema/top_1' in r]
+  assert steps == list(range(13)), steps
+
+
 def test_a_lost_checkpoint_costs_time_but_changes_nothing(finished, tmp_path):
   """As after kill -9: an old checkpoint, and metrics that are ahead of it."""
   _, state, result = finished

@@ -30,17 +30,21 @@ def _config():
 
 def _losses(workdir):
   metrics = records.read_metrics(str(workdir / 'metrics.jsonl'))
-  return {record['step']: record['train/loss'] for record in metrics}
+  return {r['step']: r['train/loss'] for r in metrics if 'train/loss' in r}
 
 
-def _wait_for_step(workdir, step, hosts):
-  """Waits until the metrics of a step are recorded; returns the last step that is."""
+def _evaluated(workdir):
+  metrics = records.read_metrics(str(workdir / 'metrics.jsonl'))
+  return [record['step'] for record in metrics if 'test/ema/top_1' in record]
+
+
+def _wait_for_step(workdir, step, hosts, *, of=_losses):
+  """Waits until the metrics of a step, or what else is asked for, are recorded."""
   deadline = time.monotonic() + 400
-  while not (steps := [found for found in _losses(workdir) if found >= step]):
+  while not [found for found in of(workdir) if found >= step]:
     assert all(host.poll() is None for host in hosts), hosts[0].communicate()[0]
     assert time.monotonic() < deadline, 'the hosts train no step'
     time.sleep(0.05)
-  return max(steps)
 
 
 def _saved(workdir):
@@ -52,13 +56,14 @@ def _saved(workdir):
 def test_a_run_moves_from_two_hosts_to_one(tmp_path):
   """A signal on host 1 saves; when host 1 is killed, host 0 ends; one process goes on.
 
-  Host 0 alone has the work directory.
+  Host 0 alone has the work directory; by its clock both evaluate after six seconds.
   """
   config, workdir, nowhere = _config(), tmp_path / 'run', tmp_path / 'nowhere'
   flags = [f'--workdir={workdir}', *hosts_of_a_run.overrides(config)]
   own = [f'--workdir={nowhere}']
-  hosts = hosts_of_a_run.start('train', flags, flags_of_host_1=own)
-  _wait_for_step(workdir, 2, hosts)
+  by_clock = [*flags, '--config.evaluation.every_minutes=0.1']
+  hosts = hosts_of_a_run.start('train', by_clock, flags_of_host_1=own)
+  _wait_for_step(workdir, 2, hosts, of=_evaluated)
   asked = max(_losses(workdir))
   hosts[1].send_signal(signal.SIGTERM)
   outputs = [host.communicate(timeout=400)[0] for host in hosts]

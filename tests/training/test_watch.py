@@ -31,6 +31,9 @@ class _Recorder:
   def has(self, step, name):
     return any(record['step'] == step and name in record for record in self.records)
 
+  def best(self, name):
+    return max((record[name] for record in self.records if name in record), default=None)
+
   def upload(self):
     self.uploads += 1
 
@@ -56,7 +59,8 @@ class _Checkpoints:
 
 def _watch(num_runs, **options):
   """A watch on so many runs, their recorders, and its checkpoints."""
-  recorders, checkpoints = [_Recorder() for _ in range(num_runs)], _Checkpoints()
+  recorders = options.pop('recorders', None) or [_Recorder() for _ in range(num_runs)]
+  checkpoints = _Checkpoints()
   _, evaluation_step, _ = toy.make()
   names = [f'run{index}' if num_runs > 1 else '' for index in range(num_runs)]
   watch = Watch(
@@ -254,6 +258,54 @@ def test_a_run_that_was_taken_over_is_to_stop():
   assert not watch.is_stopping()
   recorders[1].is_taken_over = True
   assert watch.is_stopping()
+
+
+def test_an_evaluation_is_due_when_the_minutes_have_passed(monkeypatch):
+  """Since the first step, and then since the end of the last one; never without the setting."""
+  now = [100.0]
+  monkeypatch.setattr(time, 'monotonic', lambda: now[0])
+  watch, _, _ = _watch(1, evaluate_every_seconds=60.0)
+  never, _, _ = _watch(1)
+  state = _state(1, step=4)
+  for each in (watch, never):
+    each.start(state)
+  now[0] = 150.0  # after compilation
+  watch.consume_metrics(4, 5, _metrics(1.0))
+  now[0] = 209.0
+  assert not watch.is_evaluation_due()
+  now[0] = 210.0
+  assert watch.is_evaluation_due()
+  now[0] = 250.0  # when it is over
+  watch.evaluate(4, devices.replicate(state))
+  now[0] = 309.0
+  assert not watch.is_evaluation_due()
+  now[0] = 310.0
+  assert watch.is_evaluation_due()
+  assert not never.is_evaluation_due()
+
+
+def test_only_the_first_host_looks_at_its_clock(monkeypatch):
+  """The others follow its vote, which `Votes` counts."""
+  monkeypatch.setattr(jax, 'process_index', lambda: 1)
+  watch, _, _ = _watch(1, evaluate_every_seconds=1e-9)
+  watch.start(_state(1, step=4))
+  assert not watch.is_evaluation_due()
+
+
+def test_the_best_accuracy_is_displayed(caplog):
+  """That of the best evaluation, also of one before this start, not of the last."""
+  watch, (recorder,), _ = _watch(1)
+  recorder.write(2, {BEST_BY: 0.875})
+  watch, _, _ = _watch(1, recorders=[recorder])
+  state = _state(1, step=4)
+  with caplog.at_level('INFO', logger='absl'):
+    watch.start(state)
+    watch.evaluate(4, devices.replicate(state))
+    watch.consume_metrics(4, 5, _metrics(1.0))
+    watch.consume_metrics(5, 6, _metrics(1.0))
+    watch.save(devices.replicate(_state(1, step=6)))
+  assert recorder.records[1][BEST_BY] < 0.875
+  assert 'best test accuracy 87.50 %' in caplog.records[-1].getMessage()
 
 
 def test_a_stop_is_obeyed_between_the_batches_of_an_evaluation():

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nfnets_augmult.runs.prediction_sheet import Shown, draw_sheet
+from nfnets_augmult.assessment.image_sheet import Shown, draw_sheet
 
 _NAMES = [
   'a name that is much too long for the space below a picture',

@@ -1,4 +1,4 @@
-"""A sheet of images with their predicted classes."""
+"""A sheet of images with their true or predicted classes."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -73,14 +73,18 @@ def _cut(text: str, length: Callable[[str], float]) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _font(text: str) -> ImageFont.FreeTypeFont:
-  """The first font of this machine that has all characters of a text, or DejaVu Sans."""
+  return ImageFont.truetype(font_path(text), _FONT_SIZE)
+
+
+@functools.lru_cache(maxsize=1024)
+def font_path(text: str) -> str:
+  """Returns the first font of this machine that has all characters of a text, or DejaVu Sans."""
   usual = font_manager.findfont('DejaVu Sans')
   # Matplotlib brings along a font that has a box for every character there is.
   fonts = (entry.fname for entry in font_manager.fontManager.ttflist)
   others = (path for path in fonts if 'LastResort' not in path)
   wanted = {ord(character) for character in text}
-  found = next((path for path in (usual, *others) if wanted <= _characters(path)), usual)
-  return ImageFont.truetype(found, _FONT_SIZE)
+  return next((path for path in (usual, *others) if wanted <= _characters(path)), usual)
 
 
 @functools.cache
