@@ -170,7 +170,8 @@ def _assessed(found: Mapping[str, Any]) -> dict[str, Any]:
       f'{calibration["temperature"]:.3g}, where the cross entropy is '
       f'{_number(scaled["cross_entropy"])} instead of {_number(found["cross_entropy"])}'
     )
-  text += f'. {calibration.get("temperature_text") or ""}'
+  if how := calibration.get('temperature_text'):
+    text += f'. {how[0].upper()}{how[1:]}.'
   confusion = page_plots.draw_confusion([c['name'] for c in classes], found['confusion'])
   confusion_note = 'Blue is right, orange wrong; darker is a larger share of the true class.'
   if confusion.num_shown < len(classes):

@@ -80,7 +80,7 @@ def make_assessment(
       'bins': bins,
       'expected_calibration_error': 0.081,
       'temperature': 1.43,
-      'temperature_text': 'It was fitted on each half of the split and measured on the other.',
+      'temperature_text': 'fitted on each half of the split and measured on the other',
       'scaled': {
         'bins': [{**b, 'accuracy': b['confidence'] - 0.01} for b in bins],
         'expected_calibration_error': 0.012,
