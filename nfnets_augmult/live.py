@@ -30,31 +30,27 @@ _DPI = 80
 
 
 class _Picture:
-  """A figure in the output of a cell, and a text below it; later ones take their place."""
+  """A figure in the output of a cell, and texts below it; later ones take their place."""
 
   def __init__(self):
     """Shows nothing yet."""
-    self._shown = (display.DisplayHandle(), display.DisplayHandle())
-    self._is_shown = False
+    self._handles: list[display.DisplayHandle] = []
     self._drawn_at = time.monotonic()
 
   def is_due(self) -> bool:
     """Whether the last figure was shown long enough ago to draw another one."""
     return time.monotonic() - self._drawn_at >= _SECONDS_BETWEEN_PICTURES
 
-  def show(self, figure: Figure, text: str = '') -> None:
-    """Shows a figure and a text in place of those before them."""
+  def show(self, figure: Figure, *texts: str) -> None:
+    """Shows a figure and texts, always as many, in place of those before them."""
     file = io.BytesIO()
     figure.savefig(file, format='png', dpi=_DPI)
-    self._put(0, display.Image(data=file.getvalue(), format='png'))
-    if text or self._is_shown:
-      self._put(1, display.Markdown(text))
-    self._is_shown = True
+    contents = [display.Image(data=file.getvalue(), format='png'), *map(display.Markdown, texts)]
+    is_first = not self._handles
+    self._handles = self._handles or [display.DisplayHandle() for _ in contents]
+    for handle, content in zip(self._handles, contents, strict=True):
+      (handle.display if is_first else handle.update)(content)
     self._drawn_at = time.monotonic()
-
-  def _put(self, index: int, content: Any) -> None:
-    handle = self._shown[index]
-    (handle.update if self._is_shown else handle.display)(content)
 
 
 def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:

@@ -86,9 +86,9 @@ draw_slots(
 # %% [markdown]
 # ## What does the network get to see?
 #
-# The digits that come with scikit-learn are 8 pixels wide, and the augmentation shifts them by up to
-# one pixel in each direction: there are nine different copies of a digit. They are a small problem,
-# but a real one, and need no download. One row for each image, with its four copies:
+# The digits that come with scikit-learn are 8 pixels wide, and the augmentation shifts them by up
+# to one pixel in each direction: there are nine different copies of a digit. They are a small
+# problem, but a real one, and need no download. One row for each image, with its four copies:
 
 # %%
 from experiments import quickstart_digits
@@ -107,8 +107,8 @@ pictures.contact_sheet_of(Run(config))
 # with different n are compared after *equal updates*.
 #
 # The **temperature** is the learning rate times n. At a fixed batch size it is proportional to the
-# learning rate over the number of *different* images in the batch, which by the paper's argument
-# is what regularizes: the noise from the choice of images helps, that from augmentation does not.
+# learning rate over the number of *different* images in the batch, which by the paper's argument is
+# what regularizes: the noise from the choice of images helps, that from augmentation does not.
 
 # %%
 from IPython.display import Markdown
@@ -156,10 +156,11 @@ print(f'{100 * result["test/raw/top_1"]:.1f} % of the test digits are named corr
 # ## Is n = 4 better than n = 1? (Section 3, Figures 4a and 4b)
 #
 # The paper's answer for CIFAR-100 and large batches: yes, 73.7 against 72.1 % after 400,000 updates
-# of 1,024 samples each, and with far fewer epochs. Here is the same question, made small: 200 of the
-# digits to train on, 1,237 others to test on, batches of 64, three learning rates, four seeds each.
-# n = 1 and n = 4 get 400 updates, which are 128 and 32 epochs; n = 1 also gets 100 updates, which are
-# its 32 epochs. As in the paper, each point is at its best learning rate.
+# of 1,024 samples each, and with far fewer epochs. Here is the same question, made small: 200 of
+# the digits to train on, 1,237 others to test on, batches of 64, three learning rates, four seeds
+# each. n = 1 and n = 4 get 400 updates, which are 128 and 32 epochs; n = 1 also gets 100 updates,
+# which are its 32 epochs. As in the paper, each point is at its best learning rate. Seeds and
+# learning rates of one n and length train together in one program.
 
 # %%
 from nfnets_augmult.recipes import small_digits_recipe
@@ -176,8 +177,7 @@ sweep = Sweep(
   + grid({'augmult': (1,), 'total_epochs': (128.0,), **rest}),
   expected='n = 4 is ahead at equal epochs, and in the paper also at equal updates.',
 )
-is_cpu = jax.default_backend() == 'cpu'
-runs = live.run_sweep(sweep, f'{RUNS}/sweep', figures.accuracy_against_length, together=not is_cpu)
+runs = live.run_sweep(sweep, f'{RUNS}/sweep', figures.accuracy_against_length, together=True)
 
 # %% [markdown]
 # Against **epochs**, n = 4 is far ahead: it needs a quarter of the passes over the images. Against
@@ -187,8 +187,8 @@ runs = live.run_sweep(sweep, f'{RUNS}/sweep', figures.accuracy_against_length, t
 figures.accuracy_against_length(runs, unit='updates')
 
 # %% [markdown]
-# Which learning rates? For large batches the paper found the same ones to be best for all n
-# (Figure 6c), and large n to be stable at higher temperatures (Figure 7).
+# Which learning rates? For large batches the paper found the same ones to be best for all n (Figure
+# 6c), and large n to be stable at higher temperatures (Figure 7).
 
 # %%
 figures.accuracy_against_learning_rate(runs)

@@ -5,8 +5,8 @@
 # their augmentation, before and after training, and what n does about it, on handwritten digits and
 # in the paper's Figure 9; about two minutes on two CPU cores.
 #
-# Sections and figures in parentheses are of
-# [Fort, Brock, Pascanu, De and Smith, 2021](https://arxiv.org/abs/2105.13343). What n is:
+# Sections and figures in parentheses are of [Fort, Brock, Pascanu, De and Smith,
+# 2021](https://arxiv.org/abs/2105.13343). What n is:
 # [1_augmentation_multiplicity.ipynb](1_augmentation_multiplicity.ipynb).
 
 # %%
@@ -41,16 +41,16 @@ jax.devices()
 # %% [markdown]
 # ## Why does it matter? (Section 4)
 #
-# The gradient of a batch is noisy for two reasons: the batch is a sample of the training images, and
-# each copy is a sample of the augmentations of its image. With $g$ the gradient for one copy of one
-# image, the law of total variance takes the two apart:
+# The gradient of a batch is noisy for two reasons: the batch is a sample of the training images,
+# and each copy is a sample of the augmentations of its image. With $g$ the gradient for one copy of
+# one image, the law of total variance takes the two apart:
 #
 # $$\mathrm{Var}[g] = \underbrace{\mathrm{Var}_x\,\mathrm{E}[g \mid x]}_{\text{images}}
 # + \underbrace{\mathrm{E}_x\,\mathrm{Var}[g \mid x]}_{\text{augmentation}}$$
 #
-# A batch of U images with n copies each has the variance images / U + augmentation / (U n). (Less by
-# a factor of 1 - U / N in the first term, as images are drawn without replacement.) So n lowers the
-# second part where U is kept, and at a fixed batch size B = U n it raises the first n-fold and
+# A batch of U images with n copies each has the variance images / U + augmentation / (U n). (Less
+# by a factor of 1 - U / N in the first term, as images are drawn without replacement.) So n lowers
+# the second part where U is kept, and at a fixed batch size B = U n it raises the first n-fold and
 # leaves the second.
 #
 # The paper concludes that noise of the first kind *helps* a network to generalize, and noise of the
@@ -75,8 +75,8 @@ result = live.train(config, f'{RUNS}/digits')
 # %% [markdown]
 # ## Where does the noise come from before training?
 #
-# Bars are the variance of the gradient of a batch against n, divided into its two parts: on the left
-# with 16 images whatever n is, on the right with 64 samples in all.
+# Bars are the variance of the gradient of a batch against n, divided into its two parts: on the
+# left with 16 images whatever n is, on the right with 64 samples in all.
 
 # %%
 from nfnets_augmult.runs.run import Run
@@ -120,8 +120,8 @@ for name, raw in (('before', before), ('after', after)):
 # ## Do measured batches agree? (Appendix A, Figure 9)
 #
 # The paper measures the variance *between batches* at initialization, without weight decay. Points
-# are that measurement, of 32 batches each, on the digits; dashed lines are what the two parts of the
-# variance of single samples predict. On the left the paper's average, over the parameters of a
+# are that measurement, of 32 batches each, on the digits; dashed lines are what the two parts of
+# the variance of single samples predict. On the left the paper's average, over the parameters of a
 # layer and then over layers, on the right the sum over all parameters.
 
 # %%
@@ -141,8 +141,8 @@ report.draw(digits)['fig9.png']
 report.draw(report.read_raw('docs/results/fig9'))['fig9.png']
 
 # %% [markdown]
-# The paper's finding shows in both: with the number of images kept the variance hardly depends on n,
-# and at a fixed batch size it grows in proportion to n. That is a statement about the start of
+# The paper's finding shows in both: with the number of images kept the variance hardly depends on
+# n, and at a fixed batch size it grows in proportion to n. That is a statement about the start of
 # training, where there is next to no noise from augmentation. Later n does remove a part of it, as
 # the pictures above show.
 #
@@ -154,8 +154,8 @@ report.draw(report.read_raw('docs/results/fig9'))['fig9.png']
 # python -m nfnets_augmult.variance --workdir=runs/photos
 # ```
 #
-# or, in a notebook, `measuring.measure(Run.open('runs/photos'))`. Before training, give a config: for
-# example stronger augmentation of the digits, shifts of up to two pixels.
+# or, in a notebook, `measuring.measure(Run.open('runs/photos'))`. Before training, give a config:
+# for example stronger augmentation of the digits, shifts of up to two pixels.
 
 # %%
 config = quickstart_digits.get_config()

@@ -102,9 +102,9 @@ def with_list(text: str, page: str, address: str) -> str:
 
 
 def _introduction(source: pathlib.Path) -> tuple[str, str]:
-  """Returns the title of a notebook, and the sentence below it."""
+  """Returns the title of a notebook, and what it says the reader will see."""
   title, sentence, *_ = read(source).cells[0].source.split('\n\n')
-  return title.removeprefix('# '), ' '.join(sentence.split())
+  return title.removeprefix('# '), ' '.join(sentence.split()).removeprefix('You will see ')
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -30,6 +30,8 @@ _TITLE_KEYS = (
   'model.dropout_rate',
   'augmentation.randaugment.layers',
 )
+# The panel of the numbers of the paper.
+_PAPER = 'paper'
 
 
 def accuracy_against_length(
@@ -38,6 +40,7 @@ def accuracy_against_length(
   metric: str = 'test/raw/top_1',
   unit: str = 'epochs',
   published: Sequence[Mapping[str, Any]] = (),
+  beside: Sequence[Mapping[str, Any]] = (),
 ) -> Figure:
   """Returns test accuracy at the best learning rate against length (Figures 2a, 3a, 4, 5, 8a).
 
@@ -46,12 +49,16 @@ def accuracy_against_length(
     metric: the recorded accuracy.
     unit: `'epochs'` or `'updates'`.
     published: numbers of the paper for these runs, drawn as stars; see `grid.Published`.
+    beside: numbers of the paper for larger runs than these, drawn in a panel of their own; those
+      that have no length in `unit` are left out.
 
   Raises:
     ValueError: another `unit`.
   """
   ylabel = 'test accuracy (%)'
-  return _against_length(runs, metric, unit, ylabel=ylabel, factor=100, published=published)
+  return _against_length(
+    runs, metric, unit, ylabel=ylabel, factor=100, published=published, beside=beside
+  )
 
 
 def accuracy_by_model(
@@ -210,6 +217,7 @@ def _against_length(
   factor: float = 1,
   smallest: bool = False,
   published: Sequence[Mapping[str, Any]] = (),
+  beside: Sequence[Mapping[str, Any]] = (),
 ) -> Figure:
   """`smallest` is for losses: their smallest values are the best, on a logarithmic axis."""
   if unit not in ('epochs', 'updates'):
@@ -217,6 +225,10 @@ def _against_length(
   panels = statistics.group_by_attributes(runs, 'panel')
   titles = panel_titles(list(panels))
   styles = panels_lib.make_styles(runs)
+  colors = {run.augmult: styles[panels_lib.line_of(run)].color for run in runs}
+  length_key = 'total_epochs' if unit == 'epochs' else 'total_steps'
+  if beside := [number for number in beside if length_key in number['keys']]:
+    panels[_PAPER], titles[_PAPER] = [], 'the paper, full size'
 
   def draw(axes: Axes, panel: Any, group: Sequence[RecordedRun]) -> None:
     def points(line: Sequence[RecordedRun]) -> list[tuple[float | None, Cell]]:
@@ -232,6 +244,14 @@ def _against_length(
         panels_lib.draw_published(
           axes, x, number['top_1'], color=styles[panels_lib.line_of(matching)].color
         )
+    for number in beside if panel == _PAPER else ():
+      panels_lib.draw_published(
+        axes,
+        number['keys'][length_key],
+        number['top_1'],
+        color=colors.get(number['keys'].get('augmult', 1), '0.5'),
+        error=number['standard_error'],
+      )
     panels_lib.draw_lines(axes, group, points, styles, factor=factor, is_logarithmic=smallest)
     axes.set_title(titles[panel], fontsize=9)
     axes.set_xlabel('epochs' if unit == 'epochs' else 'parameter updates')

@@ -184,8 +184,12 @@ def _draw_marks(axes: Axes, marks: Sequence[tuple[Style, Sequence[tuple[float, s
         axes.add_line(Line2D([], [], color='0.3', marker=marker, ls='', label=label))
 
 
-def draw_published(axes: Axes, x: float, top_1: float, *, color: Any) -> None:
-  """Draws a number of the paper, in percent, as a star."""
+def draw_published(
+  axes: Axes, x: float, top_1: float, *, color: Any, error: float | None = None
+) -> None:
+  """Draws a number of the paper, in percent, as a star, with its standard error if there is one."""
+  if error:
+    axes.errorbar([x], [top_1], yerr=[error], color=color, capsize=2)
   axes.plot([x], [top_1], '*', ms=10, mec=color, mfc='white', mew=1.3, ls='', zorder=4)
   if _PUBLISHED_LABEL not in axes.get_legend_handles_labels()[1]:
     proxy = Line2D([], [], color='0.3', marker='*', mfc='white', ls='', label=_PUBLISHED_LABEL)
