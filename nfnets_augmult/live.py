@@ -110,6 +110,7 @@ def run_sweep(
 
   Raises:
     ValueError: a config is not valid, or the folder holds something else.
+    RuntimeError: runs failed, after all others are done; those that diverge do not.
   """
   picture = _Picture()
 
@@ -119,4 +120,7 @@ def run_sweep(
   todo = running.prepare(sweep, workdir, together=together)
   tally = running.run_sweep(sweep, todo, workdir, report=show)
   show(f'{len(sweep.points)} runs: {tally.line()}')
-  return recorded_runs.read_runs(workdir)
+  runs = recorded_runs.read_runs(workdir)
+  if failed := [run for run in runs if run.status == 'failed']:
+    raise RuntimeError(f'{len(failed)} runs failed; {failed[0].path}: {failed[0].message}')
+  return runs

@@ -14,6 +14,7 @@ the package.
 import argparse
 import pathlib
 import re
+import sys
 import time
 from collections.abc import Sequence
 
@@ -65,6 +66,20 @@ def execute(notebook: nbformat.NotebookNode, folder: pathlib.Path) -> nbformat.N
   ).execute()
   executed.metadata['language_info'] = nbformat.from_dict({'name': 'python'})
   return executed
+
+
+def without_warnings(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+  """Returns the notebook without what was written to the standard error, which is printed here.
+
+  Warnings say where files are on this machine, or how busy it was.
+  """
+  for cell in notebook.cells:
+    for output in cell.get('outputs', []):
+      if output.get('name') == 'stderr':
+        print(f'{cell.id}: {output.text}', file=sys.stderr, flush=True)
+    if 'outputs' in cell:
+      cell.outputs = [output for output in cell.outputs if output.get('name') != 'stderr']
+  return notebook
 
 
 def repository() -> str:
@@ -121,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if text != (changed := with_address(text, address)):
       source.write_text(changed, encoding='utf-8')
     start = time.monotonic()
-    executed = execute(read(source), FOLDER)
+    executed = without_warnings(execute(read(source), FOLDER))
     path = args.output / f'{source.stem}.ipynb'
     path.write_text(nbformat.writes(executed) + '\n', encoding='utf-8')
     print(

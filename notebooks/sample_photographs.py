@@ -31,6 +31,7 @@ SETS: dict[str, dict[str, _Class]] = {
     'background': _Class('grace_hopper.jpg', (400, 0, 512, 170), (400, 180, 512, 330)),
     'face': _Class('grace_hopper.jpg', (190, 130, 285, 310), (285, 130, 375, 310)),
     'flag': _Class('grace_hopper.jpg', (0, 0, 140, 180), (0, 190, 130, 330)),
+    'hat': _Class('grace_hopper.jpg', (150, 30, 260, 130), (262, 30, 370, 130)),
     'uniform': _Class('grace_hopper.jpg', (60, 390, 210, 600), (310, 390, 490, 600)),
   },
   'garden': {

@@ -53,10 +53,19 @@ def test_a_run_that_diverges_shows_up_to_where(shown, tmp_path):
 
 def test_a_sweep_is_drawn_after_each_group_and_says_no_times_at_its_end(shown, tmp_path):
   base = device_config(evaluation__train_images=0)
-  points = grid({'augmult': (1, 4), 'seed': (0, 1)})
+  points = grid({'augmult': (2, 4), 'seed': (0, 1)})
   sweep = Sweep(title='n', base=base, points=points, expected='')
   runs = live.run_sweep(sweep, str(tmp_path), figures.accuracy_against_learning_rate, together=True)
   assert [run.status for run in runs] == ['finished'] * 4
   texts = [content.data for *_, content in shown if isinstance(content, display.Markdown)]
   assert len(texts) == 3  # of two groups, and at the end
   assert texts[-1] == '4 runs: 4 finished'
+
+
+def test_a_sweep_with_a_run_that_fails_says_why(shown, tmp_path):
+  """A batch of 4 cannot be divided among the eight devices; the other run is done."""
+  points = grid({'augmult': (1, 4)})
+  sweep = Sweep(title='n', base=device_config(), points=points, expected='')
+  with pytest.raises(RuntimeError, match=r'^1 runs failed; .*augmult=1: ValueError: .*devices'):
+    live.run_sweep(sweep, str(tmp_path), figures.accuracy_against_length)
+  assert shown[-1][2].data == '2 runs: 1 failed, 1 finished'
