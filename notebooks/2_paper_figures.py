@@ -33,7 +33,9 @@ if not pathlib.Path('experiments').exists():
 import shutil
 
 import jax
+from absl import logging
 
+logging.set_verbosity(logging.ERROR)  # libraries warn of what is meant to be so
 RUNS = 'runs/notebooks/2'  # the folder of this notebook's runs; each start of it begins anew
 shutil.rmtree(RUNS, ignore_errors=True)
 jax.devices()
