@@ -23,6 +23,7 @@ setuptools.setup(
   packages=setuptools.find_packages(include=['nfnets_augmult', 'nfnets_augmult.*']),
   package_data={'nfnets_augmult.models': ['conv_algorithms.json']},
   python_requires='>=3.11',
+  classifiers=[f'Programming Language :: Python :: 3.{minor}' for minor in (11, 12, 13)],  # tested
   install_requires=[
     'absl-py',
     'chex',

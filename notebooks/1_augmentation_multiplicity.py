@@ -161,8 +161,8 @@ print(f'{100 * result["test/raw/top_1"]:.1f} % of the test digits are named corr
 # of 1,024 samples each, and with far fewer epochs. Here is the same question, made small: 200 of
 # the digits to train on, 1,237 others to test on, batches of 64, three learning rates, four seeds
 # each. n = 1 and n = 4 get 400 updates, which are 128 and 32 epochs; n = 1 also gets 100 updates,
-# which are its 32 epochs. As in the paper, each point is at its best learning rate. Seeds and
-# learning rates of one n and length train together in one program.
+# which are its 32 epochs. As in the paper, each point is at its best learning rate. On an
+# accelerator, seeds and learning rates of one n and length train together in one program.
 
 # %%
 from nfnets_augmult.recipes import small_digits_recipe
@@ -179,7 +179,12 @@ sweep = Sweep(
   + grid({'augmult': (1,), 'total_epochs': (128.0,), **rest}),
   expected='n = 4 is ahead at equal epochs, and in the paper also at equal updates.',
 )
-runs = live.run_sweep(sweep, f'{RUNS}/sweep', figures.accuracy_against_length, together=True)
+runs = live.run_sweep(
+  sweep,
+  f'{RUNS}/sweep',
+  figures.accuracy_against_length,
+  together=jax.default_backend() != 'cpu',
+)
 
 # %% [markdown]
 # Against **epochs**, n = 4 is far ahead: it needs a quarter of the passes over the images. Against

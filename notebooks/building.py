@@ -68,8 +68,8 @@ def execute(notebook: nbformat.NotebookNode, folder: pathlib.Path) -> nbformat.N
   return executed
 
 
-def without_warnings(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-  """Returns the notebook without what was written to the standard error, which is printed here.
+def cleaned(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+  """Returns the notebook without warnings, which are printed here, and with one copy of pictures.
 
   Warnings say where files are on this machine, or how busy it was.
   """
@@ -77,6 +77,8 @@ def without_warnings(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     for output in cell.get('outputs', []):
       if output.get('name') == 'stderr':
         print(f'{cell.id}: {output.text}', file=sys.stderr, flush=True)
+      if 'image/png' in output.get('data', {}):
+        output.data.pop('image/jpeg', None)
     if 'outputs' in cell:
       cell.outputs = [output for output in cell.outputs if output.get('name') != 'stderr']
   return notebook
@@ -136,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if text != (changed := with_address(text, address)):
       source.write_text(changed, encoding='utf-8')
     start = time.monotonic()
-    executed = without_warnings(execute(read(source), FOLDER))
+    executed = cleaned(execute(read(source), FOLDER))
     path = args.output / f'{source.stem}.ipynb'
     path.write_text(nbformat.writes(executed) + '\n', encoding='utf-8')
     print(

@@ -77,7 +77,8 @@ def draw_curves(
 def draw_comparison(records_by_name: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
   """Returns a figure of the training loss and the test accuracy of several runs against updates.
 
-  The accuracy is that of the averaged parameters. The line of a run that diverged ends there.
+  The loss is that of augmented copies, the accuracy that of the averaged parameters. The line of a
+  run that diverged ends there.
 
   Args:
     records_by_name: of `metrics.jsonl`, by the name of the run in the legend.
@@ -93,8 +94,8 @@ def draw_comparison(records_by_name: Mapping[str, Sequence[Mapping[str, Any]]]) 
       points = [(r['step'], factor * r[key]) for r in records if r.get(key) is not None]
       axes.plot([x for x, _ in points], [y for _, y in points], marker=marker, **style)
   losses.set_yscale('log')
-  losses.set_ylabel('cross entropy of augmented copies (nats)')
-  accuracies.set_ylabel('test accuracy, averaged parameters (%)')
+  losses.set_ylabel('training cross entropy (nats)')
+  accuracies.set_ylabel('test accuracy (%)')
   for axes in (losses, accuracies):
     axes.set_xlabel('parameter updates')
     axes.grid(alpha=0.3)
