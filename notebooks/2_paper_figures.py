@@ -2,8 +2,8 @@
 # # The paper's CIFAR figures
 #
 # You will see the growing batch of Figure 2 run on the spot, made small, beside the numbers that
-# the paper prints, and then all figures that were recorded in this repository; about two minutes on
-# two CPU cores.
+# the paper prints, and then all figures that were recorded in this repository; about three minutes
+# on two CPU cores.
 #
 # Sections and figures in parentheses are of [Fort, Brock, Pascanu, De and Smith,
 # 2021](https://arxiv.org/abs/2105.13343). What n is:
@@ -110,9 +110,10 @@ runs = live.run_sweep(sweep, RUNS, draw, together=not SMALL)
 
 # %% [markdown]
 # On the right are the two numbers that the paper prints for this figure: a slightly higher accuracy
-# for n = 16, after half of the epochs. On the left the same shows on digits: larger n is ahead for
-# the same number of epochs, most where there are few of them. How large the accuracies are cannot
-# be compared, only the order: these are other images, another network, and 250 times fewer images.
+# for n = 16, after half of the epochs. On the left the same shows on digits, and more strongly: n =
+# 16 is ahead for the same number of epochs, and after 24 it has what n = 1 has after 48. The
+# accuracies themselves cannot be compared, only their order: these are other images, another
+# network, and 250 times fewer images.
 #
 # ## Does it converge faster? (Figure 2b)
 #
@@ -124,8 +125,9 @@ figures.training_loss_against_length(runs)
 # %% [markdown]
 # ## Which learning rates are stable? (Figure 2c)
 #
-# The paper: alike at small learning rates, and large n is ahead at large ones. A cross is a point
-# where training diverged.
+# The paper: alike at small learning rates, and large n is ahead at large ones. Here n = 1 falls off
+# at the larger of two; after 48 epochs one of its two runs has ended at chance. A cross, below, is
+# a point where training diverged.
 
 # %%
 figures.accuracy_against_learning_rate(runs)
