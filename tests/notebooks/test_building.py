@@ -29,6 +29,11 @@ print('a warning', file=sys.stderr)
 figure = Figure(figsize=(2, 2))
 figure.subplots().plot(np.random.default_rng(0).normal(size=9))
 figure
+
+# %%
+from PIL import Image
+
+Image.new('RGB', (2, 2))
 """
 
 
