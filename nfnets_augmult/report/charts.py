@@ -64,18 +64,27 @@ class Line(NamedTuple):
   points: Sequence[tuple[float, Cell]]
 
 
+class PublishedPoint(NamedTuple):
+  """A number of the paper: x, accuracy and its standard error in percent; None: not drawn."""
+
+  x: float
+  top_1: float
+  color: Any
+  error: float | None = None
+
+
 class Panel(NamedTuple):
   """The runs that differ in the axes and the lines of a figure alone.
 
   Attributes:
     title: one line or several.
     lines: in the order of the legend.
-    published: x, accuracy in percent and colour of the paper's numbers.
+    published: the paper's numbers.
   """
 
   title: str
   lines: Sequence[Line]
-  published: Sequence[tuple[float, float, Any]] = ()
+  published: Sequence[PublishedPoint] = ()
 
 
 class Chart(NamedTuple):
@@ -102,9 +111,12 @@ def accuracy_against_length(
   metric: str,
   unit: str,
   published: Sequence[Mapping[str, Any]] = (),
+  beside: Sequence[Mapping[str, Any]] = (),
 ) -> Chart:
   """See `figures.accuracy_against_length`."""
   chart = _against_length(runs, metric, unit, published=published)
+  if of_paper := _published_panel(beside, unit, make_styles(runs)):
+    chart = chart._replace(panels=[*chart.panels, of_paper])
   return chart._replace(y_label='test accuracy (%)', factor=100)
 
 
@@ -206,9 +218,28 @@ def _against_length(
     for number in published:
       matching = next((run for run in group if matches_setting_and_length(number, run)), None)
       if x := matching and getattr(matching, unit):
-        numbers.append((x, number['top_1'], styles[line_of(matching)].color))
+        numbers.append(PublishedPoint(x, number['top_1'], styles[line_of(matching)].color))
     panels.append(Panel(titles[panel], _lines(group, points, styles), numbers))
   return Chart(panels, 'epochs' if unit == 'epochs' else 'parameter updates', y_label='')
+
+
+def _published_panel(
+  numbers: Sequence[Mapping[str, Any]], unit: str, styles: Mapping[Any, Style]
+) -> Panel | None:
+  """Returns the numbers of the paper that have a length in `unit`, coloured by n."""
+  key = 'total_epochs' if unit == 'epochs' else 'total_steps'
+  colors = {augmult: style.color for (augmult, *_), style in styles.items()}
+  points = [
+    PublishedPoint(
+      number['keys'][key],
+      number['top_1'],
+      colors.get(number['keys'].get('augmult', 1), '0.5'),
+      number['standard_error'],
+    )
+    for number in numbers
+    if key in number['keys']
+  ]
+  return Panel('the paper, full size', (), points) if points else None
 
 
 def _lines(

@@ -28,6 +28,7 @@ def accuracy_against_length(
   metric: str = 'test/raw/top_1',
   unit: str = 'epochs',
   published: Sequence[Mapping[str, Any]] = (),
+  beside: Sequence[Mapping[str, Any]] = (),
 ) -> Figure:
   """Returns test accuracy at the best learning rate against length (Figures 2a, 3a, 4, 5, 8a).
 
@@ -36,12 +37,16 @@ def accuracy_against_length(
     metric: the recorded accuracy.
     unit: `'epochs'` or `'updates'`.
     published: numbers of the paper for these runs, drawn as stars; see `grid.Published`.
+    beside: numbers of the paper for larger runs than these, drawn in a panel of their own; those
+      that have no length in `unit` are left out.
 
   Raises:
     ValueError: another `unit`.
   """
   return panels_lib.draw_chart(
-    charts.accuracy_against_length(runs, metric=metric, unit=unit, published=published)
+    charts.accuracy_against_length(
+      runs, metric=metric, unit=unit, published=published, beside=beside
+    )
   )
 
 

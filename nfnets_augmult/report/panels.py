@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from nfnets_augmult.report.charts import Chart, Line, Style
+from nfnets_augmult.report.charts import Chart, Line, PublishedPoint, Style
 
 _COLUMNS = 3
 _PANEL_INCHES = (3.6, 3.1)
@@ -36,8 +35,8 @@ def draw_chart(chart: Chart) -> Figure:
     axes.remove()
   for axes, panel in zip(places, panels, strict=False):
     axes.set_xscale('log', base=2)
-    for x, top_1, color in panel.published:
-      _draw_published(axes, x, top_1, color=color)
+    for number in panel.published:
+      _draw_published(axes, number)
     _draw_lines(axes, panel.lines, factor=chart.factor, is_logarithmic=chart.is_logarithmic)
     axes.set_title(panel.title, fontsize=9)
     axes.set_xlabel(chart.x_label)
@@ -127,8 +126,11 @@ def _draw_marks(axes: Axes, marks: Sequence[tuple[Style, Sequence[tuple[float, s
         axes.add_line(Line2D([], [], color='0.3', marker=marker, ls='', label=label))
 
 
-def _draw_published(axes: Axes, x: float, top_1: float, *, color: Any) -> None:
-  """Draws a number of the paper, in percent, as a star."""
+def _draw_published(axes: Axes, number: PublishedPoint) -> None:
+  """Draws a number of the paper as a star, with its standard error if there is one."""
+  x, top_1, color, error = number
+  if error:
+    axes.errorbar([x], [top_1], yerr=[error], color=color, capsize=2)
   axes.plot([x], [top_1], '*', ms=10, mec=color, mfc='white', mew=1.3, ls='', zorder=4)
   if _PUBLISHED_LABEL not in axes.get_legend_handles_labels()[1]:
     proxy = Line2D([], [], color='0.3', marker='*', mfc='white', ls='', label=_PUBLISHED_LABEL)

@@ -161,7 +161,7 @@ def _draw_panel(chart: Chart, panel: Panel) -> Any:
     ],
   )
   if panel.published:
-    x, y, shades = zip(*panel.published, strict=True)
+    x, y, shades, _ = zip(*panel.published, strict=True)
     plot.scatter(
       x,
       y,

@@ -91,6 +91,35 @@ def draw_curves(
   return figure
 
 
+def draw_comparison(records_by_name: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+  """Returns a figure of the training loss and the test accuracy of several runs against updates.
+
+  The loss is that of augmented copies, the accuracy that of the averaged parameters. The line of a
+  run that diverged ends there.
+
+  Args:
+    records_by_name: of `metrics.jsonl`, by the name of the run in the legend.
+  """
+  figure = Figure(figsize=(9, 3.4 + 0.2 * len(records_by_name)), layout='constrained')
+  losses, accuracies = figure.subplots(1, 2)
+  for index, (name, records) in enumerate(records_by_name.items()):
+    style = {'color': f'C{index}', 'label': name}
+    for axes, key, factor, marker in (
+      (losses, 'train/loss', 1, None),
+      (accuracies, 'test/ema/top_1', 100, '.'),
+    ):
+      points = [(r['step'], factor * r[key]) for r in records if r.get(key) is not None]
+      axes.plot([x for x, _ in points], [y for _, y in points], marker=marker, **style)
+  losses.set_yscale('log')
+  losses.set_ylabel('training cross entropy (nats)')
+  accuracies.set_ylabel('test accuracy (%)')
+  for axes in (losses, accuracies):
+    axes.set_xlabel('parameter updates')
+    axes.grid(alpha=0.3)
+  figure.legend(*losses.get_legend_handles_labels(), loc='outside lower center', fontsize=8)
+  return figure
+
+
 def locate_divergence(
   records: Sequence[Mapping[str, Any]], divergence: Mapping[str, Any]
 ) -> Divergence:

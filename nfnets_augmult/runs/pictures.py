@@ -1,6 +1,7 @@
 """The pictures in the work directory of a run."""
 
 import os
+import typing
 from typing import Any
 
 from absl import logging
@@ -10,17 +11,28 @@ from nfnets_augmult.ops import files
 from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training import records
 
+if typing.TYPE_CHECKING:
+  from matplotlib.figure import Figure
+  from PIL.Image import Image
+
 _SHEET_ROWS = 8
 _SHEET_COPIES = 16
 
 
 def draw_contact_sheet(run: Run) -> None:
-  """Draws the first images of the run beside their copies, if not done yet."""
-  from nfnets_augmult.runs import contact_sheet
-
+  """Draws the first images of the run beside their copies into its folder, if not done yet."""
   path = os.path.join(run.workdir, 'contact_sheet.png')
   if files.exists(path):
     return
+  sheet = contact_sheet_of(run)
+  files.write_whole(path, lambda file: sheet.save(file, format='png'))
+  logging.info('augmented images: %s', path)
+
+
+def contact_sheet_of(run: Run) -> 'Image':
+  """Returns the first images of the run beside their copies, as the network gets them."""
+  from nfnets_augmult.runs import contact_sheet
+
   multiplicity = run.plan.multiplicity
   steps = multiplicity.augmult // multiplicity.copies_per_batch
   unique_images = multiplicity.unique_images_per_batch
@@ -33,27 +45,29 @@ def draw_contact_sheet(run: Run) -> None:
 
   copies, originals = collect(), collect(augmentation=NOTHING)
   names = run.data.train.class_names
-  sheet = contact_sheet.draw_contact_sheet(
+  return contact_sheet.draw_contact_sheet(
     originals['image'][:, 0],
     copies['image'][:, :_SHEET_COPIES],
     [names[label][:20] for label in copies['label']],
     contact_sheet.mixture_notes(copies, names),
   )
-  files.write_whole(path, lambda file: sheet.save(file, format='png'))
-  logging.info('augmented images: %s', path)
 
 
 def draw_curves(run: Run) -> None:
-  """Draws the curves of the run so far."""
+  """Draws the curves of the run so far into its folder."""
+  path, figure = os.path.join(run.workdir, 'curves.png'), curves_of(run)
+  files.write_whole(path, lambda file: figure.savefig(file, format='png', dpi=120))
+
+
+def curves_of(run: Run) -> 'Figure':
+  """Returns the curves of the run so far, from the records in its folder."""
   from nfnets_augmult.runs import curves
 
   plan, settings = run.plan, run.settings
-  path = os.path.join(run.workdir, 'curves.png')
   title = (
     f'{settings.model_name} on {settings.dataset.name}: n = {plan.multiplicity.augmult}, '
     f'batch size {plan.multiplicity.batch_size}, peak learning rate {plan.learning_rate:g}'
   )
   run_records = records.read_metrics(os.path.join(run.workdir, 'metrics.jsonl'))
   divergence = records.read_divergence(run.workdir)
-  figure = curves.draw_curves(run_records, title=title, divergence=divergence)
-  files.write_whole(path, lambda file: figure.savefig(file, format='png', dpi=120))
+  return curves.draw_curves(run_records, title=title, divergence=divergence)

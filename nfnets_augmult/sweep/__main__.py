@@ -18,8 +18,7 @@ from nfnets_augmult import command_line  # first: it quietens libraries before t
 from absl import flags
 
 from nfnets_augmult.ops import console
-from nfnets_augmult.sweep import grid, groups, running
-from nfnets_augmult.training import hosts
+from nfnets_augmult.sweep import grid, running
 from nfnets_augmult.training.watch import StopRequested
 
 
@@ -31,12 +30,11 @@ def main() -> None:
   try:
     original = grid.load_sweep(path, args.grid)
     sweep = original.with_base(args.config)
-    points = grid.seed_by_seed(sweep.points)
     if args.list:
       if args.together:
         raise ValueError('--list prints commands of single runs: leave --together out')
       console.end_when_nobody_reads()
-      shard = grid.take_shard(points, args.shard)
+      shard = grid.take_shard(grid.seed_by_seed(sweep.points), args.shard)
       for line in grid.commands(
         sweep, shard, original_base=original.base, config_path=path, workdir=workdir
       ):
@@ -44,16 +42,8 @@ def main() -> None:
       return
     command_line.join_hosts()
     command_line.check_devices()
-    with hosts.failing_together():
-      running.check(sweep, points, workdir, together=args.together)
-      shapes = groups.by_shape(points) if args.together else [[point] for point in points]
-      todo = grid.take_shard(shapes, args.shard)
-      if args.together:
-        todo = [group for shape in todo for group in groups.split(shape, workdir)]
-    todo = groups.broadcast_from_first_host(todo, points)
-    hosts.from_first_host(lambda: grid.describe(sweep, workdir))
-    running.cache_compiled_programs(workdir)
-    running.say(f'{sweep.title}: {sum(map(len, todo))} of {len(points)} runs, in {workdir}')
+    todo = running.prepare(sweep, workdir, together=args.together, shard=args.shard)
+    running.say(f'{sweep.title}: {sum(map(len, todo))} of {len(sweep.points)} runs, in {workdir}')
     stop_signals = command_line.StopSignals()
     command = command_line.given_command()
     tally = running.run_sweep(sweep, todo, workdir, command=command, stop_requested=stop_signals)

@@ -95,6 +95,34 @@ def check(
     training.check_group([runs[grid.point_name(point)] for point in group])
 
 
+def prepare(
+  sweep: grid.Sweep, workdir: str, *, together: bool = False, shard: str = '0/1'
+) -> list[groups.Group]:
+  """Checks a sweep, writes its description to `workdir`, and returns the groups to run here.
+
+  Args:
+    sweep: with the base as overridden.
+    workdir: of the sweep.
+    together: whether points of one shape train in one program.
+    shard: `'I/K'`, see `grid.take_shard`.
+
+  Raises:
+    ValueError: a point or the shard is not valid, or the folder holds another sweep.
+    OSError: the description cannot be written.
+  """
+  points = grid.seed_by_seed(sweep.points)
+  with hosts.failing_together():
+    check(sweep, points, workdir, together=together)
+    shapes = groups.by_shape(points) if together else [[point] for point in points]
+    todo = grid.take_shard(shapes, shard)
+    if together:
+      todo = [group for shape in todo for group in groups.split(shape, workdir)]
+  todo = groups.broadcast_from_first_host(todo, points)
+  hosts.from_first_host(lambda: grid.describe(sweep, workdir))
+  cache_compiled_programs(workdir)
+  return todo
+
+
 def run_sweep(
   sweep: grid.Sweep,
   todo: Sequence[groups.Group],
@@ -102,15 +130,17 @@ def run_sweep(
   *,
   command: str = '',
   stop_requested: Callable[[], bool] = lambda: False,
+  report: Callable[[str], None] | None = None,
 ) -> Tally:
   """Runs the points of the sweep that have neither finished nor diverged.
 
   Args:
-    sweep: checked by `check` and written to `workdir` by `grid.describe`.
+    sweep: see `prepare`.
     todo: the groups to run here, one after another.
     workdir: of the sweep.
     command: that started the sweep, to be recorded with each run; '' if there is none.
     stop_requested: called between steps; if it is true, the run is saved and the sweep ends.
+    report: is given a text on each group that was run and on what is left; by default `say`.
 
   Raises:
     StopRequested: `stop_requested` was true.
@@ -144,7 +174,7 @@ def run_sweep(
       if 'finished' in statuses:  # others end early, and their times mean nothing
         tally.costs_and_seconds.append((costs[number], seconds))
       left = list(itertools.compress(costs, is_left))
-      say(
+      (report or say)(
         f'[{number + 1}/{len(todo)}] {outcome} in {format_duration(seconds)}\n  {tally.line(left)}'
       )
   return tally

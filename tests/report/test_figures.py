@@ -38,6 +38,24 @@ def test_lines_go_through_the_means_at_the_best_learning_rate():
     figures.accuracy_against_length(found, unit='steps')
 
 
+def test_numbers_of_larger_runs_have_a_panel_of_their_own():
+  """In the colour of their n, with the standard error; none without a length in the unit."""
+  found = [make_run(0.5, augmult=n) for n in (1, 4)]
+  numbers = [
+    {'top_1': 73.7, 'keys': {'augmult': 4, 'total_epochs': 2048.0}, 'standard_error': 0.5},
+    {'top_1': 61.4, 'keys': {'augmult': 1}, 'standard_error': None},
+  ]
+  ours, paper = figures.accuracy_against_length(found, beside=numbers).axes
+  colors = {c.get_label(): c.lines[0].get_color() for c in ours.containers}
+  (star,) = [line for line in paper.lines if line.get_marker() == '*' and len(line.get_xdata())]
+  assert (star.get_xdata()[0], star.get_ydata()[0]) == (2048.0, 73.7)
+  assert star.get_markeredgecolor() == colors['n = 4']
+  (bar,) = paper.containers
+  np.testing.assert_allclose(bar.lines[2][0].get_segments()[0][:, 1], [73.2, 74.2])
+  assert not [line for line in ours.lines if line.get_marker() == '*']
+  assert len(figures.accuracy_against_length(found, unit='updates', beside=numbers).axes) == 1
+
+
 def test_n_counts_dropout_masks_where_the_runs_differ_in_them():
   """Figure 12: one panel, a line and a row of the table for each number of masks."""
   found = [

@@ -1,0 +1,1 @@
+"""Notebooks that reproduce the paper, and what executes them."""

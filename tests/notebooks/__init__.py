@@ -1,0 +1,1 @@
+"""The notebooks, their sources, and what executes them."""
