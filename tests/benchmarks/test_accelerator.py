@@ -24,6 +24,8 @@ from benchmarks.measured_parts import Parts
 from benchmarks.random_images import NUM_CLASSES, random_run
 from nfnets_augmult.models import grouped_conv
 
+pytestmark = pytest.mark.extended
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 

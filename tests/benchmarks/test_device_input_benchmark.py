@@ -6,6 +6,8 @@ from benchmarks import device_input_benchmark
 from benchmarks.random_images import random_run
 from experiments import cifar100_wrn16_4
 
+pytestmark = pytest.mark.extended
+
 
 def _run(**changes):
   config = cifar100_wrn16_4.get_config()

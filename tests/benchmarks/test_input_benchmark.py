@@ -9,6 +9,8 @@ from experiments import cifar100_wrn16_4, nf_resnet50, nfnet, quickstart_digits
 from nfnets_augmult.runs.run import Run
 from tests import shared_data
 
+pytestmark = pytest.mark.extended
+
 
 def _imagenet(config=None, **changes):
   """A run on the ImageNet sample, crops of 16 pixels in batches of 8."""

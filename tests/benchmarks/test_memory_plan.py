@@ -10,6 +10,8 @@ import pytest
 from benchmarks import memory_plan
 from experiments import cifar100_wrn16_4
 
+pytestmark = pytest.mark.extended
+
 
 def _config():
   config = cifar100_wrn16_4.get_config()

@@ -8,6 +8,8 @@ from experiments import nfnet
 from nfnets_augmult.runs.run import Run
 from tests import shared_data
 
+pytestmark = pytest.mark.extended
+
 
 @pytest.fixture(scope='module', name='run')
 def _run():

@@ -14,6 +14,8 @@ from experiments import cifar100_wrn16_4
 from nfnets_augmult.models import make_model, table
 from tests import session
 
+pytestmark = pytest.mark.extended
+
 # The batch is that of all simulated devices together.
 _DEVICES = jax.local_device_count()
 

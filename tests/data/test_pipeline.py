@@ -145,6 +145,7 @@ def test_restart_at_any_step(load, kind, placement):
     chex.assert_trees_all_equal(rest, whole[start:], strict=True)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
   ('unique', 'augmult', 'placement', 'host_count'),
   [

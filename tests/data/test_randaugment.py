@@ -330,6 +330,7 @@ def test_plain_implementation_gives_the_same_pixels(layers, magnitude):
     np.testing.assert_array_equal(ours(photo, *drawn), plain(photo, *drawn), err_msg=str(drawn))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize('behaviour', randaugment.BEHAVIOURS)
 def test_eager_equals_graph_equals_tf_data(behaviour):
   """Also where the size is not known beforehand; the operations follow one another."""

@@ -124,6 +124,7 @@ def test_order_of_mixing_and_randaugment(array, mix_first):
   assert np.any(images != batch['image'])
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
   ('kind', 'unique', 'augmult', 'placement', 'host_count'),
   [

@@ -59,6 +59,7 @@ def findings():
   return search.find(config, seeds=2, ramp_steps=40, check_steps=30, lowest=0.02, highest=100.0)
 
 
+@pytest.mark.extended
 def test_the_bound_is_between_learning_and_divergence(findings):
   found = findings.to_json()
   assert found['largest_stable'] < found['smallest_unstable'] < 100

@@ -16,6 +16,8 @@ from nfnets_augmult.training import records
 from tests import session
 from tests.launch.toy_flags import STEPS, toy_flags
 
+pytestmark = pytest.mark.extended
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 SCRIPT = ROOT / 'launch' / 'slurm.sbatch'
 CLUSTER = pathlib.Path(__file__).parent / 'slurm_cluster.sh'

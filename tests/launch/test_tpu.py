@@ -202,6 +202,7 @@ def test_the_documented_commands_are_accepted():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.extended
 @pytest.mark.skipif(not shutil.which('gcloud'), reason='needs gcloud')
 def test_gcloud_knows_the_commands(tmp_path):
   """Those of the script and of the documentation."""
@@ -233,6 +234,7 @@ def test_gcloud_knows_the_commands(tmp_path):
     assert result['success'], f'{result["command_string"]}: {result["error_message"]}'
 
 
+@pytest.mark.extended
 @pytest.mark.long
 def test_keep_trains_through_a_preemption(cloud, tmp_path):
   """Two hosts train for real; their machines are taken away once there is a checkpoint."""
@@ -270,6 +272,7 @@ def test_keep_trains_through_a_preemption(cloud, tmp_path):
   assert f'the run in {workdir} is finished' in output
 
 
+@pytest.mark.extended
 def test_keep_gets_over_preemptions_at_any_moment(cloud, tmp_path):
   """However they show: in the state of the queued resource, or in that of the TPU VMs only."""
   process = _start(cloud, 'keep', '--', CONFIG, f'--workdir={tmp_path}/run', FAKE_TRAIN=STEPS)
@@ -287,6 +290,7 @@ def test_keep_gets_over_preemptions_at_any_moment(cloud, tmp_path):
   assert cloud.read('toy') is None
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
   ('program', 'starts', 'words'),
   [
@@ -323,6 +327,7 @@ def test_keep_gives_up_requests_that_fail(problem, words, cloud, tmp_path):
   assert cloud.read('toy') is None
 
 
+@pytest.mark.extended
 def test_keep_restarts_when_one_host_dies(cloud, tmp_path):
   """The other is stopped in the end, also if it does not notice."""
   process = _start(cloud, 'keep', '--', CONFIG, f'--workdir={tmp_path}/run', FAKE_TRAIN=STEPS)

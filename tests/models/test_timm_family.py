@@ -13,6 +13,8 @@ from nfnets_augmult.models.nf_resnet import TIMM_DEPTHS, NFResNet
 from nfnets_augmult.models.nfnet import TIMM_VARIANTS, NFNet
 from tests.golden import deterministic_params
 
+pytestmark = pytest.mark.extended
+
 _SMALL = TIMM_VARIANTS['l0']._replace(
   depths=(1, 2, 1, 1), widths=(256, 64, 64, 64), group_width=8, final_conv_ratio=1.5
 )

@@ -91,6 +91,7 @@ def test_the_program_prints_its_files_or_one_error(tmp_path):
   assert refused.stderr == f'error: --metric=top1 is recorded by no run; there is {METRIC}\n'
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
   'name', ['fig6_7_10_cifar.py:small', 'table1_nfnet.py', 'table2_nfnet_sam.py']
 )

@@ -15,6 +15,8 @@ from nfnets_augmult.sweep import grid
 from nfnets_augmult.training import records
 from tests.toy_runs import stop_after, train_run
 
+pytestmark = pytest.mark.extended
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 SCRIPT = ROOT / 'launch' / 'reproduce.sh'
 

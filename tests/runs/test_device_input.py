@@ -49,6 +49,7 @@ def test_trains_as_with_tf_data(run):
   assert [r['step'] for r in ours if 'test/ema/top_1' in r] == [8, 12]
 
 
+@pytest.mark.extended
 @pytest.mark.long
 def test_steps_per_dispatch_change_nothing(run, loops):
   """Events after 3, 5, 6, 8 ... steps split dispatches of four; other splits give equal bits.
@@ -119,6 +120,7 @@ assert means['raw']['top_1'] == result['test/raw/top_1']
 """
 
 
+@pytest.mark.extended
 def test_arrays_train_without_tensorflow(run, tmp_path):
   """Convert the digits; train and evaluate on one device where TensorFlow cannot be imported."""
   data_dir, workdir = str(tmp_path / 'arrays'), str(tmp_path / 'run')

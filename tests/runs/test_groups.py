@@ -22,6 +22,8 @@ from tests.toy_runs import (
   train_run,
 )
 
+pytestmark = pytest.mark.extended
+
 _SEEDS, _RATES = (0, 3), (0.05, 0.1)
 _NAMES = ('run_0_0.05', 'run_0_0.1', 'run_3_0.05', 'run_3_0.1')
 

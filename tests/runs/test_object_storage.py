@@ -23,6 +23,8 @@ from nfnets_augmult.training.checkpoints import Checkpoints
 from nfnets_augmult.weights import param_files
 from tests import buckets, toy_runs
 
+pytestmark = pytest.mark.extended
+
 
 def _config():
   return toy_runs.device_config(model__name='wrn_10_1', evaluation__train_images=0)

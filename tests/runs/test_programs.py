@@ -117,6 +117,7 @@ def test_parameters_alone_do_not_make_a_program(tmp_path):
   assert os.listdir(tmp_path) == ['a.npz']
 
 
+@pytest.mark.extended
 def test_a_saved_model_runs_in_tensorflow_alone(tmp_path):
   """Without JAX; its asset has the metadata; for batches of any size."""
   folder = predicted_runs.photos()
@@ -146,6 +147,7 @@ for size in (1, 8):
   assert sorted(os.listdir(tmp_path)) == ['expected.npz', 'model']
 
 
+@pytest.mark.extended
 def test_an_onnx_file_runs_in_its_runtime(tmp_path):
   """For batches of any size; the metadata are among its properties."""
   onnxruntime = pytest.importorskip('onnxruntime', reason="needs pip install -e '.[onnx]'")

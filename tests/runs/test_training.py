@@ -307,6 +307,7 @@ def test_default_workdir_is_named_for_the_config():
   assert command_line.default_workdir('experiments/nfnet.py:f5,n=16') == 'runs/nfnet-f5-n=16'
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
   'changes',
   [

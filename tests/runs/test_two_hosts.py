@@ -13,6 +13,8 @@ from nfnets_augmult.training.watch import StopRequested
 from tests import hosts_of_a_run
 from tests.toy_runs import PACKAGE_MODEL, device_config, stop_after, train_run
 
+pytestmark = pytest.mark.extended
+
 
 def _config():
   return device_config(

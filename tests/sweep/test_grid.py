@@ -47,6 +47,7 @@ def _small_sweep(points):
   return grid.Sweep('A test', base, points, 'Nothing in particular.')
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize('path', _all_sweeps())
 def test_every_point_is_a_valid_run(path):
   """All points differ, all configs are valid, B = U n, and n is within the paper's 1 to 16."""
@@ -69,6 +70,7 @@ def test_every_point_is_a_valid_run(path):
   assert len(flat) == len(loaded.points)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
 def test_files_state_what_they_cost(path):
   """The docstring's number of runs and the estimate of hours are those of the grid."""

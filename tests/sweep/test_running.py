@@ -152,6 +152,7 @@ def _run_together(tested, workdir, **options):
   return todo, running.run_sweep(tested, todo, workdir, **options)
 
 
+@pytest.mark.extended
 @pytest.mark.long
 def test_points_of_one_shape_train_together(tmp_path):
   """Stopped and resumed: statuses and results are those of single runs, in the same folders."""

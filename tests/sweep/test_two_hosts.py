@@ -7,6 +7,8 @@ from nfnets_augmult.training import records
 from tests import buckets, hosts_of_a_run
 from tests.toy_runs import PACKAGE_MODEL, device_config, train_run
 
+pytestmark = pytest.mark.extended
+
 
 @pytest.mark.long
 def test_two_hosts_run_a_sweep(tmp_path, monkeypatch):

@@ -14,6 +14,8 @@ from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints, ha
 from tests import buckets
 from tests.training import toy
 
+pytestmark = pytest.mark.extended
+
 _STEPS = (1, 2)
 
 

@@ -258,6 +258,7 @@ def test_ascent_reads_the_same_slots_on_any_number_of_devices(synchronize):
     assert metrics[0]['loss'] == pytest.approx(np.mean(losses), rel=1e-5)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize('num_devices', [2, 8])
 def test_devices_do_not_change_dropout_and_the_ascent_set(num_devices):
   """SAM on a fifth of the batch, under two dropout masks; rounding grows from 1e-7 per step."""

@@ -17,6 +17,8 @@ from nfnets_augmult.training.checkpoints import CheckpointError, Checkpoints
 from nfnets_augmult.variance import measuring, report
 from tests import real_images
 
+pytestmark = pytest.mark.extended
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 

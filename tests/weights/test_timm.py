@@ -18,6 +18,8 @@ from nfnets_augmult.weights.timm_networks import TIMM_NAMES
 from tests.golden import deterministic_params
 from tests.weights import torch_files
 
+pytestmark = pytest.mark.extended
+
 _SMALLEST = 'timm_nf_resnet26'
 
 
