@@ -192,7 +192,7 @@ runs = live.run_sweep(
 import numpy as np
 
 from nfnets_augmult import load_predictor
-from nfnets_augmult.runs.prediction_sheet import Shown, draw_sheet
+from nfnets_augmult.assessment.image_sheet import Shown, draw_sheet
 
 predictor = load_predictor(FINETUNED)
 paths = sorted(pathlib.Path(PHOTOS, 'test').rglob('*.png'))

@@ -1,5 +1,8 @@
 """Notebooks equal their sources, and the same source gives the same notebook."""
 
+import ast
+import importlib
+import importlib.util
 import re
 
 import nbclient
@@ -121,3 +124,18 @@ def test_an_address_makes_badges_and_fills_the_first_cells():
   assert building.with_list(text, 'docs/README.md', '').count('colab') == 0
   filled = building.with_address(SOURCES[0].read_text(encoding='utf-8'), address)
   assert f"\nREPOSITORY = '{address}'\n" in filled
+
+
+@pytest.mark.parametrize('source', SOURCES, ids=lambda source: source.stem)
+def test_what_a_notebook_imports_is_there(source):
+  """Modules and names of this repository."""
+  for node in ast.walk(ast.parse(source.read_text(encoding='utf-8'))):
+    if isinstance(node, ast.ImportFrom) and node.module.split('.')[0] in (
+      *('nfnets_augmult', 'experiments', 'notebooks'),
+    ):
+      module = importlib.import_module(node.module)
+      for alias in node.names:
+        is_module = importlib.util.find_spec(node.module).submodule_search_locations and (
+          importlib.util.find_spec(f'{node.module}.{alias.name}')
+        )
+        assert hasattr(module, alias.name) or is_module, f'{node.module} has no {alias.name}'
