@@ -5,6 +5,7 @@ Files under `experiments/figures/` return a `Sweep` from `get_sweep(argument)`, 
 both functions from the paper's experiment and its small variant.
 """
 
+import collections
 import dataclasses
 import difflib
 import itertools
@@ -68,8 +69,8 @@ class Sweep:
   is_small: bool = False
 
   def __post_init__(self):
-    names = [point_name(point) for point in self.points]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
+    counts = collections.Counter(point_name(point) for point in self.points)
+    if repeated := sorted(name for name, count in counts.items() if count > 1):
       raise ValueError(f'the sweep has points twice: {", ".join(repeated)}')
     known = configs.flatten(self.base)
     varied = {key for point in self.points for key in point}
