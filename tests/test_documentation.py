@@ -41,7 +41,7 @@ FLAGS = {
   'models.table': set(),
   'variance': {
     *('config', 'workdir', 'checkpoint', 'data_dir', 'draw_only'),
-    *('blocks', 'images_per_block', 'copies', 'augmults', 'minibatches'),
+    *('blocks', 'images_per_block', 'screened_images', 'copies', 'augmults', 'minibatches'),
   },
   'benchmarks.input': {'config', 'random_images', 'augmults', 'seconds'},
   'benchmarks.step': {'config', 'conv_algorithm', 'num_classes', 'steps', 'breakdown'},

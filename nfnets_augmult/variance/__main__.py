@@ -2,7 +2,8 @@
 
     python -m nfnets_augmult.variance --workdir=runs/quickstart_digits
         [--config=FILE.py --config.KEY=VALUE ...] [--checkpoint=latest] [--data_dir=DIR]
-        [--blocks=16] [--images_per_block=16] [--copies=4] [--augmults=1,2,4,8,16]
+        [--blocks=16] [--images_per_block=16] [--screened_images=0] [--copies=4]
+        [--augmults=1,2,4,8,16]
         [--minibatches=0] [--draw_only]
 
 The parameters are those of a checkpoint of the run in the work directory, or, with
@@ -26,7 +27,7 @@ from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training.checkpoints import CheckpointError
 from nfnets_augmult.variance import measuring, report
 
-_NUMBERS = ('blocks', 'images_per_block', 'copies', 'minibatches')
+_NUMBERS = ('blocks', 'images_per_block', 'screened_images', 'copies', 'minibatches')
 
 
 def main() -> None:
@@ -62,7 +63,13 @@ if __name__ == '__main__':
   )
   command_line.define_path('data_dir', '', 'Where the data are, if they were moved.')
   flags.DEFINE_integer('blocks', 16, 'Independent estimates, from which intervals are made.', 2)
-  flags.DEFINE_integer('images_per_block', 16, 'Different images in each of them.', 2)
+  flags.DEFINE_integer('images_per_block', 16, 'Images drawn for each of them.', 2)
+  flags.DEFINE_integer(
+    'screened_images',
+    0,
+    'Images they are drawn from, by their outputs; 0: all of up to 2,048, else 16 for each drawn.',
+    0,
+  )
   flags.DEFINE_integer('copies', 4, 'Augmented copies of each image.', 2)
   flags.DEFINE_list('augmults', '1,2,4,8,16', 'Values of n in tables and figures.')
   flags.DEFINE_integer('minibatches', 0, 'Mini-batches to measure for each n, as in Figure 9.', 0)

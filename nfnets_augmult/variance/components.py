@@ -53,8 +53,7 @@ def jackknife(
 ) -> Estimate:
   """Returns `statistic` of the means of `columns`, with an interval from leaving out each block.
 
-  For a linear statistic this is the Student interval of a mean. Blocks count as independent, which
-  makes the interval a little too wide where they use up much of a small data set.
+  For a linear statistic this is the Student interval of a mean.
 
   Args:
     statistic: smooth function of as many numbers as there are columns.
@@ -232,7 +231,12 @@ def format_table(rows: Sequence[BatchVariance]) -> str:
 
 
 def advice(
-  components: Components, *, unique_images: int, batch_size: int, augmult: int = 4
+  components: Components,
+  *,
+  unique_images: int,
+  batch_size: int,
+  screened_images: int,
+  augmult: int = 4,
 ) -> list[str]:
   """Returns sentences on what n does to the variance, and to the learning rate that goes with it.
 
@@ -240,28 +244,32 @@ def advice(
     components: of the total over parameters.
     unique_images: U of the growing batch.
     batch_size: B of the fixed batch, which is left out if `augmult` does not divide it.
+    screened_images: how many images each block was drawn from.
     augmult: the n of the examples, above 1.
   """
   if components.is_zero():
     return ['The gradients do not vary: there is no variance to split.']
-  sentences = []
   if components.few_images_dominate():
-    sentences.append(
-      'A few images make most of this variance, so the intervals are too narrow and the variance '
-      'is probably larger than it looks: raise --blocks.'
+    more = (
+      f'look at more images in each block, --screened_images={components.num_images} for all'
+      if screened_images < components.num_images
+      else 'raise --images_per_block, --copies and --blocks'
     )
+    return [
+      'A few images make most of this variance, and one block has most of them. Intervals would be '
+      f'too narrow, and the variance is probably larger than it looks, so no more is said: {more}.'
+    ]
   share = components.augmentation_share().shown()
   if share.high - share.low > _WIDEST_SHARE_INTERVAL:
     return [
-      *sentences,
       f"Augmentation makes {share.low:.0%} to {share.high:.0%} of the variance of one sample's "
       'gradient (95 % interval): these are too few images to say more. Raise --blocks.',
     ]
-  sentences.append(
+  sentences = [
     "Of the variance of one sample's gradient, augmentation makes "
     f'{share.value:.1%} (95 % interval {share.low:.1%} to {share.high:.1%}), and the choice of '
     'images the rest.'
-  )
+  ]
   ordinary = (unique_images, 1)
   removed = _removed(components.ratio((unique_images, augmult), ordinary))
   most = _removed(components.ratio((unique_images, _MANY_COPIES), ordinary))

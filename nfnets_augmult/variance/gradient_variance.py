@@ -23,20 +23,38 @@ Batch = dict[str, np.ndarray]
 
 
 class Running(NamedTuple):
-  """Count, mean and spread of the gradients so far, updated as in Welford 1962.
+  """Weight, mean and spread of the gradients so far, updated as in West 1979.
 
   That loses no digits where gradients differ little, and the spread of equal gradients is exactly
   zero.
 
   Attributes:
-    count: float32 scalar.
-    mean: tree like the parameters.
-    spread: float32 `[L]`, sum of squared distances to the mean, by layer.
+    weight: float32 scalar, the sum of the weights; the count, if these are 1.
+    mean: tree like the parameters, weighted.
+    spread: float32 `[L]`, weighted sum of squared distances to the mean, by layer.
   """
 
-  count: jax.Array
+  weight: jax.Array
   mean: Any
   spread: jax.Array
+
+
+class Block(NamedTuple):
+  """Images that were drawn out of `screened` images; see `block_variance` and `screening.py`.
+
+  Attributes:
+    image: uint8 `[d, m, H, W, C]`, the m copies of each of d images, m at least 2.
+    label: int32 `[d, m]`.
+    draws: int64 `[d]`, how often each was drawn; at least 2 in all.
+    weight: float64 `[d]`, one over `screened` times its probability in one draw.
+    screened: S, at least 2.
+  """
+
+  image: np.ndarray
+  label: np.ndarray
+  draws: np.ndarray
+  weight: np.ndarray
+  screened: int
 
 
 class BlockVariance(NamedTuple):
@@ -46,7 +64,7 @@ class BlockVariance(NamedTuple):
     image: float32 `[L]`, variance over images of the mean gradient over all augmentations of an
       image, with the divisor N - 1. The estimate may be negative where the variance is small.
     augmentation: float32 `[L]`, variance over the augmentations of an image, averaged over images.
-    mean: mean gradient of the block, a tree like the parameters.
+    mean: unbiased estimate of the gradient of all images, a tree like the parameters.
   """
 
   image: jax.Array
@@ -82,20 +100,21 @@ def start(params: Any) -> Running:
   return Running(jnp.zeros(()), mean, jnp.zeros(len(layer_names(params))))
 
 
-def include(running: Running, gradient: Any) -> Running:
-  """Returns the sums with one more gradient."""
-  count = running.count + 1
+def include(running: Running, gradient: Any, weight: float | jax.Array = 1.0) -> Running:
+  """Returns the sums with one more gradient, of a weight above 0."""
+  total = running.weight + weight
+  share = weight / total
   step = jax.tree.map(lambda g, mean: g - mean, gradient, running.mean)
-  mean = jax.tree.map(lambda mean, delta: mean + delta / count, running.mean, step)
-  return Running(count, mean, running.spread + square_norms(step) * (running.count / count))
+  mean = jax.tree.map(lambda mean, delta: mean + share * delta, running.mean, step)
+  return Running(total, mean, running.spread + square_norms(step) * (running.weight * share))
 
 
 _include = jax.jit(include)
 
 
 def variance(running: Running) -> jax.Array:
-  """Returns the unbiased variance of the gradients, float32 `[L]`; at least two are needed."""
-  return running.spread / (running.count - 1)
+  """Returns the unbiased variance of gradients of weight 1, float32 `[L]`; two are needed."""
+  return running.spread / (running.weight - 1)
 
 
 def make_gradient(
@@ -142,75 +161,77 @@ def copies_variance(
 def block_variance(
   copies_variance_fn: Callable[..., tuple[Any, jax.Array]],
   params: Any,
-  images: jax.Array,
-  labels: jax.Array,
+  block: Block,
   key: jax.Array,
 ) -> BlockVariance:
-  """Splits the variance of the gradient of one sample over k images with m copies each.
+  """Splits the variance of the gradient of one sample, from images that were drawn with weights.
 
   The law of total variance: over images and augmentations together it is `image + augmentation`.
-  With g the gradients, a one-way analysis of variance gives, by layer,
+  Of S images k are drawn, with replacement; an image that is drawn with probability p has the
+  weight w = 1 / (S p). With g the mean gradient of the m copies of an image, and v the unbiased
+  variance of these copies, by layer,
 
-      augmentation = mean over images of [sum over copies of |g - mean of the image|^2 / (m - 1)]
-      image        = sum over images of |mean of the image - mean|^2 / (k - 1)  -  augmentation / m
+      augmentation = sum over draws of [w v] / k
+      image        = sum over pairs of draws of [w w' |g - g'|^2 / 2] / (k (k - 1))  S / (S - 1)
+                     -  augmentation / m
 
-  where the last term corrects for the finite number of copies. Both are unbiased for images drawn
-  at random, with or without replacement. Dropout masks are drawn anew for each sample, so their
-  noise counts as augmentation.
+  where the last term corrects for the finite number of copies. Both are unbiased: in expectation
+  the first sum is the mean over the S images, and the second their variance with the divisor S - 1
+  (Hansen and Hurwitz 1943). Dropout masks are drawn anew for each sample, so their noise counts as
+  augmentation.
 
   Args:
     copies_variance_fn: `copies_variance` of a gradient, jitted. The loop over images is in Python,
       because convolutions inside compiled loops are several times slower on CPUs.
     params: where the gradient is taken.
-    images: uint8 `[k, m, H, W, C]`, k and m at least 2.
-    labels: int32 `[k, m]`.
+    block: the images.
     key: of the network's own randomness.
   """
-  num_images, copies = labels.shape
+  draws, copies = block.draws.sum(), block.label.shape[1]
   over_images, augmentation = start(params), 0.0
-  for image, label, key_per_image in zip(
-    images, labels, jax.random.split(key, num_images), strict=True
+  keys = jax.random.split(key, len(block.label))
+  for image, label, weight, key_per_image in zip(
+    block.image, block.label, block.draws * block.weight, keys, strict=True
   ):
     mean, over_copies = copies_variance_fn(params, image, label, key_per_image)
-    over_images = _include(over_images, mean)
-    augmentation += over_copies / num_images
-  image = variance(over_images) - augmentation / copies
-  return BlockVariance(image, augmentation, over_images.mean)
+    over_images = _include(over_images, mean, weight)
+    augmentation += weight * over_copies / draws
+  # The sum over pairs is the spread times the sum of the weights.
+  between = over_images.spread * over_images.weight / (draws * (draws - 1))
+  image = block.screened / (block.screened - 1) * between - augmentation / copies
+  scale = over_images.weight / draws
+  return BlockVariance(
+    image, augmentation, jax.tree.map(lambda leaf: scale * leaf, over_images.mean)
+  )
 
 
 def image_and_augmentation_variance(
-  gradient: Gradient, params: Any, blocks: Iterable[Batch], *, copies: int, key: jax.Array
+  gradient: Gradient, params: Any, blocks: Iterable[Block], *, key: jax.Array
 ) -> tuple[np.ndarray, np.ndarray, float]:
   """Returns the two parts of the variance for each of R blocks of images, and the gradient's norm.
 
-  Blocks are independent of each other, or nearly so without replacement from many images;
-  confidence intervals follow from how much they differ.
+  Blocks are independent of each other; confidence intervals follow from how much they differ.
 
   Args:
     gradient: see `make_gradient`.
     params: where the gradient is taken.
-    blocks: batches of equal size, image by image, each image with `copies` copies.
-    copies: m, at least 2.
+    blocks: at least 2.
     key: of the network's own randomness.
 
   Returns:
-    `image` and `augmentation`, float64 `[R, L]`, see `BlockVariance`; and the squared norm of the
-    mean gradient of all blocks, whose expectation exceeds that of the full gradient by the variance
-    of the mean.
+    `image` and `augmentation`, float64 `[R, L]`, see `BlockVariance`; and an unbiased estimate of
+    the squared norm of the gradient of all images, which may be negative.
   """
   copies_variance_fn = jax.jit(functools.partial(copies_variance, gradient))
   mean = start(params)
   image, augmentation = [], []
-  for number, batch in enumerate(blocks):
-    by_image = (
-      batch[name].reshape(-1, copies, *batch[name].shape[1:]) for name in ('image', 'label')
-    )
-    key_per_block = jax.random.fold_in(key, number)
-    block = block_variance(copies_variance_fn, params, *by_image, key_per_block)
-    mean = _include(mean, block.mean)
-    image.append(np.asarray(block.image, np.float64))
-    augmentation.append(np.asarray(block.augmentation, np.float64))
-  return np.stack(image), np.stack(augmentation), float(jnp.sum(square_norms(mean.mean)))
+  for number, block in enumerate(blocks):
+    found = block_variance(copies_variance_fn, params, block, jax.random.fold_in(key, number))
+    mean = _include(mean, found.mean)
+    image.append(np.asarray(found.image, np.float64))
+    augmentation.append(np.asarray(found.augmentation, np.float64))
+  squared = square_norms(mean.mean) - variance(mean) / len(image)
+  return np.stack(image), np.stack(augmentation), float(jnp.sum(squared))
 
 
 def minibatch_gradient_variance(

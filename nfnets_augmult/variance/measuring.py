@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -18,11 +19,16 @@ from nfnets_augmult.ops import addressed_random, checks
 from nfnets_augmult.runs import network
 from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training import records
-from nfnets_augmult.variance import gradient_variance, report
+from nfnets_augmult.variance import gradient_variance, report, screening
 
 # Blocks of mini-batches; the intervals follow from how much the variances of the blocks differ.
 _MINIBATCH_BLOCKS = 8
 _SECONDS_BETWEEN_REPORTS = 5.0
+# By default the outputs of all images are looked at in data sets up to this size; in larger ones
+# those of so many for each image whose gradient is taken.
+_ALL_IMAGES = 2048
+_SCREENED_PER_DRAW = 16
+_IMAGES_PER_BATCH = 64  # whose outputs are taken at once
 # Equal copies of an image, whose outputs differ if the network is random.
 _COPIES_TO_COMPARE = 32
 
@@ -33,6 +39,7 @@ def measure(
   checkpoint: str = 'latest',
   blocks: int = 16,
   images_per_block: int = 16,
+  screened_images: int = 0,
   copies: int = 4,
   augmults: Sequence[int] = (1, 2, 4, 8, 16),
   minibatches: int = 0,
@@ -43,7 +50,9 @@ def measure(
     run: its data set, augmentation, batch sizes, model and seed, and its checkpoints.
     checkpoint: `'latest'`, `'best'`, the number of a step, or `'initialization'`.
     blocks: R, number of independent estimates, at least 2.
-    images_per_block: different images in each block, at least 2.
+    images_per_block: k, how many images are drawn for each block, at least 2.
+    screened_images: S, images whose outputs are looked at for each block, from `images_per_block`
+      to all; see `screening`. 0: all of up to 2,048 images, else 16 for each that is drawn.
     copies: augmented copies of each image, at least 2.
     augmults: values of n.
     minibatches: how many mini-batches the variance is measured between for each n and scheme, at
@@ -66,11 +75,17 @@ def measure(
   if checkpoint != 'initialization' and run.recorded_data:
     run = run.with_images(source)
   num_images = source.num_images
-  if blocks * images_per_block > num_images:
+  if 2 * images_per_block > num_images:
     raise ValueError(
-      f'blocks={blocks} times images_per_block={images_per_block} are more than the '
-      f'{num_images} images of {source.description}; lower one of them'
+      f'images_per_block={images_per_block} must be at most half of the {num_images} images of '
+      f'{source.description}'
     )
+  screened = screened_images or (
+    num_images
+    if num_images <= _ALL_IMAGES
+    else min(_SCREENED_PER_DRAW * images_per_block, num_images)
+  )
+  checks.check_int('screened_images', screened, least=images_per_block, most=num_images)
   sizes = run.plan.multiplicity
   if minibatches:
     for n in augmults:  # a batch that cannot be drawn is an error before the first measurement
@@ -79,12 +94,19 @@ def measure(
   gradients = _Gradients(run, params)
   start = time.monotonic()
   seed = gradients.seed('gradient variance')
-  image, augmentation, squared_norm = gradient_variance.image_and_augmentation_variance(
-    gradients.gradient,
-    gradients.params,
-    gradients.batches(seed, unique_images=images_per_block, augmult=copies, count=blocks),
+  unique_images = min(_IMAGES_PER_BATCH, num_images // 2)
+  count = math.ceil(blocks * screened / unique_images)
+  drawn = screening.blocks(
+    gradients.score(seed),
+    gradients.batches(seed, unique_images=unique_images, augmult=copies, count=count),
+    count=blocks,
+    screened=screened,
+    draws=images_per_block,
     copies=copies,
-    key=jax.random.PRNGKey(seed),
+    seed=seed,
+  )
+  image, augmentation, squared_norm = gradient_variance.image_and_augmentation_variance(
+    gradients.gradient, gradients.params, drawn, key=jax.random.PRNGKey(seed)
   )
   raw = {
     'config': configs.flatten(run.config),
@@ -95,13 +117,14 @@ def measure(
     'batch_size': sizes.batch_size,
     'augmults': list(augmults),
     'images_per_block': images_per_block,
+    'screened_images': screened,
     'copies': copies,
     'network_draws': gradients.network_draws(),
     'layers': gradient_variance.layer_names(gradients.params),
     'layer_sizes': gradient_variance.layer_sizes(gradients.params).tolist(),
     'image': image.tolist(),
     'augmentation': augmentation.tolist(),
-    'squared_norm_of_mean_gradient': squared_norm,
+    'squared_gradient_norm': squared_norm,
     'minibatches': [],
     'versions': records.versions(),
   }
@@ -160,6 +183,16 @@ class _Gradients:
       self.run.network.classifier,
       label_smoothing=self.run.settings.label_smoothing,
       dropout_masks=self.run.settings.dropout_masks,
+    )
+
+  def score(self, seed: int) -> Callable[[dict[str, np.ndarray], int], np.ndarray]:
+    """The function that screens a batch, given with its number."""
+    score = screening.make_score(
+      self.run.network.classifier, label_smoothing=self.run.settings.label_smoothing
+    )
+    key = jax.random.PRNGKey(addressed_random.key_for(seed, 'network of the outputs')[0][0])
+    return lambda batch, number: score(
+      self.params, batch['image'], batch['label'], jax.random.fold_in(key, number)
     )
 
   def seed(self, purpose: str) -> int:

@@ -27,7 +27,7 @@ def summarize(raw: Raw) -> dict[str, Any]:
   total = components_of(raw, 'total')
   return {
     'augmentation_share': list(total.augmentation_share()),
-    'squared_gradient_norm': squared_gradient_norm(raw, total),
+    'squared_gradient_norm': raw['squared_gradient_norm'],
     'table': {name: components.to_json(table(raw, name)) for name in components.AGGREGATES},
     'advice': advice(raw),
   }
@@ -83,6 +83,7 @@ def advice(raw: Raw) -> list[str]:
   """Returns the sentences of `components.advice`."""
   return components.advice(
     components_of(raw, 'total'),
+    screened_images=raw['screened_images'],
     unique_images=raw['unique_images_per_batch'],
     batch_size=raw['batch_size'],
     augmult=next((n for n in sorted(raw['augmults']) if n >= 4), 4),
@@ -104,33 +105,23 @@ def measured(raw: Raw, aggregate: str) -> list[figures.Measured]:
   ]
 
 
-def squared_gradient_norm(raw: Raw, total: components.Components) -> float:
-  """Returns an unbiased estimate of the squared norm of the full gradient.
-
-  It is the squared norm of the mean gradient minus the variance of that mean.
-  """
-  images = len(raw['image']) * raw['images_per_block']
-  variance = total.minibatch(unique_images=images, augmult=raw['copies']).value
-  return raw['squared_norm_of_mean_gradient'] - variance
-
-
 def print_report(raw: Raw) -> None:
   """Prints the estimates, the table over n and the advice."""
   total = components_of(raw, 'total')
-  squared_norm = squared_gradient_norm(raw, total)
+  squared_norm = raw['squared_gradient_norm']
   norm_text = f'{squared_norm:.4g}' if squared_norm > 0 else 'not to be told from 0'
   one_sample = total.estimate(lambda image, augmentation: image + augmentation).shown()
-  images = len(raw['image']) * raw['images_per_block']
   print(
     f'{raw["config"]["model.name"]} on {raw["config"]["dataset.name"]}, step {raw["step"]:,}; '
-    f'{images:,} of {raw["num_images"]:,} training images with {raw["copies"]} copies each'
+    f'{len(raw["image"])} blocks of {raw["images_per_block"]} images with {raw["copies"]} copies '
+    f'each, drawn from {raw["screened_images"]:,} of {raw["num_images"]:,} training images'
   )
   print(
     f"Variance of one sample's gradient, total over parameters: {one_sample.value:.4g} "
     f'({one_sample.low:.4g} to {one_sample.high:.4g}); squared norm of the gradient: '
     f'{norm_text}'
   )
-  if not total.is_zero():
+  if not total.is_zero() and not total.few_images_dominate():
     print(components.format_table(table(raw, 'total')))
   for sentence in advice(raw):
     print(f'* {sentence}')
@@ -163,4 +154,10 @@ def read_raw(workdir: str) -> Raw:
     raise ValueError(f'--draw_only: there is no variance.json in {workdir}')
   if 'raw' not in found:
     raise ValueError(f'--draw_only: variance.json in {workdir} has no measurements in it')
-  return found['raw']
+  # Earlier versions took the gradients of all images that they looked at.
+  raw = {
+    'screened_images': found['raw'].get('images_per_block'),
+    'squared_gradient_norm': found.get('results', {}).get('squared_gradient_norm'),
+    **found['raw'],
+  }
+  return raw

@@ -56,7 +56,7 @@ def test_batches_that_the_data_set_is_too_small_for_are_left_out():
   assert [(r.scheme, r.unique_images) for r in rows[4:]] == [('fixed', 8), ('fixed', 4)]
   assert {r.ratio for r in rows[4:]} == {None}
   assert len(format_table(rows).splitlines()) == 7
-  text = ' '.join(advice(components, **sizes))
+  text = ' '.join(advice(components, screened_images=20, **sizes))
   assert 'Growing batch of 4' in text and 'Fixed batch' not in text
   assert 'times as many images' not in text  # 16 of 20
   rows = table(components, [1, 2], unique_images=4, batch_size=20)
@@ -68,7 +68,7 @@ def test_impossible_values_are_not_shown():
   components = Components(np.array([-1.0, -1.5]), np.array([10.0, 11.0]), num_images=1000)
   assert components.augmentation_share().value > 1
   sizes = {'unique_images': 16, 'batch_size': 64}
-  text = ' '.join(advice(components, **sizes))
+  text = ' '.join(advice(components, screened_images=20, **sizes))
   assert 'augmentation makes 100.0% (95 % interval' in text
   assert 'multiplies the variance by 1.00' in text
   rows = table(components, [1, 64], **sizes)
@@ -83,17 +83,20 @@ def test_what_cannot_be_said_is_not_said():
   """No variance at all, an interval that has everything in it, and a block that has most."""
   sizes = {'unique_images': 16, 'batch_size': 64}
   none = Components(np.zeros(4), np.zeros(4), num_images=1000)
-  (sentence,) = advice(none, **sizes)
+  (sentence,) = advice(none, screened_images=64, **sizes)
   assert 'do not vary' in sentence
   few = Components(np.array([1.0, 30.0]), np.array([20.0, 1.0]), num_images=1000)
-  (sentence,) = advice(few, **sizes)
+  (sentence,) = advice(few, screened_images=64, **sizes)
   assert 'makes 0% to 100%' in sentence and '--blocks' in sentence
   heavy = np.ones(16)
   assert not Components(heavy, heavy, 1000).few_images_dominate()
   heavy[3] = 8.0
   components = Components(heavy, 2 * heavy, 1000)
   assert components.few_images_dominate()
-  assert 'A few images make most' in advice(components, **sizes)[0]
+  for screened, remedy in ((64, '--screened_images=1000 for all'), (1000, 'raise --images_per')):
+    (sentence,) = advice(components, screened_images=screened, **sizes)
+    assert sentence.startswith('A few images make most') and remedy in sentence
+    assert '%' not in sentence
 
 
 def test_all_images_leave_only_augmentation():
@@ -104,7 +107,7 @@ def test_all_images_leave_only_augmentation():
 
 def test_the_sentences_have_the_numbers():
   """Share s = 25 % (17.1 to 32.9); n = 4 removes 3/4 s; fixed batch 130 / 40 = 3.25."""
-  text = ' '.join(advice(COMPONENTS, unique_images=64, batch_size=64))
+  text = ' '.join(advice(COMPONENTS, unique_images=64, batch_size=64, screened_images=64))
   for number in (
     'makes 25.0%',
     'n = 4 removes 18.8% (12.8% to 24.7%)',

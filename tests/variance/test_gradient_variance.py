@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nfnets_augmult.variance import gradient_variance
+from nfnets_augmult.variance import gradient_variance, screening
 from nfnets_augmult.variance.components import Components, jackknife
 
 N, D, S = 60, 3, 0.7
@@ -21,7 +21,7 @@ X = _GENERATOR.normal(size=(N, D))
 Y = X @ [1.0, -1.0, 0.5] + 0.5 * _GENERATOR.normal(size=N)
 W, B = np.array([0.6, -0.2, 0.9]), 0.3
 PARAMS = {'offset': {'b': jnp.asarray(B)}, 'weights': {'w': jnp.asarray(W, jnp.float32)}}
-REPEATS, BLOCKS, IMAGES, COPIES = 400, 8, 4, 3
+REPEATS, BLOCKS, DRAWS, COPIES = 400, 8, 4, 3
 
 
 def _gradient(params, z, y, key):
@@ -33,9 +33,9 @@ def _gradient(params, z, y, key):
   return jax.grad(loss)(params)
 
 
-def _truth():
+def _truth(y=Y):
   """Image and augmentation part, [2] each: offset, weights."""
-  a = X @ W + B - Y
+  a = X @ W + B - y
   mean = np.concatenate([a[:, None], a[:, None] * X + S**2 * W], axis=1)
   image = mean.var(axis=0, ddof=1)
   # E|(a + e w)(x + e)|^2, term by term, with E[(e w)^2 |e|^2] = S^4 |w|^2 (D + 2).
@@ -45,25 +45,78 @@ def _truth():
   return np.array([image[0], image[1:].sum()]), np.array(augmentation)
 
 
-def _samples(generator, index, copies):
+def _samples(generator, index, copies, y=Y):
   z = X[index][..., None, :] + S * generator.normal(size=(*index.shape, copies, D))
-  y = np.broadcast_to(Y[index][..., None], z.shape[:-1])
-  return z.astype(np.float32), y.astype(np.float32)
+  labels = np.broadcast_to(y[index][..., None], z.shape[:-1])
+  return z.astype(np.float32), labels.astype(np.float32)
+
+
+def _square_residual(batch, number):
+  """The squared gradient for the output of each sample, as `screening.make_score` has it."""
+  del number
+  return (batch['image'] @ W + B - batch['label']) ** 2
+
+
+def _estimates(score, screened, y=Y):
+  """Image and augmentation part, [REPEATS, BLOCKS, 2] each."""
+  generator = np.random.default_rng(1)
+
+  def batches():
+    while True:
+      for index in generator.permutation(N).reshape(4, -1):
+        z, labels = _samples(generator, index, COPIES, y)
+        yield {'image': z.reshape(-1, D), 'label': labels.reshape(-1)}
+
+  drawn = list(
+    screening.blocks(
+      score,
+      batches(),
+      count=REPEATS * BLOCKS,
+      screened=screened,
+      draws=DRAWS,
+      copies=COPIES,
+      seed=7,
+    )
+  )
+  # One entry for each draw, so that all have the same shape.
+  each = [
+    screening.Block(
+      *(np.repeat(column, block.draws, axis=0) for column in (block.image, block.label)),
+      np.ones(DRAWS),
+      np.repeat(block.weight, block.draws),
+      screened,
+    )
+    for block in drawn
+  ]
+  stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
+  of_copies = functools.partial(gradient_variance.copies_variance, _gradient)
+
+  of_block = functools.partial(gradient_variance.block_variance, of_copies, PARAMS)
+  found = jax.jit(jax.vmap(of_block))(stacked, jax.random.split(jax.random.PRNGKey(0), len(each)))
+  return tuple(np.asarray(x).reshape(REPEATS, BLOCKS, 2) for x in (found.image, found.augmentation))
+
+
+def _coverage(estimates, y=Y):
+  """The share of repeats whose 95 % interval has the truth, by statistic."""
+  truth = [part.sum() for part in _truth(y)]
+  statistics = {
+    'image': lambda image, augmentation: image,
+    'augmentation': lambda image, augmentation: augmentation,
+    'share': lambda image, augmentation: augmentation / (image + augmentation),
+    'mini-batch': lambda image, augmentation: image / 8 + augmentation / 32,
+  }
+  covered = dict.fromkeys(statistics, 0)
+  for image, augmentation in zip(*estimates, strict=True):
+    for name, statistic in statistics.items():
+      interval = jackknife(statistic, image.sum(axis=1), augmentation.sum(axis=1))
+      covered[name] += interval.low <= statistic(*truth) <= interval.high
+  return {name: count / REPEATS for name, count in covered.items()}
 
 
 @pytest.fixture(scope='module')
 def estimates():
-  """Image and augmentation part, [REPEATS, BLOCKS, 2] each, without replacement in a repeat."""
-  generator = np.random.default_rng(1)
-  index = np.stack([generator.permutation(N)[: BLOCKS * IMAGES] for _ in range(REPEATS)])
-  z, y = _samples(generator, index.reshape(REPEATS * BLOCKS, IMAGES), COPIES)
-  of_copies = functools.partial(gradient_variance.copies_variance, _gradient)
-  of_block = functools.partial(gradient_variance.block_variance, of_copies, PARAMS)
-  keys = jax.random.split(jax.random.PRNGKey(0), len(z))
-  blocks = jax.jit(jax.vmap(of_block))(z, y, keys)
-  return tuple(
-    np.asarray(x).reshape(REPEATS, BLOCKS, 2) for x in (blocks.image, blocks.augmentation)
-  )
+  """Of blocks that screen half of the images each."""
+  return _estimates(_square_residual, N // 2)
 
 
 def test_both_parts_are_unbiased(estimates):
@@ -78,19 +131,20 @@ def test_both_parts_are_unbiased(estimates):
 
 def test_intervals_cover_the_truth(estimates):
   """Near 95 % of the repeats, for the parts, the share and a mini-batch."""
-  truth = [part.sum() for part in _truth()]
-  statistics = {
-    'image': lambda image, augmentation: image,
-    'augmentation': lambda image, augmentation: augmentation,
-    'share': lambda image, augmentation: augmentation / (image + augmentation),
-    'mini-batch': lambda image, augmentation: image / 8 + augmentation / 32,
-  }
-  for name, statistic in statistics.items():
-    covered = 0
-    for image, augmentation in zip(*estimates, strict=True):
-      interval = jackknife(statistic, image.sum(axis=1), augmentation.sum(axis=1))
-      covered += interval.low <= statistic(*truth) <= interval.high
-    assert 0.88 < covered / REPEATS < 0.995, (name, covered / REPEATS)
+  for name, covered in _coverage(estimates).items():
+    assert 0.88 < covered < 0.995, (name, covered)
+
+
+def test_few_images_that_dominate():
+  """Two of 60 images have nearly all of the variance: uniform samples miss them, others do not."""
+  y = Y + np.where(np.arange(N) < 2, 30.0, 0.0)
+  a = X @ W + B - y
+  assert (a[:2] ** 2).sum() > 0.9 * (a**2).sum()
+  uniform = _coverage(_estimates(lambda batch, number: np.ones(len(batch['label'])), N, y), y)
+  by_output = _coverage(_estimates(_square_residual, N, y), y)
+  for name in ('image', 'mini-batch'):
+    assert uniform[name] < 0.8
+    assert 0.88 < by_output[name] < 0.995, (name, by_output)
 
 
 @pytest.mark.parametrize(('unique_images', 'augmult'), [(4, 1), (4, 4), (20, 2)])

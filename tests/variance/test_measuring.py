@@ -37,6 +37,7 @@ def raw():
     checkpoint='initialization',
     blocks=4,
     images_per_block=12,
+    screened_images=120,
     copies=2,
     augmults=(1, 4),
     minibatches=16,
@@ -67,7 +68,13 @@ def test_the_papers_finding(raw):
 def test_without_augmentation_its_part_is_zero():
   """Equal copies have equal gradients; with dropout the masks differ, and that counts."""
   config = _config(pad=0)
-  arguments = {'checkpoint': 'initialization', 'blocks': 2, 'images_per_block': 4, 'copies': 2}
+  arguments = {
+    'checkpoint': 'initialization',
+    'blocks': 2,
+    'images_per_block': 4,
+    'screened_images': 16,
+    'copies': 2,
+  }
   plain = measuring.measure(Run(config), **arguments)
   total = report.components_of(plain, 'total')
   assert total.augmentation_share().value < 1e-9
@@ -127,7 +134,8 @@ def test_of_a_run_with_its_own_config_and_drawn_again(tmp_path):
   records.write_json(str(tmp_path / 'config.json'), configs.flatten(config))
   command = [
     *(sys.executable, '-m', 'nfnets_augmult.variance', f'--workdir={tmp_path}'),
-    *('--blocks=2', '--images_per_block=2', '--copies=2', '--augmults=1,2,4'),
+    *('--blocks=2', '--images_per_block=2', '--screened_images=64', '--copies=2'),
+    '--augmults=1,2,4',
   ]
   printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
   assert 'step 2;' in printed
@@ -153,7 +161,9 @@ def test_an_override_without_a_config_file_says_what_it_needs(tmp_path):
   ('numbers', 'word'),
   [
     ({'copies': 1}, '^copies=1'),
-    ({'blocks': 100}, '1437 images'),
+    ({'images_per_block': 800}, r'^images_per_block=800 .* 1437 images'),
+    ({'screened_images': 8}, '^screened_images=8 '),
+    ({'screened_images': 1438}, '^screened_images=1438 '),
     ({'minibatches': 4}, '^minibatches=4'),
     ({'augmults': (0,)}, '^augmults=0'),
     ({'augmults': (1, 10**7), 'minibatches': 64}, '^augmults=10000000'),
