@@ -176,6 +176,7 @@ def text(assessment: dict[str, Any], folder: str) -> str:
   found = assessment['calibration']
   error, scaled = found['expected_calibration_error'], found['scaled']
   calibration = 'without numbers' if error is None else f'{100 * error:.2f} %'
+  calibration += f' ({assessment["images"]:,} images)'
   if scaled:
     calibration += (
       f', {100 * scaled["expected_calibration_error"]:.2f} % after scaling by temperature '
