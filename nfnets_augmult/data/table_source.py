@@ -353,19 +353,20 @@ def _class_order(images: Sequence[_Image]) -> Callable[[str], Any]:
 def _notes_on_names(
   class_names: Sequence[str], training: Sequence[_Image], tests: Sequence[_Image]
 ) -> tuple[str, ...]:
-  """Lines on classes whose names look alike, and on groups that are in two splits."""
+  """Lines on classes and groups whose names look alike, and on groups that are in two splits."""
   notes = []
-  by_look = collections.defaultdict(list)
-  for name in class_names:
-    by_look[' '.join(unicodedata.normalize('NFKC', name).casefold().split())].append(name)
-  for names in by_look.values():
-    if len(names) > 1:
-      alike = ', '.join(map(ascii, names))
-      notes.append(
-        f'classes that differ by upper and lower case, blanks or ways to write an accent alone: '
-        f'{alike}'
-      )
   groups = [{image.group for image in some if image.group} for some in (training, tests)]
+  for what, names in (('classes', class_names), ('groups', sorted(groups[0] | groups[1]))):
+    by_look = collections.defaultdict(list)
+    for name in names:
+      by_look[' '.join(unicodedata.normalize('NFKC', name).casefold().split())].append(name)
+    alike = [some for some in by_look.values() if len(some) > 1]
+    if alike:
+      listed = shorten([', '.join(f"'{printable(name)}'" for name in some) for some in alike])
+      notes.append(
+        f'{what} that differ by upper and lower case, blanks or ways to write an accent alone: '
+        f'{listed}'
+      )
   if shared := sorted(groups[0] & groups[1]):
     listed = shorten([display_name(group) for group in shared])
     notes.append(f'groups that are in training, too: {len(shared):,} ({listed})')

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from nfnets_augmult.data import holding_out, identity, loading
+from nfnets_augmult.data.sources import printable
 from nfnets_augmult.data.table_source import TableOptions
 from tests import real_images
 
@@ -304,7 +305,10 @@ def test_classes_that_look_alike_are_noted(tmp_path, names):
     tmp_path, f'path,label\na.png,{names[0]}\nb.png,{names[1]}\nc.png,x\n', encoding='utf-8'
   )
   (note,) = (note for note in _load(table).notes if 'alone: ' in note)
-  assert set(map(ascii, names)) == set(note.partition('alone: ')[2].split(', '))
+  assert {f"'{printable(name)}'" for name in names} == set(note.partition('alone: ')[2].split(', '))
+  table = _write(tmp_path, f'path,label,group\na.png,x,{names[0]}\nb.png,y,{names[1]}\nc.png,x,\n')
+  notes = [note.partition(' that differ')[0] for note in _load(table, 'test').notes]
+  assert 'groups' in notes and 'classes' not in notes
 
 
 @pytest.mark.parametrize('split', ['train', 'test', 'none'])
