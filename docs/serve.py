@@ -10,12 +10,15 @@ import http.server
 import io
 import json
 import sys
+import threading
 
 import jax.export
 import numpy as np
 from PIL import Image, ImageOps
 
 MOST_BYTES = 20 * 2**20  # of a request
+MOST_SIDE = 2**14  # pixels; the weights that scale an image take memory in proportion
+at_once = threading.Semaphore(2)  # images; one of `max_pixels` takes about 1 GB
 
 file = np.load(sys.argv[1])  # arrays alone: NumPy refuses pickles
 said = json.loads(str(file['__metadata__']))
@@ -41,7 +44,7 @@ def prepare(encoded: bytes) -> np.ndarray:
   """What the network gets of a file, uint8 `[H, W, C]`."""
   image = Image.open(io.BytesIO(encoded), formats=['JPEG', 'PNG', 'WEBP'])
   options, crop, shape = how['options'], how['crop'], how['image_shape']
-  if image.width * image.height > options['rules']['max_pixels']:
+  if image.width * image.height > options['rules']['max_pixels'] or max(image.size) > MOST_SIDE:
     raise ValueError('the image has too many pixels')
   is_inner, size, padding = crop['kind'] == 'crop_then_resize', shape[0], crop['padding']
   scaled = size if is_inner else size + padding
@@ -85,16 +88,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
   def do_POST(self) -> None:
     """Keeps no more than `MOST_BYTES` in memory."""
     length = self.headers.get('Content-Length', '')
-    if not length.isdecimal():
-      self.send_error(411)
+    if not length.isdecimal() or len(length) > 18:
+      self.send_error(411 if length == '' else 400)
       return
-    if int(length) > MOST_BYTES:
-      for start in range(0, int(length), 2**16):  # a client reads the answer after it has sent all
-        self.rfile.read(min(2**16, int(length) - start))
+    left = int(length)
+    if left > MOST_BYTES:
+      left = min(left, 10 * MOST_BYTES)
+      while left and (part := self.rfile.read(min(2**16, left))):  # clients read after sending all
+        left -= len(part)
       self.send_error(413)
       return
+    encoded = self.rfile.read(left)
     try:
-      found = predict(prepare(self.rfile.read(int(length))))
+      with at_once:
+        found = predict(prepare(encoded))
     except Exception as error:  # Pillow raises all kinds of errors
       self.send_error(400, 'no image that can be read', str(error))
       return

@@ -35,8 +35,7 @@ def main() -> None:
       report_dir=report_dir,
       parameters=args.parameters,
     )
-    if report_dir and not args.report_dir:
-      run_page.write_run_page(args.workdir)
+    page = run_page.write_run_page(args.workdir) if report_dir and not args.report_dir else ''
   except (ValueError, CheckpointError) as error:
     command_line.fail(str(error))
   except OSError as error:
@@ -53,6 +52,8 @@ def main() -> None:
     )
   if assessment:
     print(assessing.text(assessment, report_dir))
+  if page:
+    print(f'  page: {page}')
   if args.output:
     try:
       records.write_json(args.output, results)

@@ -9,6 +9,7 @@ config and pictures. The same command again resumes the run, or reports that it 
 """
 
 import contextlib
+import os
 import shlex
 import sys
 from typing import Any
@@ -21,6 +22,7 @@ import ml_collections
 from absl import flags, logging
 
 from nfnets_augmult.data.sources import BadDataError
+from nfnets_augmult.ops import files
 from nfnets_augmult.runs import assessing, run_page, summary, training, workdirs
 from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training import hosts, records
@@ -49,9 +51,18 @@ def _lock(workdir: str, locks: contextlib.ExitStack) -> None:
 def _assess(
   run: Run, result: dict[str, Any], params: Any = None, stop: Any = lambda: False
 ) -> None:
-  """Prints the assessment of a finished run, which is made, and shown on its page, if not there.
+  """Prints the assessment of a finished run, which is made if it is not there, and draws its page.
 
   What goes wrong is a warning: the result does not depend on it.
+
+  Args:
+    run: that is finished.
+    result: of it.
+    params: its averaged parameters, if it was trained just now.
+    stop: whether to stop, asked between batches.
+
+  Raises:
+    StopRequested: `stop` was true.
   """
   command = shlex.join(
     ['python', '-m', 'nfnets_augmult.evaluate', f'--workdir={run.workdir}', '--report']
@@ -59,21 +70,35 @@ def _assess(
   if jax.process_count() > 1:
     if jax.process_index() == 0:
       logging.info('confusions and calibration are for one machine to find: %s', command)
+      _show_page(run.workdir, is_new=params is not None)
     return
 
   def check_stop() -> None:
     if stop():
       raise StopRequested
 
+  is_new = params is not None
   try:
     earlier = assessing.read(run.workdir)
     found = assessing.of_finished_run(run, params, step=result['step'], check_stop=check_stop)
-    if found != earlier:
-      run_page.write_run_page(run.workdir)
+    is_new |= found != earlier
+    print(assessing.text(found, assessing.folder_of(run.workdir)))
   except (ValueError, CheckpointError, OSError) as error:
     logging.warning('confusions and calibration are missing: %s. To try again: %s', error, command)
-  else:
-    print(assessing.text(found, assessing.folder_of(run.workdir)))
+  finally:
+    _show_page(run.workdir, is_new=is_new)
+
+
+def _show_page(workdir: str, *, is_new: bool) -> None:
+  """Prints where the page of a run is, which is drawn if there is something new to show."""
+  path = os.path.join(workdir, run_page.NAME)
+  try:
+    if is_new:
+      run_page.write_run_page(workdir)
+    if files.exists(path):
+      print(f'  page: {path}')
+  except (ValueError, OSError) as error:
+    logging.warning('%s is not drawn: %s', path, error)
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -111,7 +136,7 @@ def main() -> None:
     with contextlib.ExitStack() as locks:
       hosts.from_first_host(lambda: _lock(workdir, locks))
       state, (result,) = training.train(
-        [run], command=command_line.given_command(), has_page=True, stop_requested=stop
+        [run], command=command_line.given_command(), page_after_error=True, stop_requested=stop
       )
       if result:
         print(summary.result_text(result, workdir, 'Finished'), flush=True)

@@ -4,6 +4,7 @@ import http.client
 import io
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -90,8 +91,26 @@ def test_it_answers_as_predict_does(url, params, tmp_path):
       assert found[key] == pytest.approx(probability, abs=tolerance), name
 
 
+def _answer(url, head, body=b''):
+  """The status of the answer to a request that ends early; 0 if there is none."""
+  host, port = url.removeprefix('http://').rstrip('/').split(':')
+  with socket.create_connection((host, int(port)), timeout=20) as connection:
+    connection.sendall(head + b'\r\n\r\n' + body)
+    connection.shutdown(socket.SHUT_WR)
+    words = connection.makefile('rb').readline().split()
+  return int(words[1]) if words else 0
+
+
 def test_it_refuses_politely_and_goes_on(url):
-  for content, status in ((b'no image', 400), (b'', 400), (bytes(21 * 2**20), 413)):
+  long = _encoded(np.zeros((1, 2**14 + 1), np.uint8), format='PNG')
+  cut = _encoded(np.zeros((30, 30, 3), np.uint8), format='PNG')[:60]
+  for content, status in (
+    (b'no image', 400),
+    (b'', 400),
+    (long, 400),
+    (cut, 400),
+    (bytes(21 * 2**20), 413),
+  ):
     with pytest.raises(urllib.error.HTTPError) as caught:
       _post(url, content)
     assert caught.value.code == status
@@ -102,4 +121,7 @@ def test_it_refuses_politely_and_goes_on(url):
   connection.endheaders()
   assert connection.getresponse().status == 411
   connection.close()
+  for length, status in (('-5', 400), ('9' * 5000, 400), ('9' * 17, 413), ('500', 400)):
+    assert _answer(url, f'POST / HTTP/1.1\r\nContent-Length: {length}'.encode(), b'abc') == status
+  assert _answer(url, b'GET / HTTP/1.1') == 501
   assert len(_post(url, _encoded(np.zeros((30, 30, 3), np.uint8), format='PNG'))) == 2

@@ -57,8 +57,14 @@ def draw_confusion(assessment: Mapping[str, Any]) -> Figure:
   what = f'{100 * assessment["accuracy"]:.2f} % of {assessment["images"]:,} images are right'
   if len(place) < len(classes):
     what += f'\nthe {len(place)} of {len(classes):,} classes that are confused most often'
-  _make_plain(axes.set_title(f'{printable(assessment["split"])}\n{what}'), size=10)
+  _make_plain(axes.set_title(f'{subject(assessment)}\n{what}'), size=10)
   return figure
+
+
+def subject(assessment: Mapping[str, Any]) -> str:
+  """Returns what an assessment is of, for the title of a picture."""
+  split, parameters = printable(assessment['split']), assessment['parameters']
+  return f'{split}, {parameters} parameters of step {assessment["step"]:,}'
 
 
 def _most_confused(assessment: Mapping[str, Any]) -> list[int]:
@@ -104,6 +110,7 @@ def draw_reliability(assessment: Mapping[str, Any]) -> Figure:
     shown = 'none' if error is None else f'{100 * error:.2f} %'
     diagram.set_title(f'{title}\nexpected calibration error {shown}', size=10)
     histogram.set_xlabel('probability of the predicted class')
+  _make_plain(figure.suptitle(subject(assessment)), size=10)
   grid[0, 0].set_ylabel('share of right predictions')
   grid[1, 0].set_ylabel('images')
   if found['bins']:

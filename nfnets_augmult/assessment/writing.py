@@ -61,12 +61,15 @@ def write(
       files.write_whole(
         os.path.join(folder, name), lambda file, f=figure: f.savefig(file, format='png', dpi=120)
       )
-  what = f'of {assessment["images"]:,} images of {printable(assessment["split"])}'
+  what = f'of {assessment["images"]:,} images'
   for kind, title, shown in (
     ('worst', f'the {{}} {what} whose true class is the least probable', outputs.worst),
     ('least_sure', f'the {{}} {what} whose prediction is the least probable', outputs.least_sure),
   ):
-    title = f'{title.format(len(shown))}: true class → predicted class, and their probabilities'
+    title = (
+      f'{figures.subject(assessment)}: {title.format(len(shown))}; true class → predicted class, '
+      'and their probabilities'
+    )
     sheet = _sheet(title, shown, assessment[kind], outputs.label == outputs.predicted)
     files.write_whole(
       os.path.join(folder, f'{kind}.png'), lambda file, s=sheet: s.save(file, format='png')

@@ -40,7 +40,7 @@ _NO_TABLES = {
 }
 
 # What stands for no value, in lower case.
-_NO_LABELS = ('', 'nan', '<na>', '#n/a')
+_NO_VALUES = ('', 'nan', '<na>', '#n/a')
 
 
 class Row(NamedTuple):
@@ -101,8 +101,10 @@ def read_table(file: str, columns: Mapping[str, str]) -> Table:
         f'{len(header)} columns; a value that holds a separator must be "in quotation marks"'
       )
     values = {purpose: fields[place].strip() for purpose, place in found.items()}
-    label = '' if values['label'].lower() in _NO_LABELS else values['label']
-    split, group = (values.get(purpose, '') for purpose in ('split', 'group'))
+    label, split, group = (
+      '' if values.get(purpose, '').lower() in _NO_VALUES else values[purpose]
+      for purpose in ('label', 'split', 'group')
+    )
     rows.append(Row(line, values['path'], label, split, group))
   if not rows:
     raise ValueError(f'{printable(file)} has no rows besides the names of its columns')
@@ -124,7 +126,7 @@ def _read_text(file: str) -> str:
   try:
     text = content.decode('utf-8-sig')
   except UnicodeDecodeError as error:
-    line = content.count(b'\n', 0, error.start) + 1
+    line = len(content[: error.start + 1].splitlines())
     raise ValueError(
       f'{name} is not in UTF-8: line {line:,} has the byte {content[error.start]:#04x}. Save it as '
       '"CSV UTF-8", or, if it was written by a spreadsheet in western Europe, convert it with '
@@ -138,8 +140,9 @@ def _read_text(file: str) -> str:
 def _records(file: str, text: str) -> Iterator[tuple[int, list[str]]]:
   """Yields the line on which each record begins, and its fields; empty ones are left out."""
   lines = io.StringIO(text, newline='')
-  stated = re.match(r'sep=(.)\r?\n', text)  # as spreadsheets write it
-  delimiter = stated[1] if stated else _delimiter(file, text.strip('\r\n').partition('\n')[0])
+  stated = re.match(r'sep=(.)[\r\n]', text)  # as spreadsheets write it
+  first_line = re.search(r'[^\r\n]*', text.lstrip('\r\n'))[0]
+  delimiter = stated[1] if stated else _delimiter(file, first_line)
   skipped = len(list(itertools.islice(lines, 1 if stated else 0)))
   reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
   line = skipped + 1

@@ -2,10 +2,12 @@
 
 import collections
 import dataclasses
+import decimal
 import functools
 import os
 import posixpath
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -111,6 +113,8 @@ def table_source(
   if tables[0].split or 'split' in columns:
     names = _split_names([image.split for image in images], split, train_split, data_dir)
     chosen, training = ([i for i in images if i.split == name] for name in names)
+    if split != train_split:
+      notes += _note_on_unused([image.split for image in images if image.split not in names])
   else:
     training, tests = _divide(images, split, data_dir, options.test_fraction)
     chosen = tests if split == 'test' else training
@@ -129,6 +133,8 @@ def table_source(
     )
   notes += _notes_on_names(class_names, training, chosen if split != train_split else ())
   chosen, paths, more = _find_files(root, sorted(chosen), skip=on_bad_image == 'skip')
+  others = [image for image in training if split != train_split]
+  _check_listed_once(root, [*others, *chosen], [*_locate(root, others)[0], *paths])
   kinds = image_files.formats(root, paths)
   pairs = zip(paths, kinds, strict=True)
   bad = [path for path, kind in pairs if kind not in image_formats.READ_FORMATS]
@@ -226,7 +232,24 @@ def _split_names(
     )
     raise ValueError(f'{key}={split!r}: {printable(data_dir)} has {what}; it has {has}')
   training = fitting(train_split)
-  return found[0], training[0] if len(training) == 1 else found[0]
+  result = found[0], training[0] if len(training) == 1 else found[0]
+  for name in result:
+    if others := [other for other in counts if other != name and other.lower() == name.lower()]:
+      raise ValueError(
+        f'{printable(data_dir)} writes the split {name!r} ({counts[name]:,}) also as '
+        f'{others[0]!r} ({counts[others[0]]:,}): write them alike'
+      )
+  return result
+
+
+def _note_on_unused(splits: Sequence[str]) -> tuple[str, ...]:
+  """A line on rows whose splits are neither for training nor asked for; none without any."""
+  counts = collections.Counter(splits)
+  has = [
+    f'{display_name(name) if name else "no split"} ({count:,})'
+    for name, count in counts.most_common()
+  ]
+  return (f'rows of other splits, which are not used: {shorten(has)}',) if has else ()
 
 
 def _read(
@@ -264,7 +287,7 @@ def _merge(images: Iterable[_Image]) -> tuple[list[_Image], tuple[str, ...]]:
     if first is image:
       continue
     repeated.append(image)
-    for what in ('label', 'split'):
+    for what in ('label', 'split', 'group'):
       ours, theirs = getattr(image, what), getattr(first, what)
       if ours != theirs:
         raise ValueError(
@@ -320,26 +343,30 @@ def _class_order(images: Sequence[_Image]) -> Callable[[str], Any]:
   names = {image.label for image in images}
   if not all(_NUMBER.fullmatch(name) for name in names):
     return lambda name: name.encode('utf-8')
-  by_value: dict[float, str] = {}
+  by_value: dict[decimal.Decimal, str] = {}
   for name in sorted(names):
-    if (other := by_value.setdefault(float(name), name)) != name:
+    if (other := by_value.setdefault(decimal.Decimal(name), name)) != name:
       raise ValueError(f'the labels {other!r} and {name!r} are the same number: write them alike')
-  return float
+  return decimal.Decimal
 
 
 def _notes_on_names(
   class_names: Sequence[str], training: Sequence[_Image], tests: Sequence[_Image]
 ) -> tuple[str, ...]:
-  """Lines on classes that differ in case only, and on groups that are in two splits."""
+  """Lines on classes and groups whose names look alike, and on groups that are in two splits."""
   notes = []
-  by_folded = collections.defaultdict(list)
-  for name in class_names:
-    by_folded[name.casefold()].append(name)
-  for names in by_folded.values():
-    if len(names) > 1:
-      alike = ', '.join(map(display_name, names))
-      notes.append(f'classes that differ by upper and lower case alone: {alike}')
   groups = [{image.group for image in some if image.group} for some in (training, tests)]
+  for what, names in (('classes', class_names), ('groups', sorted(groups[0] | groups[1]))):
+    by_look = collections.defaultdict(list)
+    for name in names:
+      by_look[' '.join(unicodedata.normalize('NFKC', name).casefold().split())].append(name)
+    alike = [some for some in by_look.values() if len(some) > 1]
+    if alike:
+      listed = shorten([', '.join(f"'{printable(name)}'" for name in some) for some in alike])
+      notes.append(
+        f'{what} that differ by upper and lower case, blanks or ways to write an accent alone: '
+        f'{listed}'
+      )
   if shared := sorted(groups[0] & groups[1]):
     listed = shorten([display_name(group) for group in shared])
     notes.append(f'groups that are in training, too: {len(shared):,} ({listed})')
@@ -350,16 +377,11 @@ def _find_files(
   root: bytes, images: Sequence[_Image], *, skip: bool
 ) -> tuple[list[_Image], list[bytes], tuple[str, ...]]:
   """Returns the images whose files exist, their paths below `root`, and notes on the others."""
-  paths = image_files.on_threads(functools.partial(_as_written, root), [i.path for i in images])
-  notes, listed = (), {}
-  lacking = [place for place, path in enumerate(paths) if not path]
-  for place in lacking:
-    paths[place] = _with_suffix(root, images[place], listed)
-  completed = [place for place in lacking if paths[place]]
+  paths, completed = _locate(root, images)
+  notes = ()
   if completed:
     notes += (
-      f'paths without the suffix of their file: {len(completed):,} '
-      f'(e.g. of {text(paths[completed[0]])})',
+      f'paths without the suffix of their file: {len(completed):,} (e.g. of {text(completed[0])})',
     )
   missing = [image for image, path in zip(images, paths, strict=True) if not path]
   if missing:
@@ -372,14 +394,35 @@ def _find_files(
       raise ValueError(f'{what}{_hint_on_missing(root, first.path, len(missing) < len(images))}')
     notes += (f'{what}: left out, as on_bad_image says',)
   pairs = [(image, path) for image, path in zip(images, paths, strict=True) if path]
+  return [image for image, _ in pairs], [path for _, path in pairs], notes
+
+
+def _locate(root: bytes, images: Sequence[_Image]) -> tuple[list[bytes], list[bytes]]:
+  """Returns the path of each image, b'' if it has no file, and those found by their suffix."""
+  paths = image_files.on_threads(functools.partial(_as_written, root), [i.path for i in images])
+  completed, listed = [], {}
+  for place, image in enumerate(images):
+    if not paths[place]:
+      paths[place] = _with_suffix(root, image, listed)
+      completed += filter(None, [paths[place]])
+  return paths, completed
+
+
+def _check_listed_once(root: bytes, images: Sequence[_Image], paths: Sequence[bytes]) -> None:
+  """Raises ValueError if two rows mean one file, as one may that has an absolute path.
+
+  `paths`: of the images, b'' for one without a file. Links to files are files of their own.
+  """
+  real_folder = functools.cache(os.path.realpath)
   by_file: dict[bytes, _Image] = {}
-  for image, path in pairs:
-    if (other := by_file.setdefault(path, image)) is not image:
+  for image, path in zip(images, paths, strict=True):
+    folder, name = os.path.split(os.path.join(root, path))
+    file = os.path.join(real_folder(folder), name)
+    if path and (other := by_file.setdefault(file, image)) is not image:
       raise ValueError(
         f'{other.place}, and {image.place}, write the path of one file, {printable(text(path))}, '
         'in two ways: leave one of them out'
       )
-  return [image for image, _ in pairs], [path for _, path in pairs], notes
 
 
 def _as_written(root: bytes, path: str) -> bytes:

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 # Of a longer curve, the smallest and the largest value of so many stretches are drawn.
 STRETCHES = 500
 HELP = (
-  'Drag to zoom (on a touch screen, choose the tool first), or turn the wheel with Ctrl; the bent '
-  'arrow resets. A click in the legend hides a curve.'
+  'What is under the pointer, or near a tap, shows its values. Drag to zoom (on a touch screen, '
+  'choose the tool first), or turn the wheel with Ctrl; the bent arrow resets. A click in the '
+  'legend hides a curve.'
 )
 _FONT_SIZE = '14px'  # of axes and legends; Bokeh's own is too small for a phone
 

@@ -201,12 +201,16 @@ def _draw_line(plot: Any, line: Line, factor: float, mark_y: float) -> list[Any]
   # A point that diverged in between breaks the line.
   points = line.points[places[0] : places[-1] + 1] if places else []
   means = np.array([factor * cell.mean if cell.values else np.nan for _, cell in points])
-  errors = np.array([factor * (c.standard_error or 0.0) if c.values else np.nan for _, c in points])
+  errors = [cell.standard_error if cell.values else None for _, cell in points]
+  errors = np.array([np.nan if error is None else factor * error for error in errors])
   x = [float(x) for x, _ in points]
   columns = {
     'x': x,
     'y': means,
-    'text': [f'{m:.4g} ± {e:.2g}' for m, e in zip(means, errors, strict=True)],
+    'text': [
+      f'{mean:.4g}, of one run' if np.isnan(error) else f'{mean:.4g} ± {error:.2g}'
+      for mean, error in zip(means, errors, strict=True)
+    ],
     'rate': [f'{cell.runs[0].learning_rate:g}' for _, cell in points],
     'count': [f'{len(cell.values)} of {len(cell.runs)}' for _, cell in points],
   }

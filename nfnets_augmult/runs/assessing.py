@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nfnets_augmult.data import identity
 from nfnets_augmult.data.array_batches import Batch
 from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training import devices, losses, records
@@ -30,6 +31,23 @@ def read(workdir: str) -> dict[str, Any] | None:
   return records.read_object(os.path.join(folder_of(workdir), 'assessment.json'))
 
 
+def not_of_the_run(workdir: str) -> str:
+  """Returns the message for what does not belong into `folder_of(workdir)`."""
+  return (
+    f'{folder_of(workdir)}, which run.html shows, is for the averaged parameters of the last '
+    'checkpoint on the test images of the run: for others say --report_dir=DIR'
+  )
+
+
+def check_test_images(run: Run) -> None:
+  """Raises ValueError if the images to evaluate are not the test images that the run recorded."""
+  recorded = run.recorded_data
+  if recorded and identity.describe_split(run.data.test) != recorded['test']:
+    raise ValueError(
+      f'these images are not the test images of the run. {not_of_the_run(run.workdir)}'
+    )
+
+
 def of_finished_run(
   run: Run, params: Any = None, *, step: int, check_stop: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
@@ -44,7 +62,8 @@ def of_finished_run(
     check_stop: see `assess`.
 
   Raises:
-    ValueError: the images, or an assessment that is there, cannot be read.
+    ValueError: the images, or an assessment that is there, cannot be read, or the images are not
+      those of the run.
     CheckpointError: the checkpoint cannot be read.
     OSError: the assessment cannot be written.
   """
@@ -53,6 +72,7 @@ def of_finished_run(
     return found
   if params is None:
     run = run.with_images(run.load_split(run.settings.dataset.test_split))
+    check_test_images(run)
     params = run.restore().ema_params
   return assess(run, params, folder_of(run.workdir), step=step, check_stop=check_stop)
 
@@ -156,6 +176,7 @@ def text(assessment: dict[str, Any], folder: str) -> str:
   found = assessment['calibration']
   error, scaled = found['expected_calibration_error'], found['scaled']
   calibration = 'without numbers' if error is None else f'{100 * error:.2f} %'
+  calibration += f' ({assessment["images"]:,} images)'
   if scaled:
     calibration += (
       f', {100 * scaled["expected_calibration_error"]:.2f} % after scaling by temperature '

@@ -1,5 +1,6 @@
 """Evaluating a checkpoint of a run, finished or still training."""
 
+import os
 from typing import Any
 
 from nfnets_augmult.ops import checks, paths
@@ -31,7 +32,9 @@ def evaluate(
     batch_size: over all devices, overrides the config's; results do not depend on it.
     map_classes_by_name: whether classes in another order than the run's, or a subset of them, are
       mapped by their names.
-    report_dir: folder to write an assessment to, see `assessing.assess`; '' for none.
+    report_dir: folder to write an assessment to, see `assessing.assess`; '' for none. That of the
+      work directory, `assessing.folder_of`, is for the averaged parameters of the latest checkpoint
+      on the test images of the run alone, since `run.html` shows it as such.
     parameters: those that it is of, `'averaged'` or `'last'`.
 
   Returns:
@@ -39,7 +42,8 @@ def evaluate(
     the `step` of the checkpoint, the `split`, and the `assessment` if one is written.
 
   Raises:
-    ValueError: no run there, no such split, or one with other classes.
+    ValueError: no run there, no such split, or one with other classes; or the assessment is for
+      another folder.
     CheckpointError: no such checkpoint.
     OSError: the assessment cannot be written.
   """
@@ -47,8 +51,14 @@ def evaluate(
   if report_dir:
     paths.check_writable('report_dir', report_dir)
   run = Run.open(workdir, data_dir=data_dir, evaluation_batch_size=batch_size)
-  source = run.load_split(split or run.settings.dataset.test_split)
-  run = run.with_images(source, map_by_name=map_classes_by_name)
+  split = split or run.settings.dataset.test_split
+  is_shown = os.path.abspath(report_dir) == os.path.abspath(assessing.folder_of(workdir))
+  is_usual = (checkpoint, parameters) == ('latest', 'averaged')
+  if is_shown and not (is_usual and split == run.settings.dataset.test_split):
+    raise ValueError(assessing.not_of_the_run(workdir))
+  run = run.with_images(run.load_split(split), map_by_name=map_classes_by_name)
+  if is_shown:
+    assessing.check_test_images(run)
   state = run.restore(checkpoint)
   results = evaluation.evaluate(
     devices.on_each_device(run.network.evaluation_step),
@@ -58,7 +68,7 @@ def evaluate(
     },
     run.evaluation_batches('test'),
   )
-  results |= {'step': int(state.step), 'split': source.description}
+  results |= {'step': int(state.step), 'split': run.data.test.description}
   if report_dir:
     params = state.params if parameters == 'last' else state.ema_params
     results['assessment'] = assessing.assess(

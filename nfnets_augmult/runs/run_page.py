@@ -8,8 +8,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from absl import logging
-
 from nfnets_augmult import configs
 from nfnets_augmult.ops import files
 from nfnets_augmult.pages import document, plots
@@ -70,7 +68,6 @@ def write_run_page(workdir: str) -> str:
   )
   path = os.path.join(workdir, NAME)
   files.write_whole(path, page)
-  logging.info('page: %s', path)
   return path
 
 
@@ -186,9 +183,10 @@ def _assessed(found: Mapping[str, Any]) -> dict[str, Any]:
     ('worst', 'Worst images', 'The true class has the smallest probabilities here.'),
     ('least_sure', 'Least sure images', 'The predicted class has the smallest probabilities here.'),
   )
+  skipped = f', and {n:,} that do not decode' if (n := found.get('skipped_images')) else ''
   return {
     'summary': shown(
-      f'{found["images"]:,} images of the split {found["split"]!r}, {found["parameters"]} '
+      f'{found["images"]:,} images of the split {found["split"]!r}{skipped}, {found["parameters"]} '
       f'parameters of step {found["step"]:,}: top-1 {_percent(found["accuracy"])}, top-5 '
       f'{_percent(found["top_5"])}, cross entropy {_number(found["cross_entropy"])}.'
     ),

@@ -10,7 +10,6 @@ import jax
 from nfnets_augmult import configs
 from nfnets_augmult.data import class_balance, sources
 from nfnets_augmult.models.table import count_parameters
-from nfnets_augmult.ops import files
 from nfnets_augmult.optim import freezing
 from nfnets_augmult.runs import images
 from nfnets_augmult.runs.run import Run
@@ -110,7 +109,5 @@ def result_text(result: dict[str, Any], workdir: str, what: str) -> str:
       + (f' ({count:,.0f} images)' if (count := result.get(f'test/{name}/count')) else '')
     )
   lines.append(f'  pictures: {workdir}/contact_sheet.png, {workdir}/curves.png')
-  if files.exists(os.path.join(workdir, 'run.html')):
-    lines.append(f'  page:     {workdir}/run.html')
   lines.append(f'  records:  {workdir}/metrics.jsonl; tensorboard --logdir {workdir}/tensorboard')
   return '\n'.join(lines)

@@ -59,7 +59,7 @@ def train(
   folder: str = '',
   *,
   command: str = '',
-  has_page: bool = False,
+  page_after_error: bool = False,
   stop_requested: Callable[[], bool] = lambda: False,
 ) -> Trained:
   """Starts or resumes a run, or several that differ only in seed and learning rate.
@@ -70,7 +70,8 @@ def train(
     runs: prepared, see `Run.prepare`.
     folder: of the checkpoints of a group until its end; of a single run, its work directory.
     command: that started them, to be recorded; '' if there is none.
-    has_page: whether to draw `run.html` of each at its end, also after an error.
+    page_after_error: whether to draw `run.html` of each after an error. Without one it is left to
+      the caller, who knows what is still to come onto it.
     stop_requested: called between dispatches; if it is true, the state is saved and training ends.
 
   Raises:
@@ -103,7 +104,9 @@ def train(
     )
     resume_step = checkpoints.latest_step or 0
     recorders = [
-      stack.enter_context(_recorder(run, resume_step, claims.get(run.workdir), has_page=has_page))
+      stack.enter_context(
+        _recorder(run, resume_step, claims.get(run.workdir), page_after_error=page_after_error)
+      )
       for run in runs
     ]
     state = loop.fit(
@@ -140,20 +143,16 @@ def train(
         run_checkpoints.save(groups.state_of_run(state, index))
     with hosts.failing_together():
       results.append(_write_result(run, recorder, claims[run.workdir]) if recorder else None)
-  with hosts.failing_together():
-    for run in runs if has_page and is_first_host else ():
-      run_page.write_run_page(run.workdir)
   return Trained(state, results)
 
 
 @contextlib.contextmanager
 def _recorder(
-  run: Run, resume_step: int, claim: records.Claim | None, *, has_page: bool
+  run: Run, resume_step: int, claim: records.Claim | None, *, page_after_error: bool
 ) -> Iterator[records.Recorder | None]:
   """Yields a recorder on the first host; at the end, also after an error, draws the curves.
 
-  The page is drawn here after errors alone: without one, there is a result to come. A bucket that
-  cannot be written, or belongs to another process by now, is left alone.
+  A bucket that cannot be written, or belongs to another process by now, is left alone.
   """
   recorder = None
   with hosts.failing_together():
@@ -165,7 +164,7 @@ def _recorder(
     # After an error of one host the others are elsewhere.
     is_shared = isinstance(error, hosts.SharedError)
     with hosts.failing_together() if is_shared else contextlib.nullcontext():
-      _finish_records(run, recorder, error, has_page=has_page)
+      _finish_records(run, recorder, error, has_page=page_after_error)
     raise
   with hosts.failing_together():
     _finish_records(run, recorder)
@@ -188,8 +187,8 @@ def _finish_records(
   recorder.close()
   if is_writable or not files.is_url(run.workdir):
     pictures.draw_curves(run)
-    if has_page:
-      run_page.write_run_page(run.workdir)
+    if has_page and (page := run_page.write_run_page(run.workdir)):
+      logging.info('page: %s', page)
 
 
 def _write_result(

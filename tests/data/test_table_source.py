@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from nfnets_augmult.data import holding_out, identity, loading
+from nfnets_augmult.data.sources import printable
 from nfnets_augmult.data.table_source import TableOptions
 from tests import real_images
 
@@ -52,6 +53,8 @@ _SPLIT = 'file,label,split\na.png,cat,train\nb.png,dog,train\nc.png,cat,test\nd.
     (_SPLIT.replace(',', ';').replace('\n', ';;\n').replace('split;;', 'split'), 'utf-8'),
     (f'\n\n{_SPLIT}\n,,\n'.replace(',', '\t'), 'utf-8'),
     ('sep=|\r\n' + _SPLIT.replace(',', '|'), 'utf-8'),
+    (_SPLIT.replace('\n', '\r'), 'utf-8'),  # of old spreadsheets
+    ('sep=|\r' + _SPLIT.replace(',', '|').replace('\n', '\r'), 'utf-8'),
     (_SPLIT.replace(',', ' , '), 'utf-8'),
     (_SPLIT.replace('file,label,split', '"Image Path","Class Name",Subset'), 'utf-8'),
     (_SPLIT.replace('file,label,split', 'filename,category,"the, set"'), 'utf-8'),
@@ -127,6 +130,7 @@ def test_other_labels_are_another_data_set(tmp_path):
     (('10', '2', '1', '2'), ('1', '2', '10')),
     (('10', '2', 'x', '2'), ('10', '2', 'x')),
     (('1.0', '0.0', '1.0', '0.0'), ('0.0', '1.0')),
+    (('20000000000000002', '20000000000000001'), ('20000000000000001', '20000000000000002')),
     (('Z', 'a', 'é', 'b'), ('Z', 'a', 'b', 'é')),
     (('none', 'scratch', 'none', 'NA'), ('NA', 'none', 'scratch')),
   ],
@@ -134,7 +138,7 @@ def test_other_labels_are_another_data_set(tmp_path):
 def test_order_of_classes(tmp_path, labels, expected):
   """Numbers by value, if all are; else by bytes."""
   _images(tmp_path, *_PATHS)
-  rows = ''.join(f'{path},{label},train\n' for path, label in zip(_PATHS, labels, strict=True))
+  rows = ''.join(f'{path},{label},train\n' for path, label in zip(_PATHS, labels, strict=False))
   table = _write(tmp_path, f'path,label,split\n{rows}')
   assert _load(table).class_names == expected
 
@@ -206,6 +210,9 @@ def test_missing_files(tmp_path):
     ('path,label\n,x\n', 'line 2, has no .path.'),
     ('path,label\na.png,x\na.png,y\n', r"different values of its label: 'x' \(.*2\) and 'y' \(.*3"),
     (_SPLIT + './a.png,cat,test\n', r"different values of its split: 'train' .* 'test'"),
+    (_SPLIT + 'e.png,cat,TRAIN\n', "'train' .2. also as 'TRAIN' .1.: write"),
+    (_SPLIT + 'e.png,cat,Test\n', "'test' .2. also as 'Test' .1.: write them alike"),
+    (_SPLIT.replace('label,split', 'label,group') + 'a.png,cat,x\n', "its group: 'train' .* 'x'"),
     (_SPLIT + 'd,cat,test\n', 'line 6, and .*, line 5, write the path of one file, d.png'),
     ('path,label\na.png,1\nb.png,01\nc.png,1\nd.png,01\n', "'01' and '1' are the same number"),
     ('path,label\na.png,x\nb.png,x\n', "has only one class, x"),
@@ -230,6 +237,7 @@ def test_what_is_wrong_is_told(tmp_path, text, message):
       'path,label\na.png,Löwe\n'.encode('latin-1'),
       r'not in UTF-8: line 2 has the byte 0xf6.*iconv',
     ),
+    ('path,label\ra.png,Löwe\r'.encode('latin-1'), 'not in UTF-8: line 2 has'),
     ('path,label\n'.encode('utf-16'), 'in UTF-16: save it'),
     (b'PK\x03\x04rest', 'a spreadsheet or an archive, not a text'),
     (b'path\0,label', 'characters of code 0'),
@@ -267,15 +275,65 @@ def test_what_is_noted(tmp_path):
   assert _load(table).notes == (
     'rows that repeat an image, which counts once: 1 (e.g. labels.csv, line 3)',
     'columns: path path, label label, split split, group patient',
-    'classes that differ by upper and lower case alone: Cat, cat',
+    'classes that differ by upper and lower case, blanks or ways to write an accent alone: '
+    "'Cat', 'cat'",
     '1 with the name of an image but none that is read inside, to be treated as on_bad_image says '
     '(e.g. e.png)',
   )
-  assert 'groups that are in training, too: 1 (2)' in _load(table, 'test').notes
+  test = _load(table, 'test')
+  assert 'groups that are in training, too: 1 (2)' in test.notes
+  assert not any('not used' in note for note in test.notes)
   held = _load(table, 'test', split_column='none', test_fraction=0.4)
   assert held.notes[1].startswith(
     '2 of 5 images are held out in whole groups, 1 of them: test_fraction=0.4, and from 33% to 50%'
   )
+
+
+def test_rows_that_are_not_used_are_counted(tmp_path):
+  _images(tmp_path, *_PATHS)
+  rows = ('e.png,cat,val', 'f.png,cat,val', 'g.png,cow,', 'h.png,,nan')
+  table = _write(tmp_path, _SPLIT + '\n'.join(rows))
+  assert _load(table, 'test').notes == (
+    'rows of other splits, which are not used: val (2), no split (2)',
+  )
+
+
+@pytest.mark.parametrize('names', [('café', 'cafe\u0301'), ('big  cat', 'big cat')])
+def test_classes_that_look_alike_are_noted(tmp_path, names):
+  _images(tmp_path, *_PATHS)
+  table = _write(
+    tmp_path, f'path,label\na.png,{names[0]}\nb.png,{names[1]}\nc.png,x\n', encoding='utf-8'
+  )
+  (note,) = (note for note in _load(table).notes if 'alone: ' in note)
+  assert {f"'{printable(name)}'" for name in names} == set(note.partition('alone: ')[2].split(', '))
+  table = _write(tmp_path, f'path,label,group\na.png,x,{names[0]}\nb.png,y,{names[1]}\nc.png,x,\n')
+  notes = [note.partition(' that differ')[0] for note in _load(table, 'test').notes]
+  assert 'groups' in notes and 'classes' not in notes
+
+
+@pytest.mark.parametrize('split', ['train', 'test', 'none'])
+def test_one_file_in_two_ways(tmp_path, split):
+  """In one split or in both; a link to a file is another image."""
+  _images(tmp_path, 'in/a.png', 'b.png')
+  (tmp_path / 'link.png').symlink_to('b.png')
+  (tmp_path / 'same').symlink_to('in')
+  column = {'split_column': 'none'} if split == 'none' else {}
+  rows = 'path,label,split\nin/a.png,x,train\nb.png,y,train\nlink.png,y,test\n'
+  assert _load(_write(tmp_path, rows), 'test', **column).num_images == 1
+  for path in (str(tmp_path / 'in' / 'a.png'), r'in\a.png', 'in/a', 'same/a.png'):
+    table = _write(tmp_path, f'{rows}{path},x,{split}\n')
+    with pytest.raises(ValueError, match=r'line 2.* write the path of one file'):
+      _load(table, 'test', **column)
+      _load(table, **column)
+  (tmp_path / 'in' / 'a.png').unlink()  # the test images may be read without those for training
+  assert _load(_write(tmp_path, rows), 'test').num_images == 1
+
+
+def test_a_group_named_nan_is_no_group(tmp_path):
+  _images(tmp_path, *_PATHS)
+  rows = ''.join(f'{path},{"xy"[i % 2]},NaN\n' for i, path in enumerate(_PATHS))
+  table = _write(tmp_path, f'path,label,group\n{rows}')
+  assert _load(table, 'test').num_images == 2
 
 
 def _division(labels, groups=None, fraction=0.1):

@@ -1,6 +1,7 @@
 """Every algorithm of a convolution gives the numbers and gradients of the native one."""
 
 import functools
+import json
 from unittest import mock
 
 import chex
@@ -153,6 +154,8 @@ class Conv2DTest(parameterized.TestCase):
       self.assertLessEqual(set(entry['algorithms']), set(KINDS))
       self.assertLessEqual(set(entry['algorithms'].values()), set(ALGORITHMS))
       self.assertLessEqual({'device', 'jax', 'what'}, set(entry['measured']))
+      for chosen in set(entry['algorithms'].values()):
+        self.assertIn(f'"{chosen}": ', json.dumps(entry['measured']))
 
   def test_errors_name_the_values(self):
     x, w = jnp.zeros((1, 4, 4, 4)), jnp.zeros((3, 3, 2, 6))

@@ -73,6 +73,13 @@ def test_a_page_of_a_sweep_on_a_phone(tmp_path):
   assert (found['all'], found['some'], found['left']) == ('37 of 37', '4 of 37', 4)
 
 
+def test_only_what_was_repeated_has_an_error():
+  """A single run says nothing of how exact it is."""
+  for seeds, text, other in ((1, ', of one run', ' ± '), (2, ' ± ', ', of one run')):
+    page = _draw(_runs(seeds=seeds)).decode()
+    assert text in page and other not in page
+
+
 def test_a_page_of_many_runs_is_short():
   """500 runs are all there; of more the first 1,000; and of too many panels there are pictures."""
   rates = tuple(0.001 * 2**k for k in range(11))

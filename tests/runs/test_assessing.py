@@ -11,7 +11,7 @@ import pytest
 
 from nfnets_augmult import train
 from nfnets_augmult.data.folder_source import folder_source
-from nfnets_augmult.runs import assessing
+from nfnets_augmult.runs import assessing, run_page
 from nfnets_augmult.runs.evaluating import evaluate
 from nfnets_augmult.runs.predicting import load_predictor
 from nfnets_augmult.runs.run import Run
@@ -88,6 +88,29 @@ def test_photographs_have_their_paths_and_bad_ones_are_counted(tmp_path):
   assert not (tmp_path / 'none').exists()
 
 
+def test_the_folder_of_the_run_is_for_its_test_images(tmp_path):
+  """Its page shows what is there as such, and the end of the run is not written over."""
+  shutil.copytree(predicted_runs.photos(), tmp_path, dirs_exist_ok=True)
+  run, others = str(tmp_path / 'run'), str(tmp_path / 'others')
+  own = assessing.folder_of(run)
+  moved = shutil.copytree(tmp_path / 'files', tmp_path / 'moved')
+  found = evaluate(run, report_dir=own, split='test', data_dir=str(moved))['assessment']
+  (name,) = (path.name for path in (moved / 'test' / 'flower').glob('37.*'))
+  (moved / 'test' / 'flower' / name).rename(moved / 'test' / 'flower' / f'a{name}')
+  data = {'data_dir': str(tmp_path / 'files')}
+  for options in (
+    {'split': 'train', **data},
+    {'checkpoint': 'best', **data},
+    {'parameters': 'last', **data},
+    {'data_dir': str(moved)},
+  ):
+    for folder in (own, f'{own}/'):
+      with pytest.raises(ValueError, match=r'evaluation, which run.html shows, .*report_dir=DIR'):
+        evaluate(run, report_dir=folder, **options)
+  assert assessing.read(run) == found
+  evaluate(run, report_dir=others, data_dir=str(moved))
+
+
 def _finished(workdir):
   """A run that is not trained, in its work directory, as if it were at its end."""
   shutil.copytree(predicted_runs.digits() / 'run', workdir)
@@ -117,19 +140,48 @@ def test_train_prints_it(tmp_path, capsys, caplog):
   params = jax.tree.map(np.zeros_like, run.restore().ema_params)
   with pytest.raises(StopRequested):
     train._assess(run, result, params, lambda: True)
+  assert capsys.readouterr().out == f'  page: {run.workdir}/run.html\n'
   train._assess(run, result, params)
   lines = capsys.readouterr().out.splitlines()
   assert lines[0].startswith('  top confusions: ') and 'are taken for class' in lines[0]
-  assert lines[-2].startswith('  calibration error: ') and 'temperature' in lines[-2]
-  assert lines[-1].endswith(assessing.folder_of(run.workdir))
+  assert lines[-3].startswith('  calibration error: ') and 'temperature' in lines[-3]
+  assert ' % (64 images), ' in lines[-3]
+  assert lines[-2].endswith(assessing.folder_of(run.workdir))
+  assert lines[-1] == f'  page: {run.workdir}/run.html'
+  assessed = (tmp_path / 'run' / 'run.html').read_bytes()
+  assert b'id="test"' in assessed
   assert assessing.read(run.workdir)['cross_entropy'] == pytest.approx(np.log(10))
   path = os.path.join(assessing.folder_of(run.workdir), 'assessment.json')
   with open(path, 'w', encoding='utf-8') as file:
     file.write('{')
   train._assess(run, result)
-  assert not capsys.readouterr().out
+  assert capsys.readouterr().out.splitlines() == lines[-1:]  # as it was
+  assert (tmp_path / 'run' / 'run.html').read_bytes() == assessed
   assert 'is damaged' in caplog.text
   assert f'nfnets_augmult.evaluate --workdir={run.workdir} --report' in caplog.text
+
+
+def test_the_page_is_drawn_once(tmp_path, monkeypatch, caplog):
+  """After the assessment, with it; also if that fails; not if there is nothing new to show."""
+  run, result = _finished(tmp_path / 'run')
+  drawn, params = [], run.restore().ema_params
+  monkeypatch.setattr(run_page, 'write_run_page', lambda path: drawn.append(assessing.read(path)))
+  with pytest.raises(StopRequested):
+    train._assess(run, result, params, lambda: True)
+  assert drawn == [None]
+  train._assess(run, result, params)
+  train._assess(run, result)
+  assert drawn[1:] == [assessing.read(run.workdir)]
+  shutil.rmtree(assessing.folder_of(run.workdir))
+  train._assess(run, result)
+  assert len(drawn) == 3 and drawn[2]
+
+  def fail(path):
+    raise OSError('the disk is full')
+
+  monkeypatch.setattr(run_page, 'write_run_page', fail)
+  train._assess(run, result, params)
+  assert 'run.html is not drawn: the disk is full' in caplog.text
 
 
 def test_several_hosts_leave_it_to_one(tmp_path, capsys, caplog, monkeypatch):

@@ -70,7 +70,26 @@ def test_a_page_on_a_phone(tmp_path):
     button.click();
     const up = column();
     button.click();
-    return { before, up, down: column(), title: document.title, names: texts('td'),
+    const tips = () => everywhere('.bk-tooltip-content').map((tip) => tip.textContent);
+    const tap = async (target, clientX, clientY) => {
+      const place = { clientX, clientY, view: window, bubbles: true, composed: true };
+      target.dispatchEvent(new PointerEvent('click', { ...place, pointerType: 'touch' }));
+      await pause(200);
+      return tips().join();
+    };
+    const tapped = [];
+    for (const view of [...Bokeh.index].filter((view) => view.model.renderers)) {
+      const drawn = view.model.renderers.filter((one) => one.name).at(-1);
+      const { x, y } = drawn.data_source.data;
+      const { x_scale, y_scale } = view.frame;
+      view.el.scrollIntoView();
+      const { left, top } = view.el.getBoundingClientRect();
+      const [area] = everywhere('.bk-events', view.el.shadowRoot);
+      const place = [left + x_scale.compute(x[0]), top + y_scale.compute(y[0])];
+      tapped.push(await tap(area, place[0] + 7, place[1] + 7));
+    }
+    const aside = await tap(document.body, 1, 1);
+    return { tapped, aside, before, up, down: column(), title: document.title, names: texts('td'),
              pictures: [...document.images].map((image) => image.naturalWidth) };
     """,
     width=390,
@@ -79,6 +98,10 @@ def test_a_page_on_a_phone(tmp_path):
   assert found['problems'] == found['fetched'] == []
   assert found['plots'] == found['drawn'] == 5
   assert found['overflow'] <= 0
+  texts = ('value: 0.5', 'value: 75', 'value: 0.1', 'confidence: ', 'share of the class: ')
+  for tapped, text in zip(found['tapped'], texts, strict=True):
+    assert [text for text in texts if text in tapped] == [text], 'not that of the last tap alone'
+  assert found['aside'] == ''
   assert found['title'] == f'{tmp_path.name}: toy on digits'
   assert document.shown(_HOSTILE, 100) in found['names'] and _HOSTILE in found['names']
   shares = [float(text.rstrip('% ')) for text in found['up'] if text]
@@ -97,6 +120,7 @@ def test_a_page_says_what_is_recorded(tmp_path):
     '<pre>python -m nfnets_augmult.train --config=a.py</pre>',
     'Started again with:',
     'are taken for',
+    'split &#39;test&#39;, and 2 that do not decode, averaged parameters of step 270',
     '<th>augmult</th><td>7</td>',
   ):
     assert part in text, part

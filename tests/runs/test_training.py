@@ -14,7 +14,7 @@ import pytest
 from experiments import cifar100_wrn16_4
 from nfnets_augmult import command_line
 from nfnets_augmult.optim import freezing
-from nfnets_augmult.runs import curves, network, summary, training, workdirs
+from nfnets_augmult.runs import curves, network, run_page, summary, training, workdirs
 from nfnets_augmult.runs.evaluating import evaluate
 from nfnets_augmult.runs.exporting import export
 from nfnets_augmult.runs.run import Run
@@ -38,7 +38,7 @@ def _config(**changes):
 def finished(tmp_path_factory):
   """A run of 12 steps that nothing interrupted: (work directory, state, result)."""
   workdir = str(tmp_path_factory.mktemp('finished'))
-  return workdir, *train_run(_config(), workdir, command='python a', has_page=True)
+  return workdir, *train_run(_config(), workdir, command='python a')
 
 
 def test_the_work_directory_is_complete(finished):
@@ -52,7 +52,7 @@ def test_the_work_directory_is_complete(finished):
   assert described['plan']['num_train_images'] == TRAIN_IMAGES
   assert described['plan']['total_steps'] == 12
   assert ['classes', '10'] in described['summary'] and described['commands'] == ['python a']
-  page = pathlib.Path(workdir, 'run.html').read_text(encoding='utf-8')
+  page = pathlib.Path(run_page.write_run_page(workdir)).read_text(encoding='utf-8')
   assert 'Finished: step 12' in page and '<pre>python a</pre>' in page
   for name in ('contact_sheet.png', 'curves.png'):
     assert pathlib.Path(workdir, name).read_bytes().startswith(b'\x89PNG')
@@ -452,7 +452,7 @@ def test_a_divergence_is_recorded_and_drawn(tmp_path):
   """Step, learning rate and the last losses are in the message, in the record and in the figure."""
   config = _config(optimizer__learning_rate=1e9, optimizer__warmup_steps=0, log_every_steps=100)
   with pytest.raises(DivergedError) as raised:
-    train_run(config, str(tmp_path), has_page=True)
+    train_run(config, str(tmp_path), page_after_error=True)
   assert 'Diverged: the ' in (tmp_path / 'run.html').read_text(encoding='utf-8')
   facts = records.read_divergence(str(tmp_path))
   assert facts['learning_rate'] == pytest.approx(1e9, rel=0.1)

@@ -7,9 +7,33 @@ async function drawPlots() {
   for (const box of document.querySelectorAll('.plot')) {
     const item = JSON.parse(box.querySelector('script').textContent);
     if (isTouched) item.doc.roots[0].attributes.toolbar.attributes.active_drag = null;
-    await Bokeh.embed.embed_item(item, box.querySelector('div'));
+    const { roots } = await Bokeh.embed.embed_item(item, box.querySelector('div'));
+    plots.set(box, roots[0].model);
   }
 }
+
+// Bokeh shows values where a pointer moves, and hides them when a finger is lifted. The click that
+// follows a tap comes after both. What is near the finger counts.
+const plots = new Map();
+const nearFinger = [[0, 0]];
+for (let radius = 4; radius <= 16; radius += 4) {
+  for (let angle = 0; angle < 2 * Math.PI; angle += Math.PI / 4) {
+    nearFinger.push([radius * Math.cos(angle), radius * Math.sin(angle)]);
+  }
+}
+let touched = null;
+
+document.addEventListener('click', (event) => {
+  if ((event.pointerType || (isTouched ? 'touch' : 'mouse')) !== 'touch') return;
+  touched?.dispatchEvent(new PointerEvent('pointerout', { isPrimary: true }));
+  const plot = plots.get(event.target.closest('.plot'));
+  touched = plot ? event.composedPath()[0] : null;
+  plot && nearFinger.some(([x, y]) => {
+    const place = { clientX: event.clientX + x, clientY: event.clientY + y, view: window };
+    touched.dispatchEvent(new PointerEvent('pointermove', { ...place, isPrimary: true }));
+    return plot.renderers.some((drawn) => !drawn.data_source.inspected.is_empty());
+  });
+});
 
 // Numbers by value before other text, and empty cells last.
 function compare(a, b) {
