@@ -1,6 +1,7 @@
 """How fast the input is, beside pipelines that treat every copy as a record of its own."""
 
 import dataclasses
+import functools
 import resource
 import statistics
 import time
@@ -8,10 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from benchmarks import plain_pipeline
-from nfnets_augmult.data import inception_crop, mixing, pipeline, randaugment
-from nfnets_augmult.data.decoding import ImageReader
+from nfnets_augmult.data import inception_crop, mixing, pipeline, randaugment, reading
+from nfnets_augmult.data.decoding import Fetched, ImageReader
 from nfnets_augmult.data.mixing_ops import mix_pair
 from nfnets_augmult.data.multiplicity import MAX_AUGMULT, Multiplicity
 from nfnets_augmult.data.randaugment_ops import apply_layers
@@ -194,30 +196,34 @@ def stages(run: Run, *, augmult: int) -> dict[str, float]:
 
   Returns:
     For each part its CPU time in milliseconds per augmented image, so for reading and decoding a
-    n-th of that of an image: `reading`, `decoding`, `crop and resize`, `mixing`, `RandAugment`,
-    `batching`. Mixing only where it is on, and so with RandAugment.
+    n-th of that of an image: `reading`, with the drawing of boxes, `decoding`, `crop and resize`,
+    `mixing`, `RandAugment`, `batching`. Mixing only where it is on, and so with RandAugment.
   """
   source, augmentation = run.data.train, run.settings.augmentation
   read_options = run.settings.dataset.train_options
   size = read_options.image_size
   numbers = _multiplicity(source, run.settings.batch_size, augmult)
   slots = numbers.slots(0)
-  unique = slots.image_index[::augmult].tolist()
+  unique = slots.image_index[::augmult]
   reader = ImageReader(source, read_options)
   draws = inception_crop.draw(slots.seed.reshape(-1, augmult, 2), augmentation.crop)
 
-  def read(place: int) -> object:
-    return reader.read(
-      unique[place],
-      lambda height, width: inception_crop.boxes(
-        draws.uniform[place], height, width, augmentation.crop
-      ),
-      size,
-    )
+  def boxes(height: ArrayLike, width: ArrayLike, uniform: np.ndarray) -> np.ndarray:
+    return inception_crop.boxes(uniform, height, width, augmentation.crop)
 
-  reading = _cpu_milliseconds(lambda: [source.read(index) for index in unique])
-  decoding = _cpu_milliseconds(lambda: [read(place) for place in range(len(unique))])
-  images = [read(place) for place in range(len(unique))]
+  def fetch() -> Fetched:
+    return reader.fetch(unique, functools.partial(boxes, uniform=draws.uniform), size)
+
+  by_reader = functools.partial(
+    reading.decode_by_reader, reader=reader, make_boxes=boxes, size=size, drawn=['uniform']
+  )
+  decode = tf.function(functools.partial(reading.decode_jpeg_or, by_reader=by_reader))
+  columns = fetch()._asdict() | {'image_index': unique, 'uniform': draws.uniform}
+  columns = {key: tf.constant(column) for key, column in columns.items()}
+  fetched = [
+    {key: column[place] for key, column in columns.items()} for place in range(len(unique))
+  ]
+  images = [decode(image) for image in fetched]
   resize = tf.function(
     lambda pixels, boxes, flips: resize_boxes(
       pixels, boxes, flips, size=size, antialias=read_options.antialias
@@ -231,14 +237,14 @@ def stages(run: Run, *, augmult: int) -> dict[str, float]:
 
   def crop() -> list[tf.Tensor]:
     return [
-      resize(image.pixels, image.boxes, flip)
+      resize(image['pixels'], image['boxes'], flip)
       for image, flip in zip(images, draws.flip, strict=True)
     ]
 
   copies = np.concatenate(crop())
   parts = {
-    'reading': reading,
-    'decoding': decoding - reading,
+    'reading': _cpu_milliseconds(fetch),
+    'decoding': _cpu_milliseconds(lambda: [decode(image) for image in fetched]),
     'crop and resize': _cpu_milliseconds(crop),
   }
   if augmentation.mixing.is_on:

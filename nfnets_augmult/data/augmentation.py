@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from nfnets_augmult.data.crop_flip import CropFlip
 from nfnets_augmult.data.mixing import Mixing
@@ -36,10 +37,12 @@ class Crop(Protocol):
   def check_image_size(self, height: int, width: int) -> None:
     """Raises ValueError if images of `height` x `width` pixels cannot be cropped."""
 
-  def boxes(self, draws: Any, height: int, width: int) -> np.ndarray:
+  def boxes(self, draws: Any, height: ArrayLike, width: ArrayLike) -> np.ndarray:
     """Returns the parts of a `height` x `width` image to scale: top, left, height and width.
 
-    They are int32 `[M, 4]` for the draws of its M copies, or `[1, 4]` if there is a `cut`.
+    They are int32 `[M, 4]` for the draws of its M copies, or `[1, 4]` if there is a `cut`. Of
+    several images, height and width are integers `[images]`, and draws and boxes have that axis
+    first.
     """
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from nfnets_augmult.data.evaluation_crop import centred_square
 from nfnets_augmult.ops import addressed_random
@@ -52,10 +53,10 @@ class CropFlip:
     """See the function of this name."""
     return draw(seeds, self)
 
-  def boxes(self, draws: 'Draws', height: int, width: int) -> np.ndarray:
-    """Returns the largest centred square, int32 `[1, 4]`."""
+  def boxes(self, draws: 'Draws', height: ArrayLike, width: ArrayLike) -> np.ndarray:
+    """Returns the largest centred square, int32 `[..., 1, 4]`."""
     del draws
-    return centred_square(height, width, min(height, width))
+    return centred_square(height, width, np.minimum(height, width))
 
   def cut(self, images: np.ndarray, owner: np.ndarray, draws: 'Draws') -> np.ndarray:
     """See `crop_and_flip`."""

@@ -2,7 +2,7 @@
 
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +18,10 @@ from nfnets_augmult.data.sources import ArraySource, BadDataError, Source, check
 # exact, larger ones would take too much memory, 25 bytes a pixel.
 _LARGE = 2**24
 
-# From height and width of an image to the boxes that will be used, see `ImageReader.read`.
+# From height and width of an image to the boxes that will be used, see `ImageReader.decode`.
 MakeBoxes = Callable[[int, int], np.ndarray]
+
+DENOMINATORS = (1, 2, 4, 8)  # of the sizes at which a JPEG can be decoded
 
 _JPEG_START, _JPEG_END = b'\xff\xd8\xff', b'\xff\xd9'
 _PNG_START = b'\x89PNG\r\n\x1a\n'
@@ -35,7 +37,7 @@ def scale_denominator(boxes: np.ndarray, image_size: int) -> int:
     image_size: pixels that each part is scaled to.
   """
   smallest = int(boxes[:, 2:].min())
-  return max(d for d in (1, 2, 4, 8) if d == 1 or smallest >= 2 * d * image_size)
+  return max(d for d in DENOMINATORS if d == 1 or smallest >= 2 * d * image_size)
 
 
 def decode(encoded: bytes, rules: DecodeRules, *, mode: str = 'RGB') -> np.ndarray:
@@ -52,7 +54,8 @@ def decode(encoded: bytes, rules: DecodeRules, *, mode: str = 'RGB') -> np.ndarr
   header = _header(encoded, rules)
   if header is None or mode == 'RGBA':
     return pillow_images.decode(encoded, rules, mode=mode)
-  return image_formats.orient(_decode_jpeg(encoded, header, channels=len(mode)), header.orientation)
+  plan = _JpegPlan(1, None, (header.height, header.width), np.empty((0, 4), np.int32))
+  return _decode_jpeg(encoded, plan, header, channels=len(mode))
 
 
 def is_plain(encoded: bytes, rules: DecodeRules) -> bool:
@@ -110,29 +113,64 @@ def _header(encoded: bytes, rules: DecodeRules) -> JpegHeader | None:
   return header if rules.apply_orientation else header._replace(orientation=1)
 
 
+class _JpegPlan(NamedTuple):
+  """What is decoded of a JPEG.
+
+  Attributes:
+    denominator: 1, 2, 4 or 8; all of the image is decoded, at this fraction of its size, unless
+      there is a window.
+    window: int32 `[4]`, the part of the image as stored, at its full size, to decode: top, left,
+      height and width; None for all.
+    size: height and width of the pixels, as stored.
+    boxes: int32 `[M, 4]`, boxes in the pixels as displayed.
+  """
+
+  denominator: int
+  window: np.ndarray | None
+  size: tuple[int, int]
+  boxes: np.ndarray
+
+
+def _plan_jpeg(
+  encoded: bytes, header: JpegHeader, boxes: np.ndarray, image_size: int, options: ReadOptions
+) -> _JpegPlan:
+  """Plans to decode no more than `boxes` of an image as displayed, which are scaled afterwards."""
+  height, width = header.displayed_size
+  denominator = scale_denominator(boxes, image_size) if options.jpeg_scaling else 1
+  if denominator > 1:
+    size = tuple(-(-length // denominator) for length in (header.height, header.width))
+    scaled = size[:: -1 if header.is_turned else 1]
+    return _JpegPlan(denominator, None, size, _scale_boxes(boxes, (height, width), scaled))
+  top, left = boxes[:, :2].min(axis=0)
+  bottom, right = (boxes[:, :2] + boxes[:, 2:]).max(axis=0)
+  window = np.array([top, left, bottom - top, right - left], np.int32)
+  # A window of a truncated file may decode, but such a file must fail whatever is drawn.
+  if not encoded.endswith(_JPEG_END) or window[2] * window[3] >= 0.9 * height * width:
+    return _JpegPlan(1, None, (header.height, header.width), boxes)
+  stored = image_formats.stored_box(window, header.orientation, height, width)
+  boxes = boxes - np.array([top, left, 0, 0], np.int32)
+  return _JpegPlan(1, stored, (int(stored[2]), int(stored[3])), boxes)
+
+
 def _decode_jpeg(
-  encoded: bytes,
-  header: JpegHeader,
-  *,
-  channels: int = 3,
-  denominator: int = 1,
-  window: np.ndarray | None = None,
+  encoded: bytes, plan: _JpegPlan, header: JpegHeader, *, channels: int = 3
 ) -> np.ndarray:
-  """Pixels of a JPEG as stored, uint8 `[H, W, C]`: all, scaled by 1 / denominator, or a window."""
+  """Pixels of a JPEG as displayed, uint8 `[H, W, C]`."""
   try:
     with tf.device('cpu'):
-      if window is not None:
-        return tf.io.decode_and_crop_jpeg(encoded, window, channels=channels).numpy()
-      pixels = tf.io.decode_jpeg(encoded, channels=channels, ratio=denominator).numpy()
+      if plan.window is not None:
+        pixels = tf.io.decode_and_crop_jpeg(encoded, plan.window, channels=channels).numpy()
+      else:
+        pixels = tf.io.decode_jpeg(encoded, channels=channels, ratio=plan.denominator).numpy()
   except tf.errors.InvalidArgumentError as error:
     is_whole = _JPEG_END in encoded[-1024:]
     raise DecodeError(
       'its JPEG data are damaged' if is_whole else 'it is cut off: the end of the JPEG is missing'
     ) from error
-  stated = header.height, header.width
-  if pixels.shape[:2] != tuple(-(-length // denominator) for length in stated):
+  if pixels.shape[:2] != plan.size:
+    stated = header.height, header.width
     raise DecodeError(f'its header states {stated}, and it has {pixels.shape[:2]} pixels')
-  return pixels
+  return np.ascontiguousarray(image_formats.orient(pixels, header.orientation))
 
 
 def decode_boxes(
@@ -155,27 +193,9 @@ def decode_boxes(
   header = _header(encoded, options.rules)
   if header is None:
     return _decode_boxes_by_pillow(encoded, make_boxes, image_size, options)
-  orientation = header.orientation
   # Boxes are in the image as displayed.
-  height, width = (header.height, header.width)[:: -1 if orientation >= 5 else 1]
-  boxes = make_boxes(height, width)
-  denominator = scale_denominator(boxes, image_size) if options.jpeg_scaling else 1
-  if denominator > 1:
-    pixels = _decode_jpeg(encoded, header, denominator=denominator)
-    pixels = np.ascontiguousarray(image_formats.orient(pixels, orientation))
-    return pixels, _scale_boxes(boxes, (height, width), pixels.shape[:2])
-  top, left = boxes[:, :2].min(axis=0)
-  bottom, right = (boxes[:, :2] + boxes[:, 2:]).max(axis=0)
-  window = np.array([top, left, bottom - top, right - left], np.int32)
-  # A window of a truncated file may decode, but such a file must fail whatever is drawn.
-  is_whole = encoded.endswith(_JPEG_END)
-  if is_whole and window[2] * window[3] < 0.9 * height * width:
-    stored = image_formats.stored_box(window, orientation, height, width)
-    pixels = _decode_jpeg(encoded, header, window=stored)
-    boxes = boxes - np.array([top, left, 0, 0], np.int32)
-  else:
-    pixels = _decode_jpeg(encoded, header)
-  return np.ascontiguousarray(image_formats.orient(pixels, orientation)), boxes
+  plan = _plan_jpeg(encoded, header, make_boxes(*header.displayed_size), image_size, options)
+  return _decode_jpeg(encoded, plan, header), plan.boxes
 
 
 def _decode_boxes_by_pillow(
@@ -196,19 +216,39 @@ def _decode_boxes_by_pillow(
   return np.ascontiguousarray(pixels), boxes
 
 
-class Read(NamedTuple):
+class Fetched(NamedTuple):
+  """Encoded images, and how each of them is decoded.
+
+  Attributes:
+    encoded: bytes `[k]`; empty for images that are held in memory.
+    label: int32 `[k]`.
+    way: int32 `[k]`; `BY_READER`: `ImageReader.decode` does it; `WINDOW`: a JPEG, of which the
+      window is decoded; `WHOLE` and the next: a JPEG, decoded at 1, 1/2, 1/4 or 1/8 of its size.
+    window: int32 `[k, 4]`; of that part: top, left, height and width, in decoded pixels.
+    boxes: int32 `[k, M, 4]`, boxes in the decoded pixels, unless the way is `BY_READER`.
+  """
+
+  encoded: np.ndarray
+  label: np.ndarray
+  way: np.ndarray
+  window: np.ndarray
+  boxes: np.ndarray
+
+
+BY_READER, WINDOW, WHOLE = range(3)
+
+
+class Decoded(NamedTuple):
   """The part of an image that contains some boxes.
 
   Attributes:
     pixels: uint8 `[H, W, C]`.
     boxes: int32 `[M, 4]`, boxes in `pixels`: top, left, height and width.
-    label: int32.
     mask: float32, 0 for an image that did not decode under the policy `'skip'`, else 1.
   """
 
   pixels: np.ndarray
   boxes: np.ndarray
-  label: np.int32
   mask: np.float32
 
 
@@ -243,33 +283,81 @@ class ImageReader:
     """Whether the source reads ahead what it is told of, as one in a bucket does."""
     return getattr(self._source, 'reads_ahead', False)
 
-  def read(self, index: int, make_boxes: MakeBoxes, image_size: int) -> Read:
-    """Returns the part of image `index` that contains some boxes, perhaps scaled down.
+  def fetch(self, indices: Iterable[int], make_boxes: MakeBoxes, image_size: int) -> Fetched:
+    """Reads images, and finds out how to decode them.
+
+    A JPEG that is neither turned nor in the colours of print, and ends where it should, can be
+    decoded without Python. What fails then is given to `decode`.
+
+    Args:
+      indices: of k images.
+      make_boxes: from heights and widths, `[k]`, to boxes, int32 `[k, M, 4]`.
+      image_size: pixels that each box will be scaled to.
+
+    Raises:
+      ValueError, OSError: a file cannot be read.
+    """
+    read = [self._read(int(index)) for index in indices]
+    headers = [self._plain_header(encoded) for encoded, _ in read]
+    sizes = [(1, 1) if header is None else header.displayed_size for header in headers]
+    fetched = Fetched(
+      encoded=np.array([encoded for encoded, _ in read], object),
+      label=np.array([label for _, label in read], np.int32),
+      way=np.full(len(read), BY_READER, np.int32),
+      window=np.zeros((len(read), 4), np.int32),
+      boxes=make_boxes(*np.array(sizes).T),
+    )
+    for place, header in enumerate(headers):
+      if header is not None:
+        encoded, boxes = fetched.encoded[place], fetched.boxes[place]
+        plan = _plan_jpeg(encoded, header, boxes, image_size, self._options)
+        is_whole = plan.window is None
+        fetched.way[place] = WHOLE + DENOMINATORS.index(plan.denominator) if is_whole else WINDOW
+        fetched.window[place] = (0, 0, *plan.size) if is_whole else plan.window
+        fetched.boxes[place] = plan.boxes
+    return fetched
+
+  def decode(self, index: int, encoded: bytes, make_boxes: MakeBoxes, image_size: int) -> Decoded:
+    """Returns the part of an image that contains some boxes, perhaps scaled down.
 
     Args:
       index: of the image.
+      encoded: as fetched.
       make_boxes: from height and width to boxes, int32 `[M, 4]`: top, left, height, width.
       image_size: pixels that each box will be scaled to.
 
     Raises:
-      ValueError: the file cannot be read, or does not decode under the policy `'fail'`.
+      ValueError: it does not decode under the policy `'fail'`.
     """
     if isinstance(self._source, ArraySource):
-      pixels, label = self._source.images[index], self._source.labels[index]
-      return Read(pixels, make_boxes(*pixels.shape[:2]), np.int32(label), np.float32(1))
+      pixels = self._source.images[index]
+      return Decoded(pixels, make_boxes(*pixels.shape[:2]), np.float32(1))
     try:
-      encoded, label = self._source.read(index)
-    except (ValueError, OSError) as error:
-      self._unreadable = str(error)
-      raise
-    try:
-      pixels, boxes = decode_boxes(encoded, make_boxes, image_size, self._options)
-      return Read(pixels, boxes, np.int32(label), np.float32(1))
+      return Decoded(*decode_boxes(encoded, make_boxes, image_size, self._options), np.float32(1))
     except DecodeError as error:
       self._record_bad_image(index, str(error))
     # One black pixel, as often as there would be boxes.
     boxes = np.tile(np.array([0, 0, 1, 1], np.int32), (len(make_boxes(1, 1)), 1))
-    return Read(np.zeros((1, 1, 3), np.uint8), boxes, np.int32(label), np.float32(0))
+    return Decoded(np.zeros((1, 1, 3), np.uint8), boxes, np.float32(0))
+
+  def _read(self, index: int) -> tuple[bytes, int]:
+    """The encoded image, empty if it is held in memory, and its label."""
+    if isinstance(self._source, ArraySource):
+      return b'', self._source.labels[index]
+    try:
+      return self._source.read(index)
+    except (ValueError, OSError) as error:
+      self._unreadable = str(error)
+      raise
+
+  def _plain_header(self, encoded: bytes) -> JpegHeader | None:
+    """The header of a JPEG that needs no more than decoding; None for all else."""
+    try:
+      header = _header(encoded, self._options.rules)
+    except DecodeError:
+      return None
+    is_plain = header and header.orientation == 1 and encoded.endswith(_JPEG_END)
+    return header if is_plain else None
 
   def _record_bad_image(self, index: int, reason: str) -> None:
     """Records that an image does not decode; raises ValueError under the policy `'fail'`."""

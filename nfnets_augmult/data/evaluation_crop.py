@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from nfnets_augmult.ops.checks import check_choice, check_int
 
@@ -38,14 +39,22 @@ class EvaluationCrop:
     """Returns the pixels to which the `box` is scaled; the central `size` of them are kept."""
     return size if self.kind == 'crop_then_resize' else size + self.padding
 
-  def box(self, height: int, width: int, size: int) -> np.ndarray:
-    """Returns the part of an image to scale, int32 `[1, 4]`: top, left, height and width."""
+  def box(self, height: ArrayLike, width: ArrayLike, size: int) -> np.ndarray:
+    """Returns the part of an image to scale, int32 `[1, 4]`: top, left, height and width.
+
+    Args:
+      height: of the image, pixels; of several images integers `[...]`, and boxes `[..., 1, 4]`.
+      width: likewise.
+      size: of the network's images, pixels.
+    """
     if self.kind == 'resize_then_crop':
-      return np.array([[0, 0, height, width]], np.int32)
-    side = max(1, int(min(height, width) * size / (size + self.padding)))
-    return centred_square(height, width, side)
+      zero = np.zeros_like(height)
+      return np.stack([zero, zero, height, width], axis=-1)[..., np.newaxis, :].astype(np.int32)
+    side = np.minimum(height, width) * size / (size + self.padding)
+    return centred_square(height, width, np.maximum(1, side.astype(np.int64)))
 
 
-def centred_square(height: int, width: int, side: int) -> np.ndarray:
-  """Returns the box of a square in the centre of an image, int32 `[1, 4]`."""
-  return np.array([[(height - side + 1) // 2, (width - side + 1) // 2, side, side]], np.int32)
+def centred_square(height: ArrayLike, width: ArrayLike, side: ArrayLike) -> np.ndarray:
+  """Returns the box of a square in the centre of an image, int32 `[1, 4]`; of several, likewise."""
+  corner = [(np.asarray(length) - side + 1) // 2 for length in (height, width)]
+  return np.stack([*corner, side, side], axis=-1)[..., np.newaxis, :].astype(np.int32)

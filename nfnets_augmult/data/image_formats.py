@@ -140,6 +140,16 @@ class JpegHeader(NamedTuple):
   components: int
   orientation: int
 
+  @property
+  def is_turned(self) -> bool:
+    """Whether rows are displayed as columns."""
+    return self.orientation >= 5
+
+  @property
+  def displayed_size(self) -> tuple[int, int]:
+    """Height and width as displayed."""
+    return (self.width, self.height) if self.is_turned else (self.height, self.width)
+
 
 # Each scan of a progressive JPEG costs a pass over the whole image; encoders write about ten.
 _MOST_SCANS = 100

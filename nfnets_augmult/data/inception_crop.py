@@ -4,6 +4,7 @@ import dataclasses
 from typing import ClassVar, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from nfnets_augmult.ops import addressed_random
 from nfnets_augmult.ops.checks import check_bool, check_pair
@@ -46,7 +47,7 @@ class InceptionCrop:
     """See the function of this name."""
     return draw(seeds, self)
 
-  def boxes(self, draws: 'Draws', height: int, width: int) -> np.ndarray:
+  def boxes(self, draws: 'Draws', height: ArrayLike, width: ArrayLike) -> np.ndarray:
     """See the function of this name."""
     return boxes(draws.uniform, height, width, self)
 
@@ -84,7 +85,9 @@ def draw(seeds: np.ndarray, crop: InceptionCrop) -> Draws:
   )
 
 
-def boxes(uniform: np.ndarray, height: int, width: int, crop: InceptionCrop) -> np.ndarray:
+def boxes(
+  uniform: np.ndarray, height: ArrayLike, width: ArrayLike, crop: InceptionCrop
+) -> np.ndarray:
   """Returns the part of a `height` x `width` image that each copy shows.
 
   An attempt draws the aspect ratio uniformly, then the height uniformly among those for which
@@ -96,13 +99,13 @@ def boxes(uniform: np.ndarray, height: int, width: int, crop: InceptionCrop) -> 
   with an aspect ratio in range is taken.
 
   Args:
-    uniform: see `Draws`, `[B, MAX_ATTEMPTS, 4]`.
-    height: pixels.
-    width: pixels.
+    uniform: see `Draws`, `[..., B, MAX_ATTEMPTS, 4]`.
+    height: pixels; of several images integers `[...]`.
+    width: pixels, likewise.
     crop: ranges.
 
   Returns:
-    int32 `[B, 4]`: top, left, height and width.
+    int32 `[..., B, 4]`: top, left, height and width.
 
   Example:
     >>> import numpy as np
@@ -116,6 +119,8 @@ def boxes(uniform: np.ndarray, height: int, width: int, crop: InceptionCrop) -> 
     True
   """
   for_aspect, for_height, for_top, for_left = np.moveaxis(uniform.astype(np.float64), -1, 0)
+  central = _central_box(height, width, crop)[..., np.newaxis, :]
+  height, width = (np.asarray(length)[..., np.newaxis, np.newaxis] for length in (height, width))
   aspect = crop.aspect[0] + for_aspect * (crop.aspect[1] - crop.aspect[0])
   least, most = (np.sqrt(share * height * width / aspect) for share in crop.area)
   # The largest height whose width, rounded, still fits.
@@ -126,16 +131,18 @@ def boxes(uniform: np.ndarray, height: int, width: int, crop: InceptionCrop) -> 
   area = tall * wide / (height * width)
   # Rounded to pixels, an area can be slightly out of range; then the attempt fails.
   is_good = (least <= most) & (area >= crop.area[0]) & (area <= crop.area[1])
-  first_good = (np.arange(len(uniform)), np.argmax(is_good, axis=1))
-  tall, wide, for_top, for_left = (a[first_good] for a in (tall, wide, for_top, for_left))
+  first_good = np.argmax(is_good, axis=-1)[..., np.newaxis]
+  tall, wide, for_top, for_left = (
+    np.take_along_axis(a, first_good, axis=-1) for a in (tall, wide, for_top, for_left)
+  )
   top = np.floor(for_top * (height - tall + 1))
   left = np.floor(for_left * (width - wide + 1))
-  found = np.stack([top, left, tall, wide], axis=-1).astype(np.int32)
-  return np.where(is_good.any(axis=1)[:, np.newaxis], found, _central_box(height, width, crop))
+  found = np.concatenate([top, left, tall, wide], axis=-1).astype(np.int32)
+  return np.where(is_good.any(axis=-1, keepdims=True), found, central)
 
 
-def _central_box(height: int, width: int, crop: InceptionCrop) -> np.ndarray:
-  """The largest centred box whose aspect ratio is in range, `[4]`."""
-  wide = max(1, min(width, round(height * crop.aspect[1])))
-  tall = max(1, min(height, round(width / crop.aspect[0])))
-  return np.array([(height - tall) // 2, (width - wide) // 2, tall, wide], np.int32)
+def _central_box(height: ArrayLike, width: ArrayLike, crop: InceptionCrop) -> np.ndarray:
+  """The largest centred box whose aspect ratio is in range, `[..., 4]`."""
+  wide = np.clip(np.rint(np.multiply(height, crop.aspect[1])), 1, width).astype(np.int32)
+  tall = np.clip(np.rint(np.divide(width, crop.aspect[0])), 1, height).astype(np.int32)
+  return np.stack([(height - tall) // 2, (width - wide) // 2, tall, wide], -1).astype(np.int32)

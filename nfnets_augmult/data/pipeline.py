@@ -21,19 +21,14 @@ import tensorflow as tf
 from nfnets_augmult.data import array_batches, mixing, randaugment
 from nfnets_augmult.data.array_batches import Batch
 from nfnets_augmult.data.augmentation import Augmentation
-from nfnets_augmult.data.copies import (
-  SLOT_TYPES,
-  crops_of_images,
-  numpy_call,
-  read_ahead,
-  read_centre,
-)
+from nfnets_augmult.data.copies import SLOT_TYPES, centres_of_images, crops_of_images
 from nfnets_augmult.data.decoding import ImageReader, ReadOptions
 from nfnets_augmult.data.evaluation_crop import EvaluationCrop
 from nfnets_augmult.data.host_part import HostPart
 from nfnets_augmult.data.mixing_ops import mix_pair
 from nfnets_augmult.data.multiplicity import Multiplicity
 from nfnets_augmult.data.randaugment_ops import apply_layers
+from nfnets_augmult.data.reading import Tensors, numpy_call
 from nfnets_augmult.data.sources import ArraySource, Source
 
 # The accelerators belong to JAX; TensorFlow would reserve their memory.
@@ -134,21 +129,20 @@ def evaluation_batches(
   total = source.num_images if num_images is None else min(num_images, source.num_images)
   indices = array_batches.evaluation_indices(total, batch_size=batch_size, **hosts)
 
-  def read(found: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    centre = read_centre(reader, found['image_index'], crop, reader.image_shape[0])
-    return dict(centre, mask=centre['mask'] * found['is_used'], image_index=found['image_index'])
+  def mask_padding(read: Tensors) -> Tensors:
+    is_used = read.pop('is_used')
+    return dict(read, mask=read['mask'] * is_used)
 
   indices, is_used = (np.concatenate(column) for column in zip(*indices, strict=True))
-  images = tf.data.Dataset.from_tensor_slices({'image_index': indices, 'is_used': is_used})
-  if reader.reads_ahead:
-    images = read_ahead(images.batch(batch_size), reader).unbatch()
-  images = images.map(read, num_parallel_calls=tf.data.AUTOTUNE)
-  return _iterate(images.batch(batch_size, drop_remainder=True), reader)
+  addresses = tf.data.Dataset.from_tensor_slices({'image_index': indices, 'is_used': is_used})
+  centres = centres_of_images(addresses.batch(batch_size), reader, crop, reader.image_shape[0])
+  batches = centres.rebatch(batch_size, drop_remainder=True).map(mask_padding)
+  return _iterate(batches, reader)
 
 
 def _finish_function(
   part: HostPart, augmentation: Augmentation, shape: tuple[int, int, int]
-) -> Callable[[tf.Tensor, dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
+) -> Callable[[tf.Tensor, Tensors], Tensors]:
   """Returns the function from a step and its crops to the batch, mixed and with RandAugment."""
   is_mixed, layers = augmentation.mixing.is_on, augmentation.randaugment.layers
   own = part.own_of_cropped
@@ -172,14 +166,14 @@ def _finish_function(
       drawn |= randaugment.draw(of_images, augmentation.randaugment)._asdict()
     return drawn
 
-  def distort(images: tf.Tensor, drawn: dict[str, tf.Tensor]) -> tf.Tensor:
+  def distort(images: tf.Tensor, drawn: Tensors) -> tf.Tensor:
     return _map_images(
       lambda image, *drawn: apply_layers(image, *drawn, augmentation.randaugment),
       images,
       *(drawn[key] for key in _RANDAUGMENT_TYPES),
     )
 
-  def finish(step: tf.Tensor, crops: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+  def finish(step: tf.Tensor, crops: Tensors) -> Tensors:
     drawn = numpy_call(draw, types, step, crops['seed']) if types else {}
     images = tf.ensure_shape(crops['image'], [part.num_cropped, *shape])
     batch = {key: crops[key][own] for key in _CROP_TYPES if key != 'image'}

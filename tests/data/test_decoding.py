@@ -47,7 +47,8 @@ def _cut(pixels, box):
 
 def _read(source, boxes, size, **options):
   reader = ImageReader(source, ReadOptions(image_size=size, **options))
-  return reader.read(0, lambda height, width: np.array(boxes, np.int32), size)
+  encoded, _ = source.read(0)
+  return reader.decode(0, encoded, lambda height, width: np.array(boxes, np.int32), size)
 
 
 def test_only_the_window_is_decoded():
@@ -172,6 +173,20 @@ def test_resize_then_crop(shape):
   assert np.abs(actual - expected).max() <= 0.5 + 1e-3
 
 
+@pytest.mark.parametrize('kind', ['crop_then_resize', 'resize_then_crop'])
+def test_centres_of_several_images(kind):
+  """Are those of each by itself, whole numbers of pixels, and at least one."""
+  heights, widths = np.array([300, 2, 1, 257]), np.array([401, 900, 1, 256])
+  boxes = EvaluationCrop(kind).box(heights, widths, 48)
+  assert boxes.shape == (4, 1, 4) and boxes.dtype == np.int32
+  for found, height, width in zip(boxes, heights.tolist(), widths.tolist(), strict=True):
+    side = max(1, min(height, width) * 48 // 80)
+    expected = [(height - side + 1) // 2, (width - side + 1) // 2, side, side]
+    expected = expected if kind == 'crop_then_resize' else [0, 0, height, width]
+    np.testing.assert_array_equal(found, [expected])
+    np.testing.assert_array_equal(EvaluationCrop(kind).box(height, width, 48), found)
+
+
 def test_evaluation_crop_refuses():
   """Unknown crops and negative margins are named."""
   with pytest.raises(ValueError, match=r"^kind='centre' must be one of crop_then_resize"):
@@ -186,8 +201,11 @@ def test_real_jpegs_of_imagenet():
   source = loading.load_source('imagenet2012', split='validation', data_dir=folder)
   reader = ImageReader(source, ReadOptions(image_size=32, jpeg_scaling=False))
   for index in range(0, 64, 8):
-    read = reader.read(index, lambda height, width: np.array([[0, 0, height, width]]), 32)
-    expected = np.asarray(Image.open(io.BytesIO(source.read(index)[0])).convert('RGB'))
+    encoded, _ = source.read(index)
+    read = reader.decode(
+      index, encoded, lambda height, width: np.array([[0, 0, height, width]]), 32
+    )
+    expected = np.asarray(Image.open(io.BytesIO(encoded)).convert('RGB'))
     assert np.abs(read.pixels.astype(int) - expected).mean() < 2
   assert not reader.bad_images
 
@@ -251,7 +269,7 @@ def test_parts_of_a_turned_jpeg(orientation, size):
     return np.array(boxes, np.int32)
 
   reader = ImageReader(Encoded(encoded), ReadOptions(image_size=size))
-  read = reader.read(0, make_boxes, size)
+  read = reader.decode(0, encoded, make_boxes, size)
   assert shapes == [whole.shape[:2]]
   ratio = 2 if size == 12 else 1
   expected_shape = [-(-s // 2) for s in whole.shape[:2]] if ratio == 2 else [120, 146]

@@ -124,3 +124,18 @@ def test_refuses(options, message):
   """Ranges that are none are named."""
   with pytest.raises(ValueError, match=message):
     InceptionCrop(**options)
+
+
+def test_boxes_of_several_images_are_those_of_each():
+  """Long, small and ordinary ones, some of which get the central box."""
+  sizes = np.array([[300, 400], [1, 1], [10, 700], [501, 3], [64, 64]])
+  crop = InceptionCrop(area=(0.5, 1.0))
+  uniform = inception_crop.draw(_seeds(20), crop).uniform.reshape(5, 4, -1, 4)
+  together = inception_crop.boxes(uniform, *sizes.T, crop)
+  assert together.shape == (5, 4, 4) and together.dtype == np.int32
+  for place, (height, width) in enumerate(sizes.tolist()):
+    alone = inception_crop.boxes(uniform[place], height, width, crop)
+    assert alone.dtype == np.int32
+    np.testing.assert_array_equal(together[place], alone)
+  # Half of 10 x 700 pixels has no aspect ratio in range: 13 is 4/3 of 10.
+  np.testing.assert_array_equal(together[2], np.tile([0, 343, 10, 13], (4, 1)))
