@@ -3,11 +3,12 @@
 import struct
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
+from PIL import Image
 
 from nfnets_augmult.data import image_formats, pillow_images
 from nfnets_augmult.data.image_formats import DecodeError, DecodeRules, JpegHeader
@@ -163,7 +164,7 @@ def decode_boxes(
   if denominator > 1:
     pixels = _decode_jpeg(encoded, header, denominator=denominator)
     pixels = np.ascontiguousarray(image_formats.orient(pixels, orientation))
-    return pixels, _scale_boxes(boxes, (height, width), pixels.shape[:2])
+    return pixels, image_formats.scale_boxes(boxes, (height, width), pixels.shape[:2])
   top, left = boxes[:, :2].min(axis=0)
   bottom, right = (boxes[:, :2] + boxes[:, 2:]).max(axis=0)
   window = np.array([top, left, bottom - top, right - left], np.int32)
@@ -192,8 +193,62 @@ def _decode_boxes_by_pillow(
 
   pixels = pillow_images.decode(encoded, options.rules, shrink=shrink)
   if pixels.shape[:2] != full_size:
-    boxes = _scale_boxes(boxes, full_size, pixels.shape[:2])
+    boxes = image_formats.scale_boxes(boxes, full_size, pixels.shape[:2])
   return np.ascontiguousarray(pixels), boxes
+
+
+def decode_to_fit(
+  encoded: bytes, sides: tuple[int, int], options: ReadOptions
+) -> tuple[np.ndarray, tuple[int, int]]:
+  """Returns all of an image, scaled down if its sides are longer than `sides`.
+
+  With `jpeg_scaling` a JPEG of at least twice that is decoded at a half, a quarter or an eighth,
+  other images of more than 16.8 million pixels are averaged likewise, and what is left is scaled by
+  Pillow's bicubic filter, which widens its kernel.
+
+  Args:
+    encoded: contents of the file.
+    sides: the most pixels of the shorter and of the longer side.
+    options: how images are read.
+
+  Returns:
+    uint8 `[H, W, C]`, and height and width of the original, as displayed.
+
+  Raises:
+    DecodeError: it cannot be decoded.
+  """
+  header = _header(encoded, options.rules)
+  if header is None:
+    full_size = (1, 1)
+
+    def shrink(height: int, width: int) -> int:
+      nonlocal full_size
+      full_size = height, width
+      return _fit_denominator(full_size, sides, options) if height * width > _LARGE else 1
+
+    pixels = pillow_images.decode(encoded, options.rules, shrink=shrink)
+  else:
+    full_size = (header.height, header.width)[:: -1 if header.orientation >= 5 else 1]
+    denominator = _fit_denominator(full_size, sides, options)
+    pixels = _decode_jpeg(encoded, header, denominator=denominator)
+    pixels = image_formats.orient(pixels, header.orientation)
+  scale = _fit_scale(full_size, sides)
+  height, width = (max(1, round(side * scale)) for side in full_size)
+  if pixels.shape[:2] != (height, width):
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+  return pixels, full_size
+
+
+def _fit_scale(size: tuple[int, int], sides: tuple[int, int]) -> float:
+  """The share of its height and width at which an image fits, at most 1."""
+  return min(1.0, *(most / side for most, side in zip(sorted(sides), sorted(size), strict=True)))
+
+
+def _fit_denominator(size: tuple[int, int], sides: tuple[int, int], options: ReadOptions) -> int:
+  """1, 2, 4 or 8: how far an image may shrink before it is scaled to fit."""
+  scale = _fit_scale(size, sides)
+  return max(d for d in (1, 2, 4, 8) if d == 1 or (options.jpeg_scaling and d * scale <= 1))
 
 
 class Read(NamedTuple):
@@ -208,6 +263,22 @@ class Read(NamedTuple):
 
   pixels: np.ndarray
   boxes: np.ndarray
+  label: np.int32
+  mask: np.float32
+
+
+class Whole(NamedTuple):
+  """All of an image, perhaps scaled down.
+
+  Attributes:
+    pixels: uint8 `[H, W, C]`.
+    full_size: height and width before.
+    label: int32.
+    mask: float32, 0 for an image that did not decode under the policy `'skip'`, else 1.
+  """
+
+  pixels: np.ndarray
+  full_size: tuple[int, int]
   label: np.int32
   mask: np.float32
 
@@ -257,19 +328,44 @@ class ImageReader:
     if isinstance(self._source, ArraySource):
       pixels, label = self._source.images[index], self._source.labels[index]
       return Read(pixels, make_boxes(*pixels.shape[:2]), np.int32(label), np.float32(1))
+    decoded, label = self._decode(
+      index, lambda encoded: decode_boxes(encoded, make_boxes, image_size, self._options)
+    )
+    if decoded is not None:
+      return Read(*decoded, label, np.float32(1))
+    # One black pixel, as often as there would be boxes.
+    boxes = np.tile(np.array([0, 0, 1, 1], np.int32), (len(make_boxes(1, 1)), 1))
+    return Read(np.zeros((1, 1, 3), np.uint8), boxes, label, np.float32(0))
+
+  def read_whole(self, index: int, sides: tuple[int, int]) -> Whole:
+    """Returns all of image `index` of an encoded source, see `decode_to_fit`.
+
+    Args:
+      index: of the image.
+      sides: the most pixels of the shorter and of the longer side.
+
+    Raises:
+      ValueError: the file cannot be read, or does not decode under the policy `'fail'`.
+    """
+    decoded, label = self._decode(
+      index, lambda encoded: decode_to_fit(encoded, sides, self._options)
+    )
+    if decoded is not None:
+      return Whole(*decoded, label, np.float32(1))
+    return Whole(np.zeros((1, 1, 3), np.uint8), (1, 1), label, np.float32(0))
+
+  def _decode(self, index: int, decode: Callable[[bytes], Any]) -> tuple[Any, np.int32]:
+    """What `decode` makes of an encoded image, None if it does not decode; and the label."""
     try:
       encoded, label = self._source.read(index)
     except (ValueError, OSError) as error:
       self._unreadable = str(error)
       raise
     try:
-      pixels, boxes = decode_boxes(encoded, make_boxes, image_size, self._options)
-      return Read(pixels, boxes, np.int32(label), np.float32(1))
+      return decode(encoded), np.int32(label)
     except DecodeError as error:
       self._record_bad_image(index, str(error))
-    # One black pixel, as often as there would be boxes.
-    boxes = np.tile(np.array([0, 0, 1, 1], np.int32), (len(make_boxes(1, 1)), 1))
-    return Read(np.zeros((1, 1, 3), np.uint8), boxes, np.int32(label), np.float32(0))
+      return None, np.int32(label)
 
   def _record_bad_image(self, index: int, reason: str) -> None:
     """Records that an image does not decode; raises ValueError under the policy `'fail'`."""
@@ -284,7 +380,7 @@ class ImageReader:
         'an image does not decode and is left out (%d so far): %s', len(self.bad_images), name
       )
 
-  def explain(self, error: tf.errors.OpError) -> Exception:
+  def explain(self, error: Exception) -> Exception:
     """Returns the error to raise when reading from the pipeline failed with `error`."""
     if self._unreadable:
       return BadDataError(f'the data set cannot be read: {self._unreadable}')
@@ -296,13 +392,3 @@ class ImageReader:
         "--workdir, without it or with on_bad_image='skip', which leaves such images out"
       )
     return error
-
-
-def _scale_boxes(
-  boxes: np.ndarray, size: tuple[int, int], scaled_size: tuple[int, ...]
-) -> np.ndarray:
-  """Boxes `[M, 4]` of an image of `size` in the same image at `scaled_size`, rounded."""
-  scale = np.array(scaled_size) / np.array(size)
-  corners = np.stack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
-  begin, end = np.minimum(np.rint(corners * scale), scaled_size).astype(np.int32)
-  return np.concatenate([begin, end - begin], axis=1)
