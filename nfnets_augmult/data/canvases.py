@@ -20,6 +20,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -134,6 +135,16 @@ class CanvasInput:
   def crops_per_device(self) -> int:
     """M, the most that any device makes."""
     return max(part.num_cropped for part in self._all_parts)
+
+  @property
+  def device_bytes(self) -> int:
+    """Bytes that a device holds of inputs and images: of this step and, of inputs, of the next two.
+
+    Without what is in between, see `device_copies.COPIES_AT_A_TIME`.
+    """
+    of_canvases = self.canvases_per_device * math.prod(self.canvas_shape)
+    images = self.crops_per_device + self._parts[0].own[1] - self._parts[0].own[0]
+    return 3 * of_canvases + images * math.prod(self.image_shape)
 
   def inputs(self, start_step: int, stop_step: int) -> Iterator[HostInputs]:
     """Yields the inputs of each step from `start_step` to `stop_step`.

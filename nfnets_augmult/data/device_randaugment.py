@@ -61,9 +61,7 @@ def make_layers(
   layer = _make_layer(randaugment, height, width)
 
   def layers(image: jax.Array, draws: Draws) -> jax.Array:
-    for number in range(randaugment.layers):
-      image = layer(image, *(values[number] for values in draws))
-    return image
+    return jax.lax.scan(lambda image, drawn: (layer(image, *drawn), None), image, draws)[0]
 
   return layers
 

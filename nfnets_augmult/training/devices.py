@@ -97,9 +97,17 @@ def place_batch(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
   }
 
 
-def prefetch(batches: Iterator[Mapping[str, np.ndarray]], *, ahead: int = 2) -> Iterator[Any]:
-  """Yields placed batches while the next `ahead` are transferred."""
-  placed = map(place_batch, batches)
+def prefetch(
+  batches: Iterator[Any], *, place: Callable[[Any], Any] = place_batch, ahead: int = 2
+) -> Iterator[Any]:
+  """Yields placed batches while the next `ahead` are transferred.
+
+  Args:
+    batches: in order.
+    place: transfers one, asynchronously.
+    ahead: how many.
+  """
+  placed = map(place, batches)
   queue = collections.deque(itertools.islice(placed, ahead))
   while queue:
     yield queue.popleft()
