@@ -35,6 +35,7 @@ def _config(**changes):
       'augmentation__randaugment__behaviour': 'pil',
       'augmentation__flip': True,
       'optimizer__learning_rate': 0.01,
+      'optimizer__warmup_steps': 0,
       'evaluation__every_epochs': 1.0,
       'evaluation__train_images': 0,
       'checkpoint__every_steps': 4,
@@ -45,14 +46,15 @@ def _config(**changes):
   return config
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('placement', ['within', 'neighbouring'])
 def test_trains_as_with_tf_data_and_resumes_bit_for_bit(tmp_path, placement):
   """Loss and accuracy of every step, on eight devices; a stop in the middle changes nothing.
 
   With successive batches a group of four is left after two.
   """
-  U = 4 if placement == 'within' else 16
-  changes = {'placement': placement, 'unique_images_per_batch': U}
+  unique = 4 if placement == 'within' else 16
+  changes = {'placement': placement, 'unique_images_per_batch': unique}
   state, result = train_run(_config(**changes), str(tmp_path / 'whole'))
   config = _config(**changes)
   with pytest.raises(StopRequested):
@@ -92,7 +94,7 @@ def test_the_contact_sheet_shows_what_the_device_makes(monkeypatch):
 
 
 def test_what_cannot_be_is_refused(monkeypatch):
-  """Several steps at once, groups of runs, and canvases that do not fit; the message names a key."""
+  """Several steps at once, groups of runs, canvases that do not fit; the message names a key."""
   with pytest.raises(ValueError, match='steps_per_dispatch=2 must be 1 for imagenet2012'):
     Run(_config(steps_per_dispatch=2)).prepare()
   with pytest.raises(ValueError, match='held in memory'):
@@ -112,6 +114,7 @@ def test_bad_canvases_are_refused(canvas):
 def test_images_held_in_memory_may_be_mixed_on_the_device(tmp_path):
   """The digits with Mixup: the host sends the images of each step, and no TensorFlow is needed."""
   changes = {'augmentation__mixup__share': 1.0, 'total_steps': 2, 'log_every_steps': 1}
+  changes |= {'optimizer__warmup_steps': 0}
   losses = []
   for place in ('device', 'tf.data'):
     config = toy_config(input=place, **changes)
