@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from nfnets_augmult.data import crop_flip, mixing, randaugment
+from nfnets_augmult.data import crop_flip, device_copies, mixing, randaugment
 from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.device_copies import Copies
 from nfnets_augmult.data.host_part import HostPart
@@ -135,6 +135,16 @@ class CanvasInput:
   def crops_per_device(self) -> int:
     """M, the most that any device makes."""
     return max(part.num_cropped for part in self._all_parts)
+
+  @property
+  def make_images(self) -> Callable[[jax.Array, Copies], jax.Array]:
+    """`device_copies.make_images` of canvases and copies of one device."""
+    return functools.partial(
+      device_copies.make_images,
+      augmentation=self.augmentation,
+      size=self.image_shape[0],
+      antialias=self.read_options.antialias,
+    )
 
   @property
   def device_bytes(self) -> int:

@@ -128,13 +128,26 @@ def _make_tables(
 def _histograms(image: jax.Array) -> jax.Array:
   """How often each value occurs in each channel, int32 `[3, 256]`.
 
-  As products of matrices: the value 16 h + l is counted in row h and column l.
+  TPUs are slow at adding to places in memory, and others at products of such thin matrices.
   """
+  return jax.lax.platform_dependent(
+    image, tpu=_histograms_by_products, default=_histograms_by_scattering
+  )
+
+
+def _histograms_by_scattering(image: jax.Array) -> jax.Array:
+  bins = image.reshape(-1, 3).astype(jnp.int32) + jnp.array([0, 256, 512])
+  return jnp.zeros(768, jnp.int32).at[bins.ravel()].add(1).reshape(3, 256)
+
+
+def _histograms_by_products(image: jax.Array) -> jax.Array:
+  """The value 16 h + l is counted in row h and column l."""
   pixels = image.reshape(-1, 3).T  # [3, P]
   digits = jnp.arange(16, dtype=jnp.uint8)
   # Zeros and ones are exact in bfloat16, and so are sums up to 2**24 in float32.
   high, low = (
-    (digit[..., np.newaxis] == digits).astype(jnp.bfloat16) for digit in (pixels // 16, pixels % 16)
+    (digit[..., np.newaxis] == digits).astype(jnp.bfloat16)
+    for digit in (pixels // 16, pixels % 16)
   )
   counts = jnp.einsum('cph,cpl->chl', high, low, preferred_element_type=jnp.float32)
   return counts.reshape(3, 256).astype(jnp.int32)

@@ -82,23 +82,11 @@ def _canvas_input(
   )
 
 
-def _image_maker(
-  inputs: canvases.CanvasInput,
-) -> Callable[[jax.Array, device_copies.Copies], jax.Array]:
-  """Returns `device_copies.make_images` with the arguments of the run."""
-  return functools.partial(
-    device_copies.make_images,
-    augmentation=inputs.augmentation,
-    size=inputs.image_shape[0],
-    antialias=inputs.read_options.antialias,
-  )
-
-
 def _batches_of_one_device(
   inputs: canvases.CanvasInput, start_step: int, stop_step: int
 ) -> Batches:
   """The batches that a single device makes, back on the host."""
-  make_images = jax.jit(_image_maker(inputs))
+  make_images = jax.jit(inputs.make_images)
   for step in inputs.inputs(start_step, stop_step):
     copies = jax.tree.map(lambda array: array[0], step.copies)
     yield dict(step.fields, image=np.asarray(make_images(step.canvases[0], copies)))
@@ -228,7 +216,7 @@ def make_restart(
     return restart_host
 
   if not is_data_on_devices(settings, source):
-    make_images = _image_maker(_canvas_input(settings, source, multiplicity))
+    make_images = _canvas_input(settings, source, multiplicity).make_images
 
     def step_with_images_made(
       state: TrainState, placed: _Placed, key: Any

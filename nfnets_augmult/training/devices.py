@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 AXIS_NAME = 'devices'
 
 # The keys of a batch that are transferred; the identities of the slots stay on the host.
-_DEVICE_KEYS = ('image', 'label', 'mask', 'partner_label', 'mix_weight')
+DEVICE_KEYS = ('image', 'label', 'mask', 'partner_label', 'mix_weight')
 
 
 def on_each_device(function: Callable[..., Any], *, donate_state: bool = False) -> Any:
@@ -92,7 +92,7 @@ def place_batch(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
   count = jax.local_device_count()
   return {
     key: place(batch[key].reshape(count, -1, *batch[key].shape[1:]))
-    for key in _DEVICE_KEYS
+    for key in DEVICE_KEYS
     if key in batch
   }
 

@@ -137,6 +137,15 @@ def test_auto_contrast_of_every_range(behaviour):
   np.testing.assert_array_equal(found, expected)
 
 
+def test_histograms():
+  """Both ways of counting, of which a backend uses one, count alike."""
+  photo = real_images.photos(1, 60, 70)[0]
+  expected = [np.bincount(photo[..., channel].ravel(), minlength=256) for channel in range(3)]
+  for count in ('products', 'scattering'):
+    found = getattr(device_randaugment, f'_histograms_by_{count}')(photo)
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_layers_follow_one_another():
   """Four layers of the whole are those of tf.data, operation after operation."""
   options = RandAugment(4, 10, 'pil')
@@ -255,13 +264,7 @@ def _inputs(source, multiplicity, augmentation=_ALL, *, options=_OPTIONS, canvas
 
 def _made(inputs, start, stop):
   """The batches of a host, made by its devices."""
-  make = functools.partial(
-    device_copies.make_images,
-    augmentation=inputs.augmentation,
-    size=inputs.image_shape[0],
-    antialias=inputs.read_options.antialias,
-  )
-  make = jax.jit(jax.vmap(make))
+  make = jax.jit(jax.vmap(inputs.make_images))
   for step in inputs.inputs(start, stop):
     images = np.asarray(make(step.canvases, step.copies))
     yield dict(step.fields, image=images.reshape(-1, *images.shape[2:]))

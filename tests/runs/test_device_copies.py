@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from nfnets_augmult.runs import batches, pictures, settings, training
+from nfnets_augmult.data import canvases
+from nfnets_augmult.runs import pictures, settings, training
 from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training import devices, records
 from nfnets_augmult.training.checkpoints import Checkpoints
@@ -81,12 +82,11 @@ def test_the_contact_sheet_shows_what_the_device_makes(monkeypatch):
   for key in by_host.keys() - {'image'}:
     np.testing.assert_array_equal(batch[key], by_host[key], err_msg=key)
   assert np.mean(np.abs(batch['image'].astype(int) - by_host['image']) > 8) < 0.05
-  seen = []
-  make = batches.device_copies.make_images
+  seen, make = [], canvases.device_copies.make_images
   monkeypatch.setattr(
-    batches.device_copies,
+    canvases.device_copies,
     'make_images',
-    lambda *a, **k: (seen.append(k['augmentation']), make(*a, **k))[1],
+    lambda *arrays, **options: seen.append(options['augmentation']) or make(*arrays, **options),
   )
   sheet = pictures.contact_sheet_of(run)
   assert sheet.height > 4 * 64
