@@ -2,12 +2,13 @@ r"""How fast the input is on this machine, beside a plain pipeline that repeats 
 
     python -m benchmarks.input --config=experiments/cifar100_wrn16_4.py \
         --config.batch_size=1024 --config.dataset.data_dir=DIR [--config.KEY=VALUE ...] \
-        [--random_images] [--augmults=1,4,16] [--seconds=1]
+        [--random_images] [--augmults=1,4,16] [--seconds=1] [--input=tf.data]
 
 Prints augmented images per second and CPU time for several n at the batch size of the config,
 beside the plain pipeline and beside this one without sharing anything between copies, measured in
 turn in the same run; then what the parts of the work cost, and the peak memory. With
-`--random_images` there are 50,000 of them in place of the data set.
+`--random_images` there are 50,000 of them in place of the data set. With `--input=device,tf.data`
+it is instead what the host does where the device makes the copies and where the host does.
 """
 
 import os
@@ -45,6 +46,9 @@ def _measure() -> None:
   quiet_tensorflow.import_quietly()
   from benchmarks import input_benchmark
 
+  places = flags.FLAGS.input
+  if places not in (['tf.data'], ['device', 'tf.data']):
+    raise ValueError(f'--input={",".join(places)} must be tf.data, or device,tf.data')
   with renamed({'augmult': '--augmults'}):
     input_benchmark.check(run, augmults)
   source, augmentation = run.data.train, run.settings.augmentation
@@ -52,6 +56,9 @@ def _measure() -> None:
     f'{source.description}; batch size {run.settings.batch_size}; {augmentation}; '
     f'{os.cpu_count()} CPUs'
   )
+  if len(places) > 1:
+    _compare_places(run, augmults, args.seconds)
+    return
   print('   n  pipeline          images/s   CPU ms/image   ours is faster by   of CPU time')
   for n in augmults:
     for name, speed in input_benchmark.compare(run, augmult=n, seconds=args.seconds).items():
@@ -68,7 +75,34 @@ def _measure() -> None:
   print(f'peak memory of this process: {input_benchmark.peak_memory_mib():,.0f} MiB')
 
 
+def _compare_places(run: Run, augmults: list[int], seconds: float) -> None:
+  """Prints what a copy costs the host, with and without RandAugment, and what an image does."""
+  from benchmarks import input_places_benchmark
+
+  print(f'canvases of {run.settings.dataset.canvas} pixels')
+  print('layers     n  made by   CPU ms/copy   bytes to device/copy   of CPU time      of bytes')
+  for changed in input_places_benchmark.with_and_without_layers(run):
+    layers = changed.settings.augmentation.randaugment.layers
+    for n in augmults:
+      costs = input_places_benchmark.compare(changed, augmult=n, seconds=seconds)
+      for place, cost in costs.items():
+        line = f'{layers:6} {n:5}  {place:8}'
+        line += f'{cost.cpu_milliseconds:13.3f} {cost.bytes_per_copy:22,.0f}'
+        if cost.cpu_ratio:
+          line += '   {:4.1f} ({:.1f} to {:.1f})'.format(*cost.cpu_ratio)
+          line += f'   {cost.bytes_ratio:7.2f}'
+        print(line, flush=True)
+  unique = run.settings.batch_size // max(augmults)
+  steps = input_places_benchmark.cost_of_steps(
+    run, augmults, unique_images_per_batch=unique, seconds=seconds
+  )
+  print(f'CPU ms of the host per step of {unique} unique images, copies made by the device:')
+  for n, (median, least, greatest) in steps.items():
+    print(f'{n:12}  {median:8.1f} ({least:.1f} to {greatest:.1f})')
+
+
 if __name__ == '__main__':
+  flags.DEFINE_list('input', 'tf.data', 'tf.data, or device,tf.data to compare the two.')
   flags.DEFINE_boolean('random_images', False, 'Random images in place of the data set.')
   flags.DEFINE_list('augmults', '1,4,16', 'Values of n in the table.')
   flags.DEFINE_float('seconds', 1.0, 'Length of each of the measurements.', lower_bound=0)

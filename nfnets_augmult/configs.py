@@ -59,10 +59,14 @@ def default_config() -> ml_collections.ConfigDict:
   config.dataset.antialias = False  # widen the bicubic kernel where images shrink
   config.dataset.allow_download = False  # of data sets that are not prepared yet
 
-  # Where batches are made. 'tf.data': on the host. 'device': on the accelerator, which then holds
-  # all training images; the same batches, see docs/device_input.md.
+  # Where batches are made. 'tf.data': on the host. 'device': on the accelerator, which holds all
+  # training images if they are in memory and only cropped, as in the CIFAR recipe, or else gets
+  # those of each step from the host; the same batches, see docs/device_input.md.
   config.input = 'tf.data'
-  config.steps_per_dispatch = 1  # how many the host asks for at once; above 1 with 'device' alone
+  # Pixels of the shorter and the longer side to which images are scaled down, if they are larger,
+  # before they are sent to the accelerator.
+  config.dataset.canvas = (384, 512)
+  config.steps_per_dispatch = 1  # how many the host asks for at once; above 1 if it sends no images
 
   config.augmentation = ml_collections.ConfigDict()
   # 'pad': pad, then crop the original size; images that differ in size are first cropped to the

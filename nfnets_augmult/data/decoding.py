@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 from absl import logging
+from PIL import Image
 
 from nfnets_augmult.data import image_formats, pillow_images
 from nfnets_augmult.data.image_formats import DecodeError, DecodeRules, JpegHeader
@@ -138,9 +139,11 @@ def _plan_jpeg(
   height, width = header.displayed_size
   denominator = scale_denominator(boxes, image_size) if options.jpeg_scaling else 1
   if denominator > 1:
-    size = tuple(-(-length // denominator) for length in (header.height, header.width))
+    size = _stored_size(header, denominator)
     scaled = size[:: -1 if header.is_turned else 1]
-    return _JpegPlan(denominator, None, size, _scale_boxes(boxes, (height, width), scaled))
+    return _JpegPlan(
+      denominator, None, size, image_formats.scale_boxes(boxes, (height, width), scaled)
+    )
   top, left = boxes[:, :2].min(axis=0)
   bottom, right = (boxes[:, :2] + boxes[:, 2:]).max(axis=0)
   window = np.array([top, left, bottom - top, right - left], np.int32)
@@ -150,6 +153,11 @@ def _plan_jpeg(
   stored = image_formats.stored_box(window, header.orientation, height, width)
   boxes = boxes - np.array([top, left, 0, 0], np.int32)
   return _JpegPlan(1, stored, (int(stored[2]), int(stored[3])), boxes)
+
+
+def _stored_size(header: JpegHeader, denominator: int) -> tuple[int, int]:
+  """Height and width, as stored, of an image that is decoded at a fraction of its size."""
+  return -(-header.height // denominator), -(-header.width // denominator)
 
 
 def _decode_jpeg(
@@ -212,8 +220,64 @@ def _decode_boxes_by_pillow(
 
   pixels = pillow_images.decode(encoded, options.rules, shrink=shrink)
   if pixels.shape[:2] != full_size:
-    boxes = _scale_boxes(boxes, full_size, pixels.shape[:2])
+    boxes = image_formats.scale_boxes(boxes, full_size, pixels.shape[:2])
   return np.ascontiguousarray(pixels), boxes
+
+
+def decode_to_fit(
+  encoded: bytes, sides: tuple[int, int], options: ReadOptions
+) -> tuple[np.ndarray, tuple[int, int]]:
+  """Returns all of an image, scaled down if its sides are longer than `sides`.
+
+  With `jpeg_scaling` a JPEG of at least twice that is decoded at a half, a quarter or an eighth,
+  other images of more than 16.8 million pixels are averaged likewise, and what is left is scaled by
+  Pillow's bicubic filter, which widens its kernel.
+
+  Args:
+    encoded: contents of the file.
+    sides: the most pixels of the shorter and of the longer side.
+    options: how images are read.
+
+  Returns:
+    uint8 `[H, W, C]`, and height and width of the original, as displayed.
+
+  Raises:
+    DecodeError: it cannot be decoded.
+  """
+  header = _header(encoded, options.rules)
+  if header is None:
+    full_size = (1, 1)
+
+    def shrink(height: int, width: int) -> int:
+      nonlocal full_size
+      full_size = height, width
+      return _fit_denominator(full_size, sides, options) if height * width > _LARGE else 1
+
+    pixels = pillow_images.decode(encoded, options.rules, shrink=shrink)
+  else:
+    full_size = header.displayed_size
+    denominator = _fit_denominator(full_size, sides, options)
+    plan = _JpegPlan(
+      denominator, None, _stored_size(header, denominator), np.empty((0, 4), np.int32)
+    )
+    pixels = _decode_jpeg(encoded, plan, header)
+  scale = _fit_scale(full_size, sides)
+  height, width = (max(1, round(side * scale)) for side in full_size)
+  if pixels.shape[:2] != (height, width):
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+  return pixels, full_size
+
+
+def _fit_scale(size: tuple[int, int], sides: tuple[int, int]) -> float:
+  """The share of its height and width at which an image fits, at most 1."""
+  return min(1.0, *(most / side for most, side in zip(sorted(sides), sorted(size), strict=True)))
+
+
+def _fit_denominator(size: tuple[int, int], sides: tuple[int, int], options: ReadOptions) -> int:
+  """1, 2, 4 or 8: how far an image may shrink before it is scaled to fit."""
+  scale = _fit_scale(size, sides)
+  return max(d for d in DENOMINATORS if d == 1 or (options.jpeg_scaling and d * scale <= 1))
 
 
 class Fetched(NamedTuple):
@@ -249,6 +313,22 @@ class Decoded(NamedTuple):
 
   pixels: np.ndarray
   boxes: np.ndarray
+  mask: np.float32
+
+
+class Whole(NamedTuple):
+  """All of an image, perhaps scaled down.
+
+  Attributes:
+    pixels: uint8 `[H, W, C]`.
+    full_size: height and width before.
+    label: int32.
+    mask: float32, 0 for an image that did not decode under the policy `'skip'`, else 1.
+  """
+
+  pixels: np.ndarray
+  full_size: tuple[int, int]
+  label: np.int32
   mask: np.float32
 
 
@@ -340,6 +420,24 @@ class ImageReader:
     boxes = np.tile(np.array([0, 0, 1, 1], np.int32), (len(make_boxes(1, 1)), 1))
     return Decoded(np.zeros((1, 1, 3), np.uint8), boxes, np.float32(0))
 
+  def read_whole(self, index: int, sides: tuple[int, int]) -> Whole:
+    """Returns all of image `index` of an encoded source, see `decode_to_fit`.
+
+    Args:
+      index: of the image.
+      sides: the most pixels of the shorter and of the longer side.
+
+    Raises:
+      ValueError, OSError: the file cannot be read, or does not decode under the policy `'fail'`.
+    """
+    encoded, label = self._read(index)
+    try:
+      decoded = decode_to_fit(encoded, sides, self._options)
+    except DecodeError as error:
+      self._record_bad_image(index, str(error))
+      return Whole(np.zeros((1, 1, 3), np.uint8), (1, 1), np.int32(label), np.float32(0))
+    return Whole(*decoded, np.int32(label), np.float32(1))
+
   def _read(self, index: int) -> tuple[bytes, int]:
     """The encoded image, empty if it is held in memory, and its label."""
     if isinstance(self._source, ArraySource):
@@ -384,13 +482,3 @@ class ImageReader:
         "--workdir, without it or with on_bad_image='skip', which leaves such images out"
       )
     return error
-
-
-def _scale_boxes(
-  boxes: np.ndarray, size: tuple[int, int], scaled_size: tuple[int, ...]
-) -> np.ndarray:
-  """Boxes `[M, 4]` of an image of `size` in the same image at `scaled_size`, rounded."""
-  scale = np.array(scaled_size) / np.array(size)
-  corners = np.stack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
-  begin, end = np.minimum(np.rint(corners * scale), scaled_size).astype(np.int32)
-  return np.concatenate([begin, end - begin], axis=1)

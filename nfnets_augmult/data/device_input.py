@@ -14,7 +14,7 @@ import numpy as np
 
 from nfnets_augmult.data.crop_flip import CropFlip, Draws
 from nfnets_augmult.data.multiplicity import Images, Multiplicity, fill_slots
-from nfnets_augmult.data.sources import ArraySource, Source
+from nfnets_augmult.data.sources import ArraySource
 
 
 class DeviceData(NamedTuple):
@@ -117,7 +117,7 @@ def device_slots(
   return np.arange(start, stop, dtype=np.int32).reshape(device_count, -1)
 
 
-def check_source(source: Source, *, device_bytes: int | None) -> None:
+def check_source(source: ArraySource, *, device_bytes: int | None) -> None:
   """Checks that the images of `source` fit in the memory of a device.
 
   Args:
@@ -125,14 +125,8 @@ def check_source(source: Source, *, device_bytes: int | None) -> None:
     device_bytes: memory of the smallest device, None if it is not known.
 
   Raises:
-    ValueError: they are not decoded arrays, or there are too many.
+    ValueError: there are too many.
   """
-  if not isinstance(source, ArraySource):
-    raise ValueError(
-      f"input='device' needs images of one size, decoded: those of {source.description} are "
-      'encoded files. Write them as arrays once, with python -m nfnets_augmult.convert, or leave '
-      "input at 'tf.data'"
-    )
   needed = source.images.nbytes + source.labels.nbytes
   # The rest is for the network, its state and its activations.
   if device_bytes is not None and needed > device_bytes // 2:

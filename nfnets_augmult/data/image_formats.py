@@ -269,3 +269,24 @@ def webp_size(start: bytes) -> tuple[int, int]:
   else:
     raise DecodeError('it is cut off or damaged: its header does not state a size')
   return height, width
+
+
+def scale_boxes(
+  boxes: np.ndarray, size: tuple[int, int], scaled_size: tuple[int, ...]
+) -> np.ndarray:
+  """Returns boxes `[M, 4]` of an image of `size` in the same image at `scaled_size`, rounded.
+
+  Each keeps at least one pixel.
+
+  Args:
+    boxes: int32 `[M, 4]`: top, left, height and width.
+    size: height and width, in pixels.
+    scaled_size: likewise.
+  """
+  scale = np.array(scaled_size) / np.array(size)
+  corners = np.stack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
+  begin, end = np.rint(corners * scale).astype(np.int32)
+  most = np.array(scaled_size, np.int32)
+  begin = np.minimum(begin, most - 1)
+  end = np.clip(end, begin + 1, most)
+  return np.concatenate([begin, end - begin], axis=1)

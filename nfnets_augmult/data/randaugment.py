@@ -66,6 +66,7 @@ OPERATIONS = (
   'SolarizeAdd',
 )
 BEHAVIOURS = ('reference', 'pil')
+FILL = 128  # of empty pixels
 _DRAWS_PER_LAYER = 4
 # Larger than useful, and small enough for the int32 of the operations and the memory of the draws.
 _MOST_LAYERS = 100

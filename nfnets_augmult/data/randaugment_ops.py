@@ -1,17 +1,14 @@
 """The operations of RandAugment on uint8 images, in TensorFlow; `randaugment.py` describes them."""
 
 import functools
-import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from nfnets_augmult.data.randaugment import OPERATIONS, RandAugment
-
-_GEOMETRIC = ('Rotate', 'ShearX', 'ShearY', 'TranslateX', 'TranslateY')
-_FILL = 128  # of empty pixels
+from nfnets_augmult.data import randaugment_geometry
+from nfnets_augmult.data.randaugment import FILL, OPERATIONS, RandAugment
+from nfnets_augmult.data.randaugment_geometry import GEOMETRIC
 
 
 def apply_layers(
@@ -76,8 +73,8 @@ def make_operation(
   """
   RandAugment(1).check_channels(image.shape[-1])
   pil = behaviour == 'pil'
-  if operation in _GEOMETRIC:
-    sources = _source_pixels(operation, image, magnitude, pil)
+  if operation in GEOMETRIC:
+    sources = _source_pixels(operation, image, magnitude, behaviour)
     return lambda image, negate, centre: _sample(image, sources[tf.cast(negate, tf.int32)])
   level = magnitude / 10
   if operation == 'Cutout':
@@ -186,7 +183,7 @@ def _cutout(image: tf.Tensor, half_side: int, centre: tf.Tensor) -> tf.Tensor:
   middle = tf.cast(centre * tf.cast(size, tf.float32), tf.int32)
   start = tf.maximum(middle - half_side, 0)
   stop = tf.minimum(middle + half_side, size)
-  square = tf.fill(tf.concat([stop - start, [3]], axis=0), tf.constant(_FILL, tf.uint8))
+  square = tf.fill(tf.concat([stop - start, [3]], axis=0), tf.constant(FILL, tf.uint8))
   return _paste(image, square, start[0], start[1])
 
 
@@ -214,22 +211,20 @@ def _blend(other: tf.Tensor | float, values: tf.Tensor, factor: float) -> tf.Ten
   return _to_uint8(other + factor * (values - other))
 
 
-# Geometric operations: output pixel (x, y) is the input pixel nearest to (a x + b y + c,
-# d x + e y + f), which depends on the size and the sign only.
+# Geometric operations.
 
 
-def _source_pixels(operation: str, image: tf.Tensor, magnitude: float, pil: bool) -> tf.Tensor:
-  """Numbers of the input pixels, int32 `[2, H, W]`, for the positive and the negative sign.
+def _source_pixels(operation: str, image: tf.Tensor, magnitude: float, behaviour: str) -> tf.Tensor:
+  """See `randaugment_geometry.source_pixels`; int32 `[2, H, W]`.
 
-  Pixels are numbered row by row; the number after the last stands for all outside. For a static
-  size this is computed once, in NumPy; the rest takes a fifth of the time of
+  For a static size this is computed once, in NumPy; the rest takes a fifth of the time of
   `tf.raw_ops.ImageProjectiveTransformV3`, for the same pixels.
   """
 
   def make(height: int, width: int) -> np.ndarray:
-    find = _pixels_of_pillow if pil else _pixels_of_reference
-    signs = [find(operation, magnitude / 10 * sign, int(height), int(width)) for sign in (1, -1)]
-    return np.stack(signs)
+    return randaugment_geometry.source_pixels(
+      operation, magnitude, behaviour, int(height), int(width)
+    )
 
   height, width, _ = _size(image)
   if image.shape.is_fully_defined():
@@ -239,63 +234,9 @@ def _source_pixels(operation: str, image: tf.Tensor, magnitude: float, pil: bool
 
 def _sample(image: tf.Tensor, source: tf.Tensor) -> tf.Tensor:
   """The image's pixels with the numbers `source`, int32 `[H, W]`; the one after the last is 128."""
-  filling = tf.constant([[_FILL] * 3], tf.uint8)
+  filling = tf.constant([[FILL] * 3], tf.uint8)
   pixels = tf.concat([tf.reshape(image, [-1, 3]), filling], axis=0)
   return tf.reshape(tf.gather_nd(pixels, source[..., tf.newaxis]), tf.shape(image))
-
-
-def _coefficients(operation: str, level: float, rotation: tuple[Any, ...]) -> tuple[Any, ...]:
-  """From a to f, where those of a rotation are given."""
-  return {
-    'Rotate': rotation,
-    'ShearX': (1, level * 0.3, 0, 0, 1, 0),
-    'ShearY': (1, 0, 0, level * 0.3, 1, 0),
-    'TranslateX': (1, 0, level * 100, 0, 1, 0),
-    'TranslateY': (1, 0, 0, 0, 1, level * 100),
-  }[operation]
-
-
-def _pixels_of_reference(operation: str, level: float, height: int, width: int) -> np.ndarray:
-  """In float32, with every product and sum rounded, as in `ImageProjectiveTransformV3`."""
-  number = np.float32
-  radians = number(level * 30) * number(math.pi / 180)
-  with tf.init_scope():  # eagerly; NumPy's sine differs in the last bit
-    sine, cosine = tf.sin(radians).numpy(), tf.cos(radians).numpy()
-  right, bottom = number(width - 1), number(height - 1)
-  x_0 = (right - (cosine * right - sine * bottom)) / number(2)
-  y_0 = (bottom - (sine * right + cosine * bottom)) / number(2)
-  coefficients = _coefficients(operation, level, (cosine, -sine, x_0, sine, cosine, y_0))
-  a, b, c, d, e, f = np.array(coefficients, number)
-  x, y = np.arange(width, dtype=number), np.arange(height, dtype=number)[:, np.newaxis]
-  columns, rows = ((p * x + q * y) + r for p, q, r in ((a, b, c), (d, e, f)))
-  # Halves are rounded away from 0, so that -0.5 is outside. In float64 the sum is exact.
-  columns, rows = (
-    np.where(places > -0.5, np.floor(places.astype(np.float64) + 0.5), -1).astype(np.int64)
-    for places in (columns, rows)
-  )
-  return _numbers(columns, rows, height, width)
-
-
-def _pixels_of_pillow(operation: str, level: float, height: int, width: int) -> np.ndarray:
-  """In 16.16 fixed point, from the corner of the image to the centre of each pixel."""
-  radians = math.radians(level * 30)
-  sine, cosine = math.sin(radians), math.cos(radians)
-  x_0 = width / 2 - (cosine * width - sine * height) / 2
-  y_0 = height / 2 - (sine * width + cosine * height) / 2
-  coefficients = _coefficients(operation, level, (cosine, -sine, x_0, sine, cosine, y_0))
-  a, b, c, d, e, f = np.array(coefficients, np.float64)
-  # At the centre of the first pixel.
-  c, f = c + (a + b) / 2, f + (d + e) / 2
-  a, b, c, d, e, f = np.floor(np.array([a, b, c, d, e, f]) * 2**16 + 0.5).astype(np.int64)
-  x, y = np.arange(width), np.arange(height)[:, np.newaxis]
-  columns, rows = ((p * x + q * y + r) >> 16 for p, q, r in ((a, b, c), (d, e, f)))
-  return _numbers(columns, rows, height, width)
-
-
-def _numbers(columns: np.ndarray, rows: np.ndarray, height: int, width: int) -> np.ndarray:
-  """The numbers of the pixels at these columns and rows, int32 `[H, W]`."""
-  inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-  return np.where(inside, rows * width + columns, height * width).astype(np.int32)
 
 
 def _size(image: tf.Tensor) -> tuple:

@@ -2,12 +2,12 @@
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from nfnets_augmult.data import array_batches, device_input
+from nfnets_augmult.data import array_batches, canvases, device_copies, device_input
 from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.multiplicity import Images, Multiplicity
 from nfnets_augmult.data.sources import ArraySource, Source
@@ -20,10 +20,76 @@ from nfnets_augmult.training.step import Metrics
 Batches = Iterator[dict[str, np.ndarray]]
 
 
+def is_data_on_devices(settings: Settings, source: Source) -> bool:
+  """Returns whether the devices hold all training images and make the batches from them.
+
+  That is so with `input='device'` for images held in memory that are padded, cropped and flipped,
+  and nothing else. Any other images the host sends to the devices, those of each step.
+  """
+  augmentation = settings.augmentation
+  is_only_cut = augmentation.crop.cut is not None and not (
+    augmentation.mixing.is_on or augmentation.randaugment.layers
+  )
+  return settings.is_device_input and isinstance(source, ArraySource) and is_only_cut
+
+
 @renamed({'split': 'dataset.train_split'})
-def check_device_memory(source: Source) -> None:
-  """Raises ValueError if the devices cannot hold the images of `source`."""
-  device_input.check_source(source, device_bytes=devices.memory_limit())
+def check_device_input(settings: Settings, source: Source, multiplicity: Multiplicity) -> None:
+  """Checks that batches of `source` can be made on the devices.
+
+  Raises:
+    ValueError: the memory of a device does not suffice, or several steps are to be dispatched at
+      once although the host sends the images of each.
+  """
+  limit = devices.memory_limit()
+  if is_data_on_devices(settings, source):
+    device_input.check_source(source, device_bytes=limit)
+    return
+  if settings.steps_per_dispatch > 1:
+    raise ValueError(
+      f'steps_per_dispatch={settings.steps_per_dispatch} must be 1 for {source.description} with '
+      'this augmentation: the host sends the images of each step'
+    )
+  inputs = _canvas_input(settings, source, multiplicity)
+  if limit is not None and inputs.device_bytes > limit // 2:
+    raise ValueError(
+      f'dataset.canvas={inputs.canvas}: the images of a step take '
+      f'{inputs.device_bytes / 2**30:.1f} GiB of every device, more than half of its '
+      f"{limit / 2**30:.1f} GiB; make it smaller, or leave input at 'tf.data'"
+    )
+
+
+def _canvas_input(
+  settings: Settings,
+  source: Source,
+  multiplicity: Multiplicity,
+  *,
+  augmentation: Augmentation | None = None,
+  device_count: int | None = None,
+  hosts: tuple[int, int] | None = None,
+) -> canvases.CanvasInput:
+  """Returns what this host sends to its devices, or to as many as `device_count`."""
+  host_index, host_count = hosts or (jax.process_index(), jax.process_count())
+  return canvases.CanvasInput(
+    source,
+    multiplicity,
+    augmentation or settings.augmentation,
+    settings.dataset.train_options,
+    settings.dataset.canvas,
+    device_count=device_count or jax.local_device_count(),
+    host_index=host_index,
+    host_count=host_count,
+  )
+
+
+def _batches_of_one_device(
+  inputs: canvases.CanvasInput, start_step: int, stop_step: int
+) -> Batches:
+  """The batches that a single device makes, back on the host."""
+  make_images = jax.jit(inputs.make_images)
+  for step in inputs.inputs(start_step, stop_step):
+    copies = jax.tree.map(lambda array: array[0], step.copies)
+    yield dict(step.fields, image=np.asarray(make_images(step.canvases[0], copies)))
 
 
 @renamed(DATASET_KEYS | AUGMENTATION_KEYS)
@@ -37,7 +103,9 @@ def train_batches(
   augmentation: Augmentation | None = None,
   hosts: tuple[int, int] | None = None,
 ) -> Batches:
-  """Returns this host's training batches, made on the host.
+  """Returns this host's training batches on the host.
+
+  They are made there, or by one of its devices, where the devices get the images of each step.
 
   Args:
     settings: of the run.
@@ -56,8 +124,18 @@ def train_batches(
     'host_index': host_index,
     'host_count': host_count,
   }
-  if settings.is_device_input:
+  if is_data_on_devices(settings, source):
     return array_batches.train_batches(source, multiplicity, crop=augmentation.crop, **options)
+  if settings.is_device_input:
+    inputs = _canvas_input(
+      settings,
+      source,
+      multiplicity,
+      augmentation=augmentation,
+      device_count=1,
+      hosts=(host_index, host_count),
+    )
+    return _with_keys_in_errors(_batches_of_one_device(inputs, start_step, stop_step))
   from nfnets_augmult.data import pipeline
 
   return _with_keys_in_errors(
@@ -137,6 +215,28 @@ def make_restart(
 
     return restart_host
 
+  if not is_data_on_devices(settings, source):
+    make_images = _canvas_input(settings, source, multiplicity).make_images
+
+    def step_with_images_made(
+      state: TrainState, placed: _Placed, key: Any
+    ) -> tuple[TrainState, Metrics]:
+      image = make_images(placed.canvases, placed.copies)
+      return train_step(state, dict(placed.fields, image=image), key)
+
+    def restart_with_images(
+      key: Any, *, multiplicity: Multiplicity, start_step: int
+    ) -> feeding.Advance:
+      inputs = _canvas_input(settings, source, multiplicity)
+      return feeding.make_host_advance(
+        step_with_images_made,
+        key=key,
+        batches=_with_keys_in_errors(inputs.inputs(start_step, total_steps)),
+        place=_placing(),
+      )
+
+    return restart_with_images
+
   one_step = feeding.with_batch_made(train_step, _device_batch_maker(settings, multiplicity))
 
   def restart_device(key: Any, *, multiplicity: Multiplicity, start_step: int) -> feeding.Advance:
@@ -149,6 +249,28 @@ def make_restart(
     )
 
   return restart_device
+
+
+class _Placed(NamedTuple):
+  """`canvases.HostInputs` on the devices, with a leading axis of them."""
+
+  canvases: jax.Array
+  copies: device_copies.Copies
+  fields: dict[str, jax.Array]
+
+
+def _placing() -> Callable[[canvases.HostInputs], _Placed]:
+  """Returns the function that transfers inputs; those of a group send their canvases once."""
+  sent, placed = None, None
+
+  def place(inputs: canvases.HostInputs) -> _Placed:
+    nonlocal sent, placed
+    if inputs.canvases is not sent:
+      sent, placed = inputs.canvases, devices.place(inputs.canvases)
+    copies = jax.tree.map(devices.place, inputs.copies)
+    return _Placed(placed, copies, devices.place_batch(inputs.fields))
+
+  return place
 
 
 def make_group_advance(

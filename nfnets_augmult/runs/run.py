@@ -169,7 +169,7 @@ class Run:
     if resumes and self.recorded_data:
       images.check_same_data(data, self.recorded_data)
     if self.settings.is_device_input:
-      batches.check_device_memory(data.train)
+      batches.check_device_input(self.settings, data.train, self.plan.multiplicity)
     with renamed(settings.AUGMENTATION_KEYS):
       self.settings.augmentation.check(
         unique_images_per_batch=self.plan.multiplicity.unique_images_per_batch,

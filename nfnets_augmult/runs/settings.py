@@ -18,7 +18,7 @@ from nfnets_augmult.data.crop_flip import CropFlip
 from nfnets_augmult.data.evaluation_crop import EvaluationCrop
 from nfnets_augmult.data.image_formats import DecodeRules
 from nfnets_augmult.data.inception_crop import InceptionCrop
-from nfnets_augmult.data.loading import OWN_SOURCES
+from nfnets_augmult.data.loading import DECODED_SOURCES
 from nfnets_augmult.data.mixing import Mixing
 from nfnets_augmult.data.multiplicity import Multiplicity
 from nfnets_augmult.data.randaugment import RandAugment
@@ -81,6 +81,7 @@ class Dataset:
     train_options: how training images are read.
     test_options: how images are read for evaluation.
     evaluation_crop: the crop in evaluation.
+    canvas: see `canvases.CanvasInput`.
   """
 
   name: str
@@ -93,6 +94,7 @@ class Dataset:
   train_options: ReadOptions
   test_options: ReadOptions
   evaluation_crop: EvaluationCrop
+  canvas: tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +164,9 @@ class Settings:
   @property
   def needs_tensorflow(self) -> bool:
     """Whether the data set or the batches need TensorFlow."""
-    return not self.is_device_input or self.dataset.name not in OWN_SOURCES
+    if self.is_device_input and self.dataset.name in DECODED_SOURCES:
+      return bool(self.augmentation.randaugment.layers)  # for its sine
+    return True
 
   @property
   def relative_cost(self) -> float:
@@ -236,7 +240,7 @@ def read(config: ml_collections.ConfigDict) -> Settings:
     augmentation = _read_augmentation(config.augmentation)
     augmentation.mixing.check_unique_images(unique_images_per_batch)
   dataset = _read_dataset(config)
-  _check_input(config, augmentation)
+  _check_input(config)
   make_model = _read_model(config.model)
   freeze = tuple(filter(None, map(str.strip, config.freeze.split(','))))
   optimizer = _read_optimizer(config, freeze)
@@ -309,7 +313,19 @@ def _read_dataset(config: ml_collections.ConfigDict) -> Dataset:
     train_options=options,
     test_options=dataclasses.replace(options, image_size=keys.test_image_size or keys.image_size),
     evaluation_crop=evaluation_crop,
+    canvas=_read_canvas(keys.canvas),
   )
+
+
+def _read_canvas(sides: Sequence[int]) -> tuple[int, int]:
+  if len(sides) != 2:
+    raise ValueError(
+      f'dataset.canvas={tuple(sides)} must be two numbers, the pixels of the shorter and of the '
+      'longer side'
+    )
+  for side in sides:
+    checks.check_int('dataset.canvas', side, least=1, most=_LARGEST_IMAGE)
+  return tuple(sorted(sides))
 
 
 def _read_augmentation(keys: ml_collections.ConfigDict) -> Augmentation:
@@ -326,27 +342,16 @@ def _read_augmentation(keys: ml_collections.ConfigDict) -> Augmentation:
   )
 
 
-def _check_input(config: ml_collections.ConfigDict, augmentation: Augmentation) -> None:
-  """Checks where batches are made, and that the augmentation is available there."""
+def _check_input(config: ml_collections.ConfigDict) -> None:
+  """Checks where batches are made."""
   checks.check_choice('input', config.input, INPUTS)
   checks.check_int(
     'steps_per_dispatch', config.steps_per_dispatch, least=1, most=_MOST_STEPS_PER_DISPATCH
   )
-  if config.input != 'device':
-    if config.steps_per_dispatch > 1:
-      raise ValueError(
-        f"steps_per_dispatch={config.steps_per_dispatch} needs input='device': its batches are "
-        'made in the program of the step'
-      )
-  elif (
-    augmentation.mixing.is_on
-    or augmentation.randaugment.layers
-    or config.augmentation.crop != 'pad'
-  ):
+  if config.input != 'device' and config.steps_per_dispatch > 1:
     raise ValueError(
-      "input='device' makes pad, crop and flip only: set augmentation.crop='pad', "
-      'augmentation.randaugment.layers=0, augmentation.mixup.share=0 and '
-      "augmentation.cutmix.share=0, or input='tf.data'"
+      f"steps_per_dispatch={config.steps_per_dispatch} needs input='device': its batches are "
+      'made in the program of the step'
     )
 
 

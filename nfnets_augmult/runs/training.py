@@ -47,10 +47,11 @@ def check_group(runs: Sequence[Run]) -> None:
         f'runs train in one program if they differ in {" and ".join(GROUP_KEYS)} alone; these '
         f'differ in {", ".join(differ)}'
       )
-  if len(runs) > 1 and not runs[0].settings.is_device_input:
+  if len(runs) > 1 and not batches.is_data_on_devices(runs[0].settings, runs[0].data.train):
     raise ValueError(
-      "runs train in one program only with input='device', whose batches are made in the program "
-      'of the step'
+      "runs train in one program only with input='device' and a data set that lies on the devices, "
+      'so that batches are made in the program of the step: one that is held in memory, with '
+      "augmentation.crop='pad' and without Mixup, CutMix and RandAugment"
     )
 
 

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 AXIS_NAME = 'devices'
 
 # The keys of a batch that are transferred; the identities of the slots stay on the host.
-_DEVICE_KEYS = ('image', 'label', 'mask', 'partner_label', 'mix_weight')
+DEVICE_KEYS = ('image', 'label', 'mask', 'partner_label', 'mix_weight')
 
 
 def on_each_device(function: Callable[..., Any], *, donate_state: bool = False) -> Any:
@@ -92,14 +92,22 @@ def place_batch(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
   count = jax.local_device_count()
   return {
     key: place(batch[key].reshape(count, -1, *batch[key].shape[1:]))
-    for key in _DEVICE_KEYS
+    for key in DEVICE_KEYS
     if key in batch
   }
 
 
-def prefetch(batches: Iterator[Mapping[str, np.ndarray]], *, ahead: int = 2) -> Iterator[Any]:
-  """Yields placed batches while the next `ahead` are transferred."""
-  placed = map(place_batch, batches)
+def prefetch(
+  batches: Iterator[Any], *, place: Callable[[Any], Any] = place_batch, ahead: int = 2
+) -> Iterator[Any]:
+  """Yields placed batches while the next `ahead` are transferred.
+
+  Args:
+    batches: in order.
+    place: transfers one, asynchronously.
+    ahead: how many.
+  """
+  placed = map(place, batches)
   queue = collections.deque(itertools.islice(placed, ahead))
   while queue:
     yield queue.popleft()

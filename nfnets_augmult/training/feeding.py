@@ -25,18 +25,23 @@ TrainStep = Callable[[TrainState, dict[str, jax.Array], jax.Array], tuple[TrainS
 
 
 def make_host_advance(
-  train_step: TrainStep, *, key: jax.Array, batches: Iterator[dict[str, np.ndarray]]
+  train_step: Callable[..., tuple[TrainState, Metrics]],
+  *,
+  key: jax.Array,
+  batches: Iterator[Any],
+  place: Callable[[Any], Any] = devices.place_batch,
 ) -> Advance:
   """Returns an `Advance` of one step at a time, with this host's `batches`.
 
   Args:
-    train_step: of one device; compiled for all of them here.
+    train_step: of one device; compiled for all of them here. It takes a batch as placed.
     key: PRNG key of the steps.
     batches: from the first step on.
+    place: transfers a batch to the devices, asynchronously.
   """
   update = devices.on_each_device(train_step, donate_state=True)
   key = devices.replicate(key)
-  placed = devices.prefetch(batches)
+  placed = devices.prefetch(batches, place=place)
 
   def advance(state: TrainState, step: int, stop: int) -> tuple[TrainState, Metrics]:
     assert stop == step + 1

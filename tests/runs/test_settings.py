@@ -41,6 +41,7 @@ _VALUES = {
   'dataset.apply_orientation': False,
   'dataset.max_pixels': 1234,
   'dataset.antialias': True,
+  'dataset.canvas': (50, 40),
   'dataset.allow_download': True,
   'augmentation.crop': 'inception',
   'augmentation.flip': False,
@@ -111,6 +112,7 @@ def test_every_key_arrives():
       train_options=options,
       test_options=dataclasses.replace(options, image_size=32),
       evaluation_crop=EvaluationCrop('resize_then_crop', 9),
+      canvas=(40, 50),
     ),
     'augmentation': Augmentation(
       crop=InceptionCrop(area=(0.2, 0.5), aspect=(0.5, 1.0), flip=False),

@@ -51,7 +51,7 @@ def test_runs_of_a_group_add_up(monkeypatch, tmp_path):
   """Each of two fits, both in one program do not."""
   runs = [Run(device_config(seed=seed), str(tmp_path / f'{seed}')) for seed in (0, 1)]
   parts = memory.replicated_bytes(jax.eval_shape(runs[0].network.initial_state))
-  monkeypatch.setattr(batches, 'check_device_memory', lambda source: None)  # the images
+  monkeypatch.setattr(batches, 'check_device_input', lambda *_: None)  # the images
   monkeypatch.setattr(devices, 'memory_limit', lambda: int(1.5 * sum(parts.values())))
   prepared = [run.prepare(checkpoint_dir=str(tmp_path / 'group')) for run in runs]
   with pytest.raises(ValueError, match=r'of 2 runs in one program .* use fewer runs'):

@@ -1,0 +1,125 @@
+"""Runs whose devices make the copies of encoded photographs, which the host sends at each step."""
+
+import os
+
+import jax
+import numpy as np
+import pytest
+
+from nfnets_augmult.data import canvases
+from nfnets_augmult.runs import pictures, settings, training
+from nfnets_augmult.runs.run import Run
+from nfnets_augmult.training import devices, records
+from nfnets_augmult.training.checkpoints import Checkpoints
+from nfnets_augmult.training.watch import StopRequested
+from tests import shared_data
+from tests.toy_runs import stop_after, toy_config, train_run
+
+
+def _config(**changes):
+  """Six steps of 16 copies, four of each photograph, with all that NFNets are trained with."""
+  config = toy_config(
+    **{
+      'input': 'device',
+      'total_steps': 6,
+      'dataset__name': 'imagenet2012',
+      'dataset__data_dir': shared_data.tfds_dir(),
+      'dataset__test_split': 'validation',
+      'dataset__image_size': 16,
+      'dataset__on_bad_image': 'skip',
+      'dataset__jpeg_scaling': False,
+      'dataset__canvas': (512, 512),
+      'augmentation__crop': 'inception',
+      'augmentation__mixup__share': 0.5,
+      'augmentation__cutmix__share': 0.5,
+      'augmentation__randaugment__layers': 1,
+      'augmentation__randaugment__behaviour': 'pil',
+      'augmentation__flip': True,
+      'optimizer__learning_rate': 0.01,
+      'optimizer__warmup_steps': 0,
+      'evaluation__every_epochs': 1.0,
+      'evaluation__train_images': 0,
+      'checkpoint__every_steps': 4,
+      'log_every_steps': 1,
+      **changes,
+    }
+  )
+  return config
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('placement', ['within', 'neighbouring'])
+def test_trains_as_with_tf_data_and_resumes_bit_for_bit(tmp_path, placement):
+  """Loss and accuracy of every step, on eight devices; a stop in the middle changes nothing.
+
+  With successive batches a group of four is left after two.
+  """
+  unique = 4 if placement == 'within' else 16
+  changes = {'placement': placement, 'unique_images_per_batch': unique}
+  state, result = train_run(_config(**changes), str(tmp_path / 'whole'))
+  config = _config(**changes)
+  with pytest.raises(StopRequested):
+    train_run(config, str(tmp_path / 'stopped'), stop_requested=stop_after(2))
+  with Checkpoints(str(tmp_path / 'stopped'), read_only=True) as checkpoints:
+    assert 0 < checkpoints.latest_step < 6
+  resumed, again = train_run(config, str(tmp_path / 'stopped'))
+  for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(resumed), strict=True):
+    np.testing.assert_array_equal(a, b)
+  assert result == again
+  train_run(_config(input='tf.data', **changes), str(tmp_path / 'tf.data'))
+  ours, theirs = (
+    records.read_metrics(str(tmp_path / name / 'metrics.jsonl')) for name in ('whole', 'tf.data')
+  )
+  losses = [[r['train/loss'] for r in one if 'train/loss' in r] for one in (ours, theirs)]
+  assert len(losses[0]) == 6
+  np.testing.assert_allclose(*losses, rtol=2e-3)
+
+
+def test_the_contact_sheet_shows_what_the_device_makes(monkeypatch):
+  run = Run(_config())
+  (batch,) = run.train_batches(2, 3, hosts=(0, 1))
+  (by_host,) = Run(_config(input='tf.data')).train_batches(2, 3, hosts=(0, 1))
+  for key in by_host.keys() - {'image'}:
+    np.testing.assert_array_equal(batch[key], by_host[key], err_msg=key)
+  assert np.mean(np.abs(batch['image'].astype(int) - by_host['image']) > 8) < 0.05
+  seen, make = [], canvases.device_copies.make_images
+  monkeypatch.setattr(
+    canvases.device_copies,
+    'make_images',
+    lambda *arrays, **options: seen.append(options['augmentation']) or make(*arrays, **options),
+  )
+  sheet = pictures.contact_sheet_of(run)
+  assert sheet.height > 4 * 64
+  assert run.settings.augmentation in seen
+
+
+def test_what_cannot_be_is_refused(monkeypatch):
+  """Several steps at once, groups of runs, canvases that do not fit; the message names a key."""
+  with pytest.raises(ValueError, match='steps_per_dispatch=2 must be 1 for imagenet2012'):
+    Run(_config(steps_per_dispatch=2)).prepare()
+  with pytest.raises(ValueError, match='held in memory'):
+    training.check_group([Run(_config()), Run(_config(seed=1))])
+  monkeypatch.setattr(devices, 'memory_limit', lambda: 10_000_000)
+  with pytest.raises(ValueError, match=r'dataset\.canvas=\(512, 512\): the images of a step take'):
+    Run(_config()).prepare()
+  Run(_config(dataset__canvas=(64, 64))).prepare()
+
+
+@pytest.mark.parametrize('canvas', [(10,), (0, 10), (10, 10.5)])
+def test_bad_canvases_are_refused(canvas):
+  with pytest.raises(ValueError, match=r'dataset\.canvas='):
+    settings.read(_config(dataset__canvas=canvas))
+
+
+def test_images_held_in_memory_may_be_mixed_on_the_device(tmp_path):
+  """The digits with Mixup: the host sends the images of each step, and no TensorFlow is needed."""
+  changes = {'augmentation__mixup__share': 1.0, 'total_steps': 2, 'log_every_steps': 1}
+  changes |= {'optimizer__warmup_steps': 0}
+  losses = []
+  for place in ('device', 'tf.data'):
+    config = toy_config(input=place, **changes)
+    train_run(config, str(tmp_path / place))
+    found = records.read_metrics(os.path.join(tmp_path, place, 'metrics.jsonl'))
+    losses.append([record['train/loss'] for record in found if 'train/loss' in record])
+  np.testing.assert_allclose(*losses, rtol=1e-4)
+  assert not settings.read(toy_config(input='device', **changes)).needs_tensorflow
