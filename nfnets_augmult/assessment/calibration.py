@@ -12,6 +12,7 @@ from scipy import optimize, special
 from nfnets_augmult.ops import addressed_random
 
 _NUM_BINS = 15
+_CHANCE_DRAWS = 40
 _LEAST_TEMPERATURE, _MOST_TEMPERATURE = 0.05, 20.0
 _LEAST_IMAGES = 50  # to fit and measure a temperature on
 _ROWS_AT_A_TIME = 4096  # of log probabilities, for the memory of intermediate results
@@ -42,8 +43,8 @@ def reliability(confidence: np.ndarray, is_correct: np.ndarray) -> Reliability:
 
   Source: Guo et al. 2017, Section 2, equation 3, with its 15 bins.
   """
-  edges = np.arange(_NUM_BINS + 1) / _NUM_BINS
-  bin_of_image = np.searchsorted(edges[1:-1], confidence, side='left')
+  edges = _edges()
+  bin_of_image = _bin_of_image(confidence)
   bins = []
   for number in np.unique(bin_of_image):
     inside = bin_of_image == number
@@ -60,6 +61,38 @@ def reliability(confidence: np.ndarray, is_correct: np.ndarray) -> Reliability:
     return Reliability([], None)
   gaps = [one['images'] * abs(one['accuracy'] - one['confidence']) for one in bins]
   return Reliability(bins, sum(gaps) / len(confidence))
+
+
+def error_by_chance(confidence: np.ndarray) -> float | None:
+  """Returns the expected calibration error if all probabilities were true, in [0, 1].
+
+  It is not zero, since of few images in a bin another share is right than is to be expected. The
+  mean over 40 draws, by a fixed seed, of which predictions are right; None without images.
+
+  Args:
+    confidence: `[N]`, probabilities of the predicted classes.
+  """
+  count = len(confidence)
+  if not count:
+    return None
+  key = addressed_random.key_for(0, 'predictions that are right by chance')
+  seed = np.stack(key, axis=-1)  # [1, 2]
+  bin_of_image, images = _bin_of_image(confidence), np.arange(count, dtype=np.uint32)
+  total = 0.0
+  for draw in range(_CHANCE_DRAWS):
+    seeds = addressed_random.seeds_for(seed, f'draw {draw}')
+    is_right = addressed_random.random_uniform(seeds, images) < confidence
+    total += np.abs(np.bincount(bin_of_image, is_right - confidence)).sum()
+  return float(total / count / _CHANCE_DRAWS)
+
+
+def _edges() -> np.ndarray:
+  return np.arange(_NUM_BINS + 1) / _NUM_BINS
+
+
+def _bin_of_image(confidence: np.ndarray) -> np.ndarray:
+  """The number of the bin of each image, from 0."""
+  return np.searchsorted(_edges()[1:-1], confidence, side='left')
 
 
 def fit_temperature(log_probabilities: np.ndarray, labels: np.ndarray) -> float:

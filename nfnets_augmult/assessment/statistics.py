@@ -45,9 +45,8 @@ def assess(
     for labels in (label, predicted, label[is_correct])
   )
   has_confidence = np.isfinite(outputs.log_p_predicted)
-  bins, error = calibration.reliability(
-    np.exp(outputs.log_p_predicted[has_confidence], dtype=np.float64), is_correct[has_confidence]
-  )
+  confidence = np.exp(outputs.log_p_predicted[has_confidence], dtype=np.float64)
+  bins, error = calibration.reliability(confidence, is_correct[has_confidence])
   scaling = calibration.calibrate(
     outputs.log_probabilities, label[outputs.kept], predicted[outputs.kept]
   )
@@ -74,7 +73,12 @@ def assess(
     ],
     'confusion': confusion,
     'top_confusions': _top_confusions(confusion, num_images, class_names),
-    'calibration': {'bins': bins, 'expected_calibration_error': error, **scaling},
+    'calibration': {
+      'bins': bins,
+      'expected_calibration_error': error,
+      'error_by_chance': calibration.error_by_chance(confidence),
+      **scaling,
+    },
     'worst': [_described(image, outputs, class_names, image_names) for image in outputs.worst],
     'least_sure': [
       _described(image, outputs, class_names, image_names) for image in outputs.least_sure

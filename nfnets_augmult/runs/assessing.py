@@ -176,7 +176,8 @@ def text(assessment: dict[str, Any], folder: str) -> str:
   found = assessment['calibration']
   error, scaled = found['expected_calibration_error'], found['scaled']
   calibration = 'without numbers' if error is None else f'{100 * error:.2f} %'
-  calibration += f' ({assessment["images"]:,} images)'
+  if (chance := found.get('error_by_chance')) is not None:
+    calibration += f' (by chance of {assessment["images"]:,} images: {100 * chance:.2f} %)'
   if scaled:
     calibration += (
       f', {100 * scaled["expected_calibration_error"]:.2f} % after scaling by temperature '

@@ -167,6 +167,11 @@ def _assessed(found: Mapping[str, Any]) -> dict[str, Any]:
       f'{calibration["temperature"]:.3g}, where the cross entropy is '
       f'{_number(scaled["cross_entropy"])} instead of {_number(found["cross_entropy"])}'
     )
+  if (chance := calibration.get('error_by_chance')) is not None:
+    text += (
+      f'. If all probabilities were true, the error of {found["images"]:,} images would be '
+      f'{_percent(chance)} on average, by chance'
+    )
   if how := calibration.get('temperature_text'):
     text += f'. {how[0].upper()}{how[1:]}.'
   confusion = page_plots.draw_confusion([c['name'] for c in classes], found['confusion'])

@@ -50,6 +50,21 @@ def test_the_error_is_that_of_another_computation():
   assert calibration.reliability(confidence, is_correct).error == pytest.approx(expected)
 
 
+def test_the_error_by_chance_is_that_of_true_probabilities():
+  """One image of 0.5: |1 - 0.5| or |0 - 0.5|. Many: the mean error of labels drawn so."""
+  assert calibration.error_by_chance(np.full(1, 0.5)) == 0.5
+  random = np.random.default_rng(1)
+  for count in (100, 4000):
+    confidence = random.uniform(0.2, 1, count)
+    errors = [
+      calibration.reliability(confidence, random.random(count) < confidence).error
+      for _ in range(40)
+    ]
+    assert calibration.error_by_chance(confidence) == pytest.approx(np.mean(errors), rel=0.15)
+  assert calibration.error_by_chance(np.ones(5)) == 0
+  assert calibration.error_by_chance(np.zeros(0)) is None
+
+
 @pytest.mark.parametrize('factor', [0.5, 1.0, 4.0])
 def test_a_known_temperature_is_found(factor):
   """Logits that are `factor` times those of the true probabilities need the temperature `factor`.

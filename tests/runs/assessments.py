@@ -80,6 +80,7 @@ def make_assessment(
     'calibration': {
       'bins': bins,
       'expected_calibration_error': 0.081,
+      'error_by_chance': 0.0345,
       'temperature': 1.43,
       'temperature_text': 'fitted on each half of the split and measured on the other',
       'scaled': {

@@ -145,7 +145,7 @@ def test_train_prints_it(tmp_path, capsys, caplog):
   lines = capsys.readouterr().out.splitlines()
   assert lines[0].startswith('  top confusions: ') and 'are taken for class' in lines[0]
   assert lines[-3].startswith('  calibration error: ') and 'temperature' in lines[-3]
-  assert ' % (64 images), ' in lines[-3]
+  assert ' % (by chance of 64 images: ' in lines[-3]
   assert lines[-2].endswith(assessing.folder_of(run.workdir))
   assert lines[-1] == f'  page: {run.workdir}/run.html'
   assessed = (tmp_path / 'run' / 'run.html').read_bytes()

@@ -120,6 +120,7 @@ def test_a_page_says_what_is_recorded(tmp_path):
     '<pre>python -m nfnets_augmult.train --config=a.py</pre>',
     'Started again with:',
     'are taken for',
+    'were true, the error of 80 images would be 3.45 % on average, by chance. Fitted',
     'split &#39;test&#39;, and 2 that do not decode, averaged parameters of step 270',
     '<th>augmult</th><td>7</td>',
   ):
