@@ -15,6 +15,8 @@ OWN_SOURCES: dict[str, Callable[..., Source]] = {
   'csv': table_source,
   'arrays': array_source,
 }
+# Those that are arrays in memory.
+ARRAY_SOURCES = ('digits', 'arrays')
 
 
 def load_source(

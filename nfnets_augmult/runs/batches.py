@@ -56,7 +56,8 @@ def train_batches(
     'host_index': host_index,
     'host_count': host_count,
   }
-  if settings.is_device_input:
+  is_of_arrays = isinstance(source, ArraySource) and array_batches.can_make(augmentation)
+  if settings.is_device_input or is_of_arrays:
     return array_batches.train_batches(source, multiplicity, crop=augmentation.crop, **options)
   from nfnets_augmult.data import pipeline
 
@@ -83,7 +84,7 @@ def evaluation_batches(
     'host_index': jax.process_index(),
     'host_count': jax.process_count(),
   }
-  if settings.is_device_input and isinstance(source, ArraySource):
+  if isinstance(source, ArraySource):
     return array_batches.evaluation_batches(source, **options)
   from nfnets_augmult.data import pipeline
 

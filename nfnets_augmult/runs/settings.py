@@ -12,13 +12,14 @@ import numpy as np
 import optax
 
 from nfnets_augmult import configs, models
+from nfnets_augmult.data import array_batches
 from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.class_balance import BALANCES
 from nfnets_augmult.data.crop_flip import CropFlip
 from nfnets_augmult.data.evaluation_crop import EvaluationCrop
 from nfnets_augmult.data.image_formats import DecodeRules
 from nfnets_augmult.data.inception_crop import InceptionCrop
-from nfnets_augmult.data.loading import OWN_SOURCES
+from nfnets_augmult.data.loading import ARRAY_SOURCES, OWN_SOURCES
 from nfnets_augmult.data.mixing import Mixing
 from nfnets_augmult.data.multiplicity import Multiplicity
 from nfnets_augmult.data.randaugment import RandAugment
@@ -162,7 +163,8 @@ class Settings:
   @property
   def needs_tensorflow(self) -> bool:
     """Whether the data set or the batches need TensorFlow."""
-    return not self.is_device_input or self.dataset.name not in OWN_SOURCES
+    is_of_arrays = self.dataset.name in ARRAY_SOURCES and array_batches.can_make(self.augmentation)
+    return self.dataset.name not in OWN_SOURCES or not (self.is_device_input or is_of_arrays)
 
   @property
   def relative_cost(self) -> float:
