@@ -1,14 +1,18 @@
 """Batches of a data set held in memory, made on the host with NumPy alone.
 
-They equal those of `pipeline.py`, but are not made in the background. Runs whose training batches
-are made on the device use them for evaluation and pictures.
+They equal those of `pipeline.py`. Runs on arrays whose augmentation is a crop use them, and so do
+not import TensorFlow; and runs whose training batches are made on the device, for evaluation and
+pictures.
 """
 
-from collections.abc import Iterator
+import collections
+import concurrent.futures
+import functools
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from nfnets_augmult.data.augmentation import Crop
+from nfnets_augmult.data.augmentation import Augmentation, Crop
 from nfnets_augmult.data.multiplicity import Multiplicity
 from nfnets_augmult.data.sources import ArraySource
 
@@ -53,11 +57,38 @@ def train_batches(
   host_index: int = 0,
   host_count: int = 1,
 ) -> Iterator[Batch]:
-  """Yields the batches of `pipeline.train_batches`."""
+  """Yields the batches of `pipeline.train_batches`, while the next ones are made in the background.
+
+  Threads are started by the first batch, and end with the iterator.
+
+  Raises:
+    ValueError: the crop does not fit the images.
+  """
   crop.check_image_size(*source.images.shape[1:3])
   start, stop = multiplicity.host_slots(host_index, host_count)
-  for step in range(start_step, stop_step):
-    yield train_batch(source, multiplicity, step, crop=crop, start=start, stop=stop)
+  make = functools.partial(train_batch, source, multiplicity, crop=crop, start=start, stop=stop)
+  return _made_ahead(make, range(start_step, stop_step))
+
+
+def _made_ahead(make: Callable[[int], Batch], steps: Iterable[int]) -> Iterator[Batch]:
+  """Yields `make` of each of the steps, in order, made by two threads and up to three ahead."""
+  waiting = collections.deque()
+  pool = concurrent.futures.ThreadPoolExecutor(2)
+  try:
+    for step in steps:
+      waiting.append(pool.submit(make, step))
+      if len(waiting) > 3:
+        yield waiting.popleft().result()
+    while waiting:
+      yield waiting.popleft().result()
+  finally:
+    pool.shutdown(wait=False, cancel_futures=True)
+
+
+def can_make(augmentation: Augmentation) -> bool:
+  """Whether the augmentation is but a crop, so that `train_batches` makes its batches."""
+  is_crop = not (augmentation.mixing.is_on or augmentation.randaugment.layers)
+  return is_crop and augmentation.crop.cut is not None
 
 
 def evaluation_indices(

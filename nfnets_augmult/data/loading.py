@@ -15,8 +15,8 @@ OWN_SOURCES: dict[str, Callable[..., Source]] = {
   'csv': table_source,
   'arrays': array_source,
 }
-# Of these, the ones whose images are decoded, so that TensorFlow is not needed to read them.
-DECODED_SOURCES = ('digits', 'arrays')
+# Of these, the ones that are arrays in memory, which TensorFlow is not needed to read.
+ARRAY_SOURCES = ('digits', 'arrays')
 
 
 def load_source(

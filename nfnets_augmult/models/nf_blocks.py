@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nfnets_augmult.models import initializers
 from nfnets_augmult.models.ws_conv import WSConv2D, ws_conv2d
 
 # Whose network it is: as published, or as timm (PyTorch Image Models) has it, with zeros around
@@ -79,9 +80,9 @@ class Linear(hk.Module):
     super().__init__(name=name)
     self._shape = (in_features, out_features)
     if stddev is None:
-      self._w_init = hk.initializers.TruncatedNormal(1 / math.sqrt(in_features))
+      self._w_init = initializers.Normal(1 / math.sqrt(in_features), is_truncated=True)
     else:
-      self._w_init = hk.initializers.RandomNormal(stddev)
+      self._w_init = initializers.Normal(stddev)
 
   def parameters(self) -> dict[str, jax.Array]:
     """Returns `w` (IO) and `b` (zeros), made in float32."""

@@ -1,9 +1,12 @@
 """The Wide-ResNet without normalization of the paper's CIFAR experiments (Section 2)."""
 
+import math
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
 
+from nfnets_augmult.models import initializers
 from nfnets_augmult.models.grouped_conv import conv2d
 from nfnets_augmult.models.random_by_slot import dropout, whole_batch
 from nfnets_augmult.ops.checks import check_int, check_number
@@ -12,7 +15,7 @@ from nfnets_augmult.ops.checks import check_int, check_number
 _LARGEST_DEPTH, _LARGEST_WIDTH = 1000, 256
 
 # He initialization, for layers that feed a relu.
-_HE_NORMAL = hk.initializers.VarianceScaling(2.0, 'fan_in', 'truncated_normal')
+_HE_NORMAL = initializers.Normal(gain=2.0, is_truncated=True)
 
 
 class _Conv3x3(hk.Module):
@@ -122,4 +125,5 @@ class WideResNet(hk.Module):
     features = jnp.mean(jax.nn.relu(x), axis=(1, 2))
     if is_training and self._dropout_rate:
       features = dropout(features, self._dropout_rate, whole_batch(images, slot))
-    return hk.Linear(self._num_classes, name='classifier')(features)
+    w_init = initializers.Normal(1 / math.sqrt(features.shape[-1]), is_truncated=True)
+    return hk.Linear(self._num_classes, w_init=w_init, name='classifier')(features)

@@ -6,6 +6,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
+from nfnets_augmult.models import initializers
 from nfnets_augmult.models.grouped_conv import conv2d
 
 Params = dict[str, jax.Array]
@@ -116,7 +117,7 @@ class WSConv2D(hk.Module):
   def parameters(self) -> Params:
     """Returns `w` (HWIO, fan-in normal), `gain` (constant) and `bias` (zeros), made in float32."""
     # Standardization undoes the scale of `w`, but clipping compares gradients with its norm.
-    w_init = hk.initializers.VarianceScaling(1.0, 'fan_in', 'normal')
+    w_init = initializers.Normal()
     channels = self._shape[-1:]
     gain_init = hk.initializers.Constant(self._gain)
     return {

@@ -26,11 +26,8 @@ def is_data_on_devices(settings: Settings, source: Source) -> bool:
   That is so with `input='device'` for images held in memory that are padded, cropped and flipped,
   and nothing else. Any other images the host sends to the devices, those of each step.
   """
-  augmentation = settings.augmentation
-  is_only_cut = augmentation.crop.cut is not None and not (
-    augmentation.mixing.is_on or augmentation.randaugment.layers
-  )
-  return settings.is_device_input and isinstance(source, ArraySource) and is_only_cut
+  is_of_arrays = isinstance(source, ArraySource) and array_batches.can_make(settings.augmentation)
+  return settings.is_device_input and is_of_arrays
 
 
 @renamed({'split': 'dataset.train_split'})
@@ -124,7 +121,7 @@ def train_batches(
     'host_index': host_index,
     'host_count': host_count,
   }
-  if is_data_on_devices(settings, source):
+  if isinstance(source, ArraySource) and array_batches.can_make(augmentation):
     return array_batches.train_batches(source, multiplicity, crop=augmentation.crop, **options)
   if settings.is_device_input:
     inputs = _canvas_input(
@@ -161,7 +158,7 @@ def evaluation_batches(
     'host_index': jax.process_index(),
     'host_count': jax.process_count(),
   }
-  if settings.is_device_input and isinstance(source, ArraySource):
+  if isinstance(source, ArraySource):
     return array_batches.evaluation_batches(source, **options)
   from nfnets_augmult.data import pipeline
 

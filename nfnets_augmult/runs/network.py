@@ -14,7 +14,7 @@ from absl import logging
 from nfnets_augmult import models
 from nfnets_augmult.data import sources
 from nfnets_augmult.models import table
-from nfnets_augmult.ops import addressed_random, files
+from nfnets_augmult.ops import addressed_random, dead_code, files
 from nfnets_augmult.optim import freezing, sam, schedules
 from nfnets_augmult.runs.images import Data
 from nfnets_augmult.runs.settings import Settings
@@ -33,8 +33,8 @@ class Network:
 
   Attributes:
     initial_state: from a PRNG key, by default that of the seed of the run, to the first state. Not
-      to be jitted: eagerly, equal shapes share one small compiled draw, while jit compiles the
-      draws of every block, which takes minutes for a deep network.
+      to be jitted: eagerly, draws share small programs, see `models/initializers.py`, while jit
+      compiles those of every block, which takes minutes for a deep network.
     classifier: see `step.make_classifier`.
     optimizer: see `sgd.sgd`.
     evaluation_step: of one device.
@@ -77,7 +77,7 @@ def make_network(settings: Settings, data: Data) -> Network:
   def initial_state(key: jax.Array | None = None) -> state_lib.TrainState:
     images = jnp.zeros((1, *data.image_shape), jnp.float32)
     key = parameters_key(settings.seed) if key is None else key
-    params = model.init(key, images, is_training=True)
+    params = dead_code.evaluate(functools.partial(model.init, is_training=True), key, images)
     return state_lib.initial_state(params, settings.optimizer)
 
   return Network(

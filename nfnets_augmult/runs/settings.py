@@ -12,13 +12,14 @@ import numpy as np
 import optax
 
 from nfnets_augmult import configs, models
+from nfnets_augmult.data import array_batches
 from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.class_balance import BALANCES
 from nfnets_augmult.data.crop_flip import CropFlip
 from nfnets_augmult.data.evaluation_crop import EvaluationCrop
 from nfnets_augmult.data.image_formats import DecodeRules
 from nfnets_augmult.data.inception_crop import InceptionCrop
-from nfnets_augmult.data.loading import DECODED_SOURCES
+from nfnets_augmult.data.loading import ARRAY_SOURCES
 from nfnets_augmult.data.mixing import Mixing
 from nfnets_augmult.data.multiplicity import Multiplicity
 from nfnets_augmult.data.randaugment import RandAugment
@@ -164,9 +165,12 @@ class Settings:
   @property
   def needs_tensorflow(self) -> bool:
     """Whether the data set or the batches need TensorFlow."""
-    if self.is_device_input and self.dataset.name in DECODED_SOURCES:
-      return bool(self.augmentation.randaugment.layers)  # for its sine
-    return True
+    if self.dataset.name not in ARRAY_SOURCES:
+      return True
+    if array_batches.can_make(self.augmentation):
+      return False
+    # RandAugment takes its sine from TensorFlow.
+    return not self.is_device_input or self.augmentation.randaugment.layers > 0
 
   @property
   def relative_cost(self) -> float:

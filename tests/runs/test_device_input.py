@@ -117,6 +117,9 @@ config.dataset.test_split = 'test'
 _, result = train_run(config, workdir)
 means = evaluate(workdir)
 assert means['raw']['top_1'] == result['test/raw/top_1']
+config.input, config.steps_per_dispatch = 'tf.data', 1  # the crops of arrays are made by NumPy
+_, on_host = train_run(config, workdir + '_host')
+assert abs(on_host['test/raw/top_1'] - result['test/raw/top_1']) < 0.05
 """
 
 

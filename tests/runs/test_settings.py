@@ -192,3 +192,30 @@ def test_keys_of_pad_and_device_input_arrive():
   assert (found.batch_size, found.unique_images_per_batch, found.augmult) == (24, 6, 4)
   assert found.is_batch_size_fixed
   assert not found.needs_tensorflow
+
+
+@pytest.mark.parametrize(
+  ('changes', 'expected'),
+  [
+    ({}, False),
+    ({'input': 'device'}, False),
+    ({'augmentation.randaugment.layers': 1}, True),
+    ({'augmentation.mixup.share': 0.5}, True),
+    ({'augmentation.crop': 'inception'}, True),
+    ({'dataset.name': 'folder'}, True),
+    ({'dataset.name': 'cifar10'}, True),
+  ],
+)
+def test_tensorflow_is_needed_for(changes, expected):
+  """Encoded images, and more augmentation than the crop of arrays."""
+  start = {
+    'dataset.name': 'digits',
+    'augmentation.crop': 'pad',
+    'augmentation.randaugment.layers': 0,
+    'augmentation.mixup.share': 0.0,
+    'augmentation.cutmix.share': 0.0,
+    'placement': 'within',
+    'input': 'tf.data',
+    'steps_per_dispatch': 1,
+  }
+  assert settings.read(_config(**start | changes)).needs_tensorflow == expected
