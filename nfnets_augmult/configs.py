@@ -59,8 +59,9 @@ def default_config() -> ml_collections.ConfigDict:
   config.dataset.antialias = False  # widen the bicubic kernel where images shrink
   config.dataset.allow_download = False  # of data sets that are not prepared yet
 
-  # Where batches are made. 'tf.data': on the host. 'device': on the accelerator, which then holds
-  # all training images; the same batches, see docs/device_input.md.
+  # Where batches are made. 'tf.data': on the host (mere crops of arrays without TensorFlow).
+  # 'device': on the accelerator, which then holds all training images; the same batches, see
+  # docs/device_input.md.
   config.input = 'tf.data'
   config.steps_per_dispatch = 1  # how many the host asks for at once; above 1 with 'device' alone
 
