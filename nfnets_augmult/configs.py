@@ -59,9 +59,10 @@ def default_config() -> ml_collections.ConfigDict:
   config.dataset.antialias = False  # widen the bicubic kernel where images shrink
   config.dataset.allow_download = False  # of data sets that are not prepared yet
 
-  # Where batches are made. 'tf.data': on the host. 'device': on the accelerator, which holds all
-  # training images if they are in memory and only cropped, as in the CIFAR recipe, or else gets
-  # those of each step from the host; the same batches, see docs/device_input.md.
+  # Where batches are made. 'tf.data': on the host (mere crops of arrays without TensorFlow).
+  # 'device': on the accelerator, which holds all training images if they are in memory and only
+  # cropped, as in the CIFAR recipe, or else gets those of each step from the host; the same
+  # batches, see docs/device_input.md.
   config.input = 'tf.data'
   # Pixels of the shorter and the longer side to which images are scaled down, if they are larger,
   # before they are sent to the accelerator.

@@ -5,7 +5,8 @@ batch is a pure function of the seed and the step. `multiplicity.py` assigns ima
 slots, `host_part.py` slots to hosts, and `mixing.py` partners to slots; this module makes the
 images:
 
-    addresses of some images  ->  read, decode, crop, scale and flip  ->  a batch of crops
+    addresses of some images  ->  read, decode, crop, scale and flip (`reading.py`)
+      ->  a batch of crops
       ->  mix and RandAugment  ->  the batch
 
 Images are uint8 throughout; they are normalised on the accelerator.
@@ -80,6 +81,16 @@ def train_batches(
     unique_images_per_batch=multiplicity.unique_images_per_batch, image_shape=reader.image_shape
   )
   steps, crop = tf.data.Dataset.range(start_step, stop_step), augmentation.crop
+  if isinstance(source, ArraySource) and array_batches.can_make(augmentation):
+    return array_batches.train_batches(
+      source,
+      multiplicity,
+      crop=crop,
+      start_step=start_step,
+      stop_step=stop_step,
+      host_index=host_index,
+      host_count=host_count,
+    )
   if isinstance(source, ArraySource) and crop.cut is not None:
 
     def crop_slots(step: np.ndarray) -> Batch:

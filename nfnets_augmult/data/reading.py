@@ -84,6 +84,7 @@ def read_boxes(
     float32 `[U]`, which is 0 for images that do not decode under the policy `'skip'`.
   """
   drawn = drawn or {}
+  images_per_call = max(1, _BOXES_PER_CALL // num_boxes)
   by_reader = functools.partial(
     decode_by_reader, reader=reader, make_boxes=make_boxes, size=size, drawn=list(drawn)
   )
@@ -108,11 +109,16 @@ def read_boxes(
 
   def make(fetched: Tensors, decode: Callable[[Tensors], Tensors]) -> Tensors:
     shape = [num_boxes, size, size, reader.image_shape[-1]]
-    image, mask = tf.map_fn(
-      functools.partial(scale, decode=decode),
-      {key: fetched[key] for key in ('image_index', *_FETCHED_TYPES, *drawn)},
-      fn_output_signature=(tf.TensorSpec(shape, tf.uint8), tf.TensorSpec([], tf.float32)),
-    )
+    images = {key: fetched[key] for key in ('image_index', *_FETCHED_TYPES, *drawn)}
+    if images_per_call == 1:  # a loop would copy the result
+      alone = scale({key: array[0] for key, array in images.items()}, decode)
+      image, mask = (array[tf.newaxis] for array in alone)
+    else:
+      image, mask = tf.map_fn(
+        functools.partial(scale, decode=decode),
+        images,
+        fn_output_signature=(tf.TensorSpec(shape, tf.uint8), tf.TensorSpec([], tf.float32)),
+      )
     kept = {key: fetched[key] for key in fetched if key not in _FETCHED_TYPES}
     return kept | {'image': image, 'label': fetched['label'], 'mask': mask}
 
@@ -124,7 +130,7 @@ def read_boxes(
 
   images = _read_ahead(addresses, reader).unbatch()
   # Not with `rebatch`, whose results share memory, about which the next `rebatch` complains.
-  some = images.batch(max(1, _BOXES_PER_CALL // num_boxes))
+  some = images.batch(images_per_call)
   fetched = some.map(fetch, num_parallel_calls=tf.data.AUTOTUNE)
   return fetched.interleave(
     make_or_else_by_reader, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True

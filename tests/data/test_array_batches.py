@@ -11,7 +11,9 @@ import pytest
 from nfnets_augmult.data import array_batches, pipeline, sources
 from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.crop_flip import CropFlip
+from nfnets_augmult.data.mixing import Mixing
 from nfnets_augmult.data.multiplicity import PLACEMENTS, Multiplicity
+from nfnets_augmult.data.randaugment import RandAugment
 from tests import real_images
 
 _NUM_IMAGES = 13
@@ -32,22 +34,38 @@ def _batches(source, multiplicity, start=0, stop=2**31, **hosts):
 
 @pytest.mark.parametrize('placement', PLACEMENTS)
 @pytest.mark.parametrize(('start', 'stop'), [(0, 9), (4, 6), (7, 7)])
-def test_batches_are_those_of_the_pipeline(source, placement, start, stop):
-  """In their order, on each host, from any step to any step."""
+def test_batches_come_in_order(source, placement, start, stop):
+  """On each host, from any step to any step, each as if it were made alone."""
   multiplicity = Multiplicity(_NUM_IMAGES, 4, 2, 3, placement)
   for host in range(2):
-    hosts = {'host_index': host, 'host_count': 2}
-    expected = pipeline.train_batches(
+    first, last = multiplicity.host_slots(host, 2)
+    expected = [
+      array_batches.train_batch(
+        source, multiplicity, step, crop=CropFlip(pad=2), start=first, stop=last
+      )
+      for step in range(start, stop)
+    ]
+    made = _batches(source, multiplicity, start, stop, host_index=host, host_count=2)
+    chex.assert_trees_all_equal(list(made), expected, strict=True)
+
+
+def test_the_pipeline_uses_them(source, monkeypatch):
+  """For crops; what mixes images or runs RandAugment on them is left to TensorFlow."""
+  monkeypatch.setattr(array_batches, 'train_batches', lambda *_, **options: options['crop'])
+  multiplicity = Multiplicity(_NUM_IMAGES, 4, 2, 3)
+
+  def batches(**augmentation):
+    return pipeline.train_batches(
       source,
       multiplicity,
-      augmentation=Augmentation(crop=CropFlip(pad=2)),
-      start_step=start,
-      stop_step=stop,
-      **hosts,
+      augmentation=Augmentation(crop=CropFlip(pad=2), **augmentation),
+      start_step=0,
+      stop_step=1,
     )
-    chex.assert_trees_all_equal(
-      list(_batches(source, multiplicity, start, stop, **hosts)), list(expected), strict=True
-    )
+
+  assert batches() == CropFlip(pad=2)
+  for augmentation in ({'mixing': Mixing(mixup=1.0)}, {'randaugment': RandAugment(layers=1)}):
+    assert len(next(batches(**augmentation))['image']) == multiplicity.batch_size
 
 
 def _threads():
