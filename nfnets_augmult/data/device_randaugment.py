@@ -146,8 +146,7 @@ def _histograms_by_products(image: jax.Array) -> jax.Array:
   digits = jnp.arange(16, dtype=jnp.uint8)
   # Zeros and ones are exact in bfloat16, and so are sums up to 2**24 in float32.
   high, low = (
-    (digit[..., np.newaxis] == digits).astype(jnp.bfloat16)
-    for digit in (pixels // 16, pixels % 16)
+    (digit[..., np.newaxis] == digits).astype(jnp.bfloat16) for digit in (pixels // 16, pixels % 16)
   )
   counts = jnp.einsum('cph,cpl->chl', high, low, preferred_element_type=jnp.float32)
   return counts.reshape(3, 256).astype(jnp.int32)
