@@ -382,6 +382,30 @@ def test_a_group_of_batches_shares_canvases(imagenet):
   assert [numbers.index(number) for number in numbers] == [0, 0, 2, 2, 2, 5]
 
 
+def test_cached_images_are_decoded_once(tmp_path, monkeypatch):
+  """Over two epochs each file is read once, bad ones too, and the inputs are the same."""
+  for number, photo in enumerate(real_images.photos(8, 24, 30)):
+    real_images.save(photo, tmp_path / 'train' / 'ab'[number // 4] / f'{number}.png')
+  (tmp_path / 'test').mkdir()
+  (tmp_path / 'train' / 'a' / '3.png').write_bytes(b'\xff\xd8\xff garbage')
+  source = loading.load_source('folder', split='train', data_dir=str(tmp_path))
+  multiplicity, read = Multiplicity(8, 4, 2, 0), []
+  # Of two threads that need an image at the same time, both would read it.
+  monkeypatch.setattr(canvases.os, 'cpu_count', lambda: 1)
+
+  class Counting(_Some):
+    def read(self, index):
+      read.append(index)
+      return super().read(index)
+
+  counting, cache = Counting(source, list(range(8))), {}
+  cached = list(_inputs(counting, multiplicity, cache=cache).inputs(0, 4))
+  assert sorted(read) == list(range(8))
+  chex.assert_trees_all_equal(cached, list(_inputs(source, multiplicity).inputs(0, 4)))
+  list(_inputs(counting, multiplicity, cache=cache).inputs(1, 3))
+  assert len(read) == 8
+
+
 def test_restart_at_any_step(imagenet):
   multiplicity = Multiplicity(40, 8, 3, 1, 'neighbouring')
   whole = list(_inputs(imagenet, multiplicity).inputs(0, 8))
