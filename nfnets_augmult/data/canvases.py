@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from nfnets_augmult.data import crop_flip, device_copies, mixing, randaugment
+from nfnets_augmult.data import crop_flip, device_copies, device_randaugment, mixing, randaugment
 from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.device_copies import Copies
 from nfnets_augmult.data.host_part import HostPart
@@ -102,6 +102,8 @@ class CanvasInput:
       unique_images_per_batch=self.multiplicity.unique_images_per_batch,
       image_shape=self.image_shape,
     )
+    if self.augmentation.randaugment.layers:
+      device_randaugment.check_size(*self.image_shape[:2])
     _ = self._all_parts  # raises the error
 
   @property
@@ -158,6 +160,12 @@ class CanvasInput:
     of_canvases = self.canvases_per_device * math.prod(self.canvas_shape)
     images = self.crops_per_device + self._parts[0].own[1] - self._parts[0].own[0]
     return 3 * of_canvases + images * math.prod(self.image_shape)
+
+  @property
+  def host_bytes(self) -> int:
+    """Bytes of the canvases that the host holds: of the step in use and of those being filled."""
+    of_group = self.device_count * self.canvases_per_device * math.prod(self.canvas_shape)
+    return (_GROUPS_AHEAD + 2) * of_group
 
   def inputs(self, start_step: int, stop_step: int) -> Iterator[HostInputs]:
     """Yields the inputs of each step from `start_step` to `stop_step`.

@@ -35,7 +35,7 @@ def is_data_on_devices(settings: Settings, source: Source) -> bool:
   return settings.is_device_input and isinstance(source, ArraySource) and is_only_cut
 
 
-@renamed({'split': 'dataset.train_split'})
+@renamed(DATASET_KEYS | AUGMENTATION_KEYS | {'split': 'dataset.train_split'})
 def check_device_input(settings: Settings, source: Source, multiplicity: Multiplicity) -> None:
   """Checks that batches of `source` can be made on the devices.
 
@@ -55,6 +55,12 @@ def check_device_input(settings: Settings, source: Source, multiplicity: Multipl
   inputs = _canvas_input(settings, source, multiplicity)
   most_cached = source.num_images * math.prod(inputs.canvas_shape)
   memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+  if inputs.host_bytes > memory:
+    raise ValueError(
+      f'dataset.canvas={inputs.canvas}: the images of the steps that are prepared take '
+      f'{inputs.host_bytes / 2**30:,.0f} GiB of the {memory / 2**30:,.0f} GiB of this machine; '
+      'make it or the batch smaller'
+    )
   if settings.dataset.is_cached and most_cached > memory // 2:
     raise ValueError(
       f"dataset.cache='host': {source.num_images:,} images of up to {inputs.canvas} pixels take up "

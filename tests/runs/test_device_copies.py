@@ -104,9 +104,15 @@ def test_what_cannot_be_is_refused(monkeypatch):
   Run(_config(dataset__cache='host')).prepare()
   with monkeypatch.context() as context:
     # 256 canvases of 768 KiB are 192 MiB.
-    context.setattr(batches.os, 'sysconf', {'SC_PAGE_SIZE': 2**12, 'SC_PHYS_PAGES': 2**16}.get)
+    pages = {'SC_PAGE_SIZE': 2**12, 'SC_PHYS_PAGES': 2**16}
+    context.setattr(batches.os, 'sysconf', pages.get)
     with pytest.raises(ValueError, match=r"dataset\.cache='host': 256 images .* up to 0 GiB, m"):
       Run(_config(dataset__cache='host')).prepare()
+    pages['SC_PHYS_PAGES'] = 2**9
+    with pytest.raises(ValueError, match=r'dataset\.canvas=\(512, 512\): the images of the steps'):
+      Run(_config()).prepare()
+  with pytest.raises(ValueError, match=r'off with augmentation\.randaugment\.layers=0'):
+    Run(_config(dataset__image_size=2049)).prepare()
   monkeypatch.setattr(devices, 'memory_limit', lambda: 10_000_000)
   with pytest.raises(ValueError, match=r'dataset\.canvas=\(512, 512\): the images of a step take'):
     Run(_config()).prepare()

@@ -194,4 +194,5 @@ def test_keys_of_pad_and_device_input_arrive():
   assert found.dataset.is_cached
   assert (found.batch_size, found.unique_images_per_batch, found.augmult) == (24, 6, 4)
   assert found.is_batch_size_fixed
-  assert not found.needs_tensorflow
+  assert found.needs_tensorflow  # to decode the files of a folder
+  assert not settings.read(_config(**changes, **{'dataset.name': 'arrays'})).needs_tensorflow
