@@ -220,14 +220,17 @@ def test_images_that_do_not_fit_are_scaled_down(imagenet):
   same, full_size = decoding.decode_to_fit(encoded, tuple(sorted(size)), _OPTIONS)
   np.testing.assert_array_equal(same, whole)
   assert full_size == size
-  for scaling in (False, True):  # of JPEGs while decoding: at a half, a quarter ...
-    options = dataclasses.replace(_OPTIONS, jpeg_scaling=scaling)
-    for sides in ((30, 400), (400, 60), (1, 1)):
-      small, full_size = decoding.decode_to_fit(encoded, sides, options)
-      scale = min(a / b for a, b in zip(sorted(sides), sorted(size), strict=True))
-      assert small.shape[:2] == tuple(max(1, round(side * scale)) for side in size)
-      assert full_size == size
-      np.testing.assert_allclose(small.mean(), whole.mean(), atol=8 if min(sides) > 1 else 60)
+  while_decoding = dataclasses.replace(_OPTIONS, jpeg_scaling=True)  # at a half, a quarter ...
+  for sides in ((30, 400), (400, 60), (1, 1)):
+    small, full_size = decoding.decode_to_fit(encoded, sides, _OPTIONS)
+    scale = min(a / b for a, b in zip(sorted(sides), sorted(size), strict=True))
+    assert small.shape[:2] == tuple(max(1, round(side * scale)) for side in size)
+    assert full_size == size
+    np.testing.assert_allclose(small.mean(), whole.mean(), atol=8 if min(sides) > 1 else 60)
+    same, full_size = decoding.decode_to_fit(encoded, sides, while_decoding)
+    assert full_size == size and same.shape == small.shape
+    # Two filters; half the resolution enlarged again would be 12 off.
+    assert np.abs(same.astype(int) - small).mean() < 8
 
 
 def test_boxes_keep_a_pixel():
@@ -359,6 +362,21 @@ def test_batches_do_not_depend_on_hosts_and_devices(
       parts += _made(inputs, 3, 4)
     joined = {key: np.concatenate([part[key] for part in parts]) for key in whole}
     chex.assert_trees_all_equal(joined, whole, strict=True)
+
+
+def test_all_hosts_send_arrays_of_one_shape(array):
+  """Also where devices of one host share blocks, and those of the other do not."""
+  multiplicity = Multiplicity(40, 17, 4, 2)
+  for mix_first in (True, False):
+    augmentation = dataclasses.replace(_ALL, mix_first=mix_first)
+    shapes = []
+    for host_index in range(2):
+      inputs = _inputs(
+        array, multiplicity, augmentation, device_count=2, host_index=host_index, host_count=2
+      )
+      (step,) = inputs.inputs(0, 1)
+      shapes.append([leaf.shape for leaf in jax.tree.leaves(step)])
+    assert shapes[0] == shapes[1]
 
 
 def test_canvases_are_sent_once():
