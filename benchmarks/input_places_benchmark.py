@@ -42,7 +42,7 @@ def with_and_without_layers(run: Run) -> list[Run]:
   runs = [run]
   if run.settings.augmentation.randaugment.layers:
     config = run.config.copy_and_resolve_references()
-    config.augmentation.randaugment.layers = 0
+    config.update_from_flattened_dict({'augmentation.randaugment.layers': 0})
     runs.append(Run(config, data=run.data))
   return runs
 

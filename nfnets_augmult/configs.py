@@ -67,6 +67,8 @@ def default_config() -> ml_collections.ConfigDict:
   # Pixels of the shorter and the longer side to which images are scaled down, if they are larger,
   # before they are sent to the accelerator.
   config.dataset.canvas = (384, 512)
+  # 'host': keep these images in the memory of the host, decoded, so that each is decoded once.
+  config.dataset.cache = 'none'
   config.steps_per_dispatch = 1  # how many the host asks for at once; above 1 if it sends no images
 
   config.augmentation = ml_collections.ConfigDict()
@@ -210,6 +212,7 @@ FREE_KEYS = (
   'dataset.data_dir',
   'dataset.csv.image_dir',
   'dataset.allow_download',
+  'dataset.cache',
   'evaluation.every_minutes',
   'evaluation.batch_size',
   'checkpoint.every_steps',

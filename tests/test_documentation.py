@@ -43,9 +43,10 @@ FLAGS = {
     *('config', 'workdir', 'checkpoint', 'data_dir', 'draw_only'),
     *('blocks', 'images_per_block', 'screened_images', 'copies', 'augmults', 'minibatches'),
   },
-  'benchmarks.input': {'config', 'random_images', 'augmults', 'seconds'},
+  'benchmarks.input': {'config', 'random_images', 'augmults', 'seconds', 'input'},
   'benchmarks.step': {'config', 'conv_algorithm', 'num_classes', 'steps', 'breakdown'},
   'benchmarks.device_input': {'config', 'steps'},
+  'benchmarks.device_augmentation': {'config', 'peak_share'},
   'benchmarks.memory': {'config', 'topology', 'batch_sizes', 'effort', 'estimate', 'records'},
   'benchmarks.pod': {
     *('config', 'chips', 'kinds', 'seconds', 'peak_share', 'link_gigabytes', 'write_gigabytes')

@@ -137,7 +137,10 @@ def test_the_benchmarks_are_not_part_of_the_package(monkeypatch):
   assert {name.split('.')[0] for name in installed} == {'nfnets_augmult'}
   programs = {file.name for file in BENCHMARKS.glob('*.py') if 'absl.flags' in _imports(file)}
   assert programs == {
-    f'{name}.py' for name in ('input', 'step', 'device_input', 'memory', 'pod', 'accelerator')
+    f'{name}.py'
+    for name in (
+      *('input', 'step', 'device_input', 'device_augmentation', 'memory', 'pod', 'accelerator'),
+    )
   }
 
 

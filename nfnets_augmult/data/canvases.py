@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from nfnets_augmult.data import crop_flip, device_copies, mixing, randaugment
+from nfnets_augmult.data import crop_flip, device_copies, device_randaugment, mixing, randaugment
 from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.device_copies import Copies
 from nfnets_augmult.data.host_part import HostPart
@@ -79,6 +79,8 @@ class CanvasInput:
     device_count: devices of this host.
     host_index: which host this is.
     host_count: number of hosts.
+    cache: where decoded images are kept, and looked up before they are read; None to decode them
+      whenever they are needed. Inputs of one source and canvas may share it.
 
   Raises:
     ValueError: devices do not divide the batch, or the augmentation does not fit the images.
@@ -92,6 +94,7 @@ class CanvasInput:
   device_count: int = 1
   host_index: int = 0
   host_count: int = 1
+  cache: dict[int, Any] | None = dataclasses.field(default=None, repr=False, compare=False)
 
   def __post_init__(self):
     check_image_size(self.source, self.read_options.image_size)
@@ -99,6 +102,8 @@ class CanvasInput:
       unique_images_per_batch=self.multiplicity.unique_images_per_batch,
       image_shape=self.image_shape,
     )
+    if self.augmentation.randaugment.layers:
+      device_randaugment.check_size(*self.image_shape[:2])
     _ = self._all_parts  # raises the error
 
   @property
@@ -156,6 +161,12 @@ class CanvasInput:
     images = self.crops_per_device + self._parts[0].own[1] - self._parts[0].own[0]
     return 3 * of_canvases + images * math.prod(self.image_shape)
 
+  @property
+  def host_bytes(self) -> int:
+    """Bytes of the canvases that the host holds: of the step in use and of those being filled."""
+    of_group = self.device_count * self.canvases_per_device * math.prod(self.canvas_shape)
+    return (_GROUPS_AHEAD + 2) * of_group
+
   def inputs(self, start_step: int, stop_step: int) -> Iterator[HostInputs]:
     """Yields the inputs of each step from `start_step` to `stop_step`.
 
@@ -168,7 +179,10 @@ class CanvasInput:
     Raises:
       BadDataError: an image does not decode under the policy `'fail'`, or cannot be read.
     """
-    parts, reader = self._parts, _make_reader(self.source, self.read_options, self.canvas)
+    parts, reader = (
+      self._parts,
+      _make_reader(self.source, self.read_options, self.canvas, self.cache),
+    )
     groups = parts[0].groups(start_step, stop_step)
     turns, waiting = parts[0].turns, iter(groups)
     ahead = collections.deque()
@@ -351,7 +365,12 @@ class _Reader(NamedTuple):
   explain: Callable[[Exception], Exception]
 
 
-def _make_reader(source: Source, options: ReadOptions, canvas: tuple[int, int]) -> _Reader:
+def _make_reader(
+  source: Source,
+  options: ReadOptions,
+  canvas: tuple[int, int],
+  cache: dict[int, Any] | None,
+) -> _Reader:
   if isinstance(source, ArraySource):
 
     def read_array(index: int) -> tuple[np.ndarray, _Found]:
@@ -365,14 +384,19 @@ def _make_reader(source: Source, options: ReadOptions, canvas: tuple[int, int]) 
   reader = ImageReader(source, options)
 
   def read(index: int) -> tuple[np.ndarray, _Found]:
+    if cache is not None and index in cache:
+      return cache[index]
     image = reader.read_whole(index, canvas)
     height, width, _ = image.pixels.shape
-    return image.pixels, _Found(
+    found = _Found(
       image.full_size, (height, width), height > width, int(image.label), float(image.mask)
     )
+    if cache is not None:
+      cache[index] = image.pixels, found
+    return image.pixels, found
 
   def start_reading(index: np.ndarray) -> None:
     if reader.reads_ahead:
-      reader.start_reading(index)
+      reader.start_reading(np.array([i for i in index if i not in (cache or ())], np.int64))
 
   return _Reader(read, start_reading, reader.explain)

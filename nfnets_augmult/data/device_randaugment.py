@@ -51,19 +51,24 @@ def make_layers(
     width: W, likewise.
 
   Raises:
-    ValueError: the size is out of range.
+    ValueError: see `check_size`.
   """
-  if not 3 <= min(height, width) <= max(height, width) <= _LARGEST_SIDE:
-    raise ValueError(
-      f'RandAugment on the device is for images of 3 to {_LARGEST_SIDE} pixels a side, not for '
-      f'{height}x{width}'
-    )
+  check_size(height, width)
   layer = _make_layer(randaugment, height, width)
 
   def layers(image: jax.Array, draws: Draws) -> jax.Array:
     return jax.lax.scan(lambda image, drawn: (layer(image, *drawn), None), image, draws)[0]
 
   return layers
+
+
+def check_size(height: int, width: int) -> None:
+  """Raises ValueError if images of `height` x `width` pixels are too small or too large."""
+  if not 3 <= min(height, width) <= max(height, width) <= _LARGEST_SIDE:
+    raise ValueError(
+      f'RandAugment on the device is for images of 3 to {_LARGEST_SIDE} pixels a side, not for '
+      f'{height}x{width}: switch it off with layers=0'
+    )
 
 
 def _make_layer(

@@ -1,6 +1,8 @@
 """The batches of a run, made on the host or on the devices, and its `Advance` functions."""
 
 import functools
+import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -30,7 +32,7 @@ def is_data_on_devices(settings: Settings, source: Source) -> bool:
   return settings.is_device_input and is_of_arrays
 
 
-@renamed({'split': 'dataset.train_split'})
+@renamed(DATASET_KEYS | AUGMENTATION_KEYS | {'split': 'dataset.train_split'})
 def check_device_input(settings: Settings, source: Source, multiplicity: Multiplicity) -> None:
   """Checks that batches of `source` can be made on the devices.
 
@@ -48,6 +50,20 @@ def check_device_input(settings: Settings, source: Source, multiplicity: Multipl
       'this augmentation: the host sends the images of each step'
     )
   inputs = _canvas_input(settings, source, multiplicity)
+  most_cached = source.num_images * math.prod(inputs.canvas_shape)
+  memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+  if inputs.host_bytes > memory:
+    raise ValueError(
+      f'dataset.canvas={inputs.canvas}: the images of the steps that are prepared take '
+      f'{inputs.host_bytes / 2**30:,.0f} GiB of the {memory / 2**30:,.0f} GiB of this machine; '
+      'make it or the batch smaller'
+    )
+  if settings.dataset.is_cached and most_cached > memory // 2:
+    raise ValueError(
+      f"dataset.cache='host': {source.num_images:,} images of up to {inputs.canvas} pixels take up "
+      f'to {most_cached / 2**30:,.0f} GiB, more than half of the {memory / 2**30:,.0f} GiB of this '
+      "machine; make dataset.canvas smaller, or leave it at 'none'"
+    )
   if limit is not None and inputs.device_bytes > limit // 2:
     raise ValueError(
       f'dataset.canvas={inputs.canvas}: the images of a step take '
@@ -64,6 +80,7 @@ def _canvas_input(
   augmentation: Augmentation | None = None,
   device_count: int | None = None,
   hosts: tuple[int, int] | None = None,
+  cache: dict[int, Any] | None = None,
 ) -> canvases.CanvasInput:
   """Returns what this host sends to its devices, or to as many as `device_count`."""
   host_index, host_count = hosts or (jax.process_index(), jax.process_count())
@@ -76,6 +93,7 @@ def _canvas_input(
     device_count=device_count or jax.local_device_count(),
     host_index=host_index,
     host_count=host_count,
+    cache=cache,
   )
 
 
@@ -214,6 +232,7 @@ def make_restart(
 
   if not is_data_on_devices(settings, source):
     make_images = _canvas_input(settings, source, multiplicity).make_images
+    cache = {} if settings.dataset.is_cached else None
 
     def step_with_images_made(
       state: TrainState, placed: _Placed, key: Any
@@ -224,7 +243,7 @@ def make_restart(
     def restart_with_images(
       key: Any, *, multiplicity: Multiplicity, start_step: int
     ) -> feeding.Advance:
-      inputs = _canvas_input(settings, source, multiplicity)
+      inputs = _canvas_input(settings, source, multiplicity, cache=cache)
       return feeding.make_host_advance(
         step_with_images_made,
         key=key,

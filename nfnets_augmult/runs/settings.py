@@ -57,6 +57,8 @@ _EVALUATION_KEYS = {'kind': 'evaluation.crop', 'padding': 'evaluation.crop_paddi
 
 # Where training batches are made.
 INPUTS = ('tf.data', 'device')
+# Where decoded training images are kept.
+CACHES = ('none', 'host')
 
 _LARGEST_SEED = 2**32 - 1
 # Pixels of a side, far above the resolution of any network.
@@ -83,6 +85,7 @@ class Dataset:
     test_options: how images are read for evaluation.
     evaluation_crop: the crop in evaluation.
     canvas: see `canvases.CanvasInput`.
+    is_cached: whether the host keeps the images that it sends to the devices, decoded.
   """
 
   name: str
@@ -96,6 +99,7 @@ class Dataset:
   test_options: ReadOptions
   evaluation_crop: EvaluationCrop
   canvas: tuple[int, int]
+  is_cached: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -318,6 +322,7 @@ def _read_dataset(config: ml_collections.ConfigDict) -> Dataset:
     test_options=dataclasses.replace(options, image_size=keys.test_image_size or keys.image_size),
     evaluation_crop=evaluation_crop,
     canvas=_read_canvas(keys.canvas),
+    is_cached=keys.cache == 'host',
   )
 
 
@@ -349,6 +354,12 @@ def _read_augmentation(keys: ml_collections.ConfigDict) -> Augmentation:
 def _check_input(config: ml_collections.ConfigDict) -> None:
   """Checks where batches are made."""
   checks.check_choice('input', config.input, INPUTS)
+  checks.check_choice('dataset.cache', config.dataset.cache, CACHES)
+  if config.dataset.cache != 'none' and config.input != 'device':
+    raise ValueError(
+      f"dataset.cache={config.dataset.cache!r} needs input='device': with {config.input!r} other "
+      'parts of the images are decoded in every epoch'
+    )
   checks.check_int(
     'steps_per_dispatch', config.steps_per_dispatch, least=1, most=_MOST_STEPS_PER_DISPATCH
   )

@@ -220,14 +220,17 @@ def test_images_that_do_not_fit_are_scaled_down(imagenet):
   same, full_size = decoding.decode_to_fit(encoded, tuple(sorted(size)), _OPTIONS)
   np.testing.assert_array_equal(same, whole)
   assert full_size == size
-  for scaling in (False, True):  # of JPEGs while decoding: at a half, a quarter ...
-    options = dataclasses.replace(_OPTIONS, jpeg_scaling=scaling)
-    for sides in ((30, 400), (400, 60), (1, 1)):
-      small, full_size = decoding.decode_to_fit(encoded, sides, options)
-      scale = min(a / b for a, b in zip(sorted(sides), sorted(size), strict=True))
-      assert small.shape[:2] == tuple(max(1, round(side * scale)) for side in size)
-      assert full_size == size
-      np.testing.assert_allclose(small.mean(), whole.mean(), atol=8 if min(sides) > 1 else 60)
+  while_decoding = dataclasses.replace(_OPTIONS, jpeg_scaling=True)  # at a half, a quarter ...
+  for sides in ((30, 400), (400, 60), (1, 1)):
+    small, full_size = decoding.decode_to_fit(encoded, sides, _OPTIONS)
+    scale = min(a / b for a, b in zip(sorted(sides), sorted(size), strict=True))
+    assert small.shape[:2] == tuple(max(1, round(side * scale)) for side in size)
+    assert full_size == size
+    np.testing.assert_allclose(small.mean(), whole.mean(), atol=8 if min(sides) > 1 else 60)
+    same, full_size = decoding.decode_to_fit(encoded, sides, while_decoding)
+    assert full_size == size and same.shape == small.shape
+    # Two filters; half the resolution enlarged again would be 12 off.
+    assert np.abs(same.astype(int) - small).mean() < 8
 
 
 def test_boxes_keep_a_pixel():
@@ -361,6 +364,21 @@ def test_batches_do_not_depend_on_hosts_and_devices(
     chex.assert_trees_all_equal(joined, whole, strict=True)
 
 
+def test_all_hosts_send_arrays_of_one_shape(array):
+  """Also where devices of one host share blocks, and those of the other do not."""
+  multiplicity = Multiplicity(40, 17, 4, 2)
+  for mix_first in (True, False):
+    augmentation = dataclasses.replace(_ALL, mix_first=mix_first)
+    shapes = []
+    for host_index in range(2):
+      inputs = _inputs(
+        array, multiplicity, augmentation, device_count=2, host_index=host_index, host_count=2
+      )
+      (step,) = inputs.inputs(0, 1)
+      shapes.append([leaf.shape for leaf in jax.tree.leaves(step)])
+    assert shapes[0] == shapes[1]
+
+
 def test_canvases_are_sent_once():
   """256 unique images, n = 16, on 1 to 32 devices: each gets its own images and no others."""
   photos = np.zeros((600, 8, 8, 3), np.uint8)
@@ -380,6 +398,30 @@ def test_a_group_of_batches_shares_canvases(imagenet):
   steps = list(_inputs(imagenet, multiplicity).inputs(1, 7))
   numbers = [id(step.canvases) for step in steps]
   assert [numbers.index(number) for number in numbers] == [0, 0, 2, 2, 2, 5]
+
+
+def test_cached_images_are_decoded_once(tmp_path, monkeypatch):
+  """Over two epochs each file is read once, bad ones too, and the inputs are the same."""
+  for number, photo in enumerate(real_images.photos(8, 24, 30)):
+    real_images.save(photo, tmp_path / 'train' / 'ab'[number // 4] / f'{number}.png')
+  (tmp_path / 'test').mkdir()
+  (tmp_path / 'train' / 'a' / '3.png').write_bytes(b'\xff\xd8\xff garbage')
+  source = loading.load_source('folder', split='train', data_dir=str(tmp_path))
+  multiplicity, read = Multiplicity(8, 4, 2, 0), []
+  # Of two threads that need an image at the same time, both would read it.
+  monkeypatch.setattr(canvases.os, 'cpu_count', lambda: 1)
+
+  class Counting(_Some):
+    def read(self, index):
+      read.append(index)
+      return super().read(index)
+
+  counting, cache = Counting(source, list(range(8))), {}
+  cached = list(_inputs(counting, multiplicity, cache=cache).inputs(0, 4))
+  assert sorted(read) == list(range(8))
+  chex.assert_trees_all_equal(cached, list(_inputs(source, multiplicity).inputs(0, 4)))
+  list(_inputs(counting, multiplicity, cache=cache).inputs(1, 3))
+  assert len(read) == 8
 
 
 def test_restart_at_any_step(imagenet):

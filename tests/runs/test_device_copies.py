@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nfnets_augmult.data import canvases
-from nfnets_augmult.runs import pictures, settings, training
+from nfnets_augmult.runs import batches, pictures, settings, training
 from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training import devices, records
 from nfnets_augmult.training.checkpoints import Checkpoints
@@ -99,6 +99,20 @@ def test_what_cannot_be_is_refused(monkeypatch):
     Run(_config(steps_per_dispatch=2)).prepare()
   with pytest.raises(ValueError, match='held in memory'):
     training.check_group([Run(_config()), Run(_config(seed=1))])
+  with pytest.raises(ValueError, match=r"dataset\.cache='host' needs input='device'"):
+    settings.read(_config(dataset__cache='host', input='tf.data'))
+  Run(_config(dataset__cache='host')).prepare()
+  with monkeypatch.context() as context:
+    # 256 canvases of 768 KiB are 192 MiB.
+    pages = {'SC_PAGE_SIZE': 2**12, 'SC_PHYS_PAGES': 2**16}
+    context.setattr(batches.os, 'sysconf', pages.get)
+    with pytest.raises(ValueError, match=r"dataset\.cache='host': 256 images .* up to 0 GiB, m"):
+      Run(_config(dataset__cache='host')).prepare()
+    pages['SC_PHYS_PAGES'] = 2**9
+    with pytest.raises(ValueError, match=r'dataset\.canvas=\(512, 512\): the images of the steps'):
+      Run(_config()).prepare()
+  with pytest.raises(ValueError, match=r'off with augmentation\.randaugment\.layers=0'):
+    Run(_config(dataset__image_size=2049)).prepare()
   monkeypatch.setattr(devices, 'memory_limit', lambda: 10_000_000)
   with pytest.raises(ValueError, match=r'dataset\.canvas=\(512, 512\): the images of a step take'):
     Run(_config()).prepare()

@@ -113,6 +113,7 @@ def test_every_key_arrives():
       test_options=dataclasses.replace(options, image_size=32),
       evaluation_crop=EvaluationCrop('resize_then_crop', 9),
       canvas=(40, 50),
+      is_cached=False,
     ),
     'augmentation': Augmentation(
       crop=InceptionCrop(area=(0.2, 0.5), aspect=(0.5, 1.0), flip=False),
@@ -184,14 +185,16 @@ def test_keys_of_pad_and_device_input_arrive():
     'batch_size': 24,
     'unique_images_per_batch': 0,
     'input': 'device',
+    'dataset.cache': 'host',
     'steps_per_dispatch': 9,
   }
   found = settings.read(_config(**changes))
   assert found.augmentation.crop == CropFlip(pad=3, pad_mode='constant', flip=False)
   assert (found.is_device_input, found.steps_per_dispatch) == (True, 9)
+  assert found.dataset.is_cached
   assert (found.batch_size, found.unique_images_per_batch, found.augmult) == (24, 6, 4)
   assert found.is_batch_size_fixed
-  assert not found.needs_tensorflow
+  assert found.needs_tensorflow  # to decode the files of a folder
 
 
 @pytest.mark.parametrize(
@@ -203,6 +206,9 @@ def test_keys_of_pad_and_device_input_arrive():
     ({'augmentation.mixup.share': 0.5}, True),
     ({'augmentation.crop': 'inception'}, True),
     ({'dataset.name': 'folder'}, True),
+    ({'dataset.name': 'folder', 'input': 'device'}, True),
+    ({'augmentation.mixup.share': 0.5, 'input': 'device'}, False),
+    ({'augmentation.randaugment.layers': 1, 'input': 'device'}, True),
     ({'dataset.name': 'cifar10'}, True),
   ],
 )
