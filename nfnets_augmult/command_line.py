@@ -102,10 +102,14 @@ def define_config_flag(
   *, required: bool = True, flag_values: flags.FlagValues = flags.FLAGS
 ) -> None:
   """Defines the flag `--config=FILE.py` with its `--config.KEY=VALUE` overrides."""
+
+  def or_none(parse_value: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    # A default that depends on other keys; where there is none, `check_keys` refuses it.
+    return lambda text: None if text == 'None' else parse_value(text)
+
   for kind, parser in (
-    # None is the default of a model; for other keys `check_keys` refuses it.
-    (float, _ValueParser(lambda text: None if text == 'None' else float(text), 'a number')),
-    (int, _ValueParser(flags.IntegerParser().convert, 'a whole number')),
+    (float, _ValueParser(or_none(float), 'a number')),
+    (int, _ValueParser(or_none(flags.IntegerParser().convert), 'a whole number')),
     (bool, _ValueParser(flags.BooleanParser().parse, 'True or False')),
     (tuple, _TupleParser()),
   ):

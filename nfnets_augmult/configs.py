@@ -8,6 +8,7 @@ from typing import Any
 
 import ml_collections
 
+from nfnets_augmult.data.evaluation_crop import default_crop_padding
 from nfnets_augmult.ops import checks
 
 
@@ -146,7 +147,9 @@ def default_config() -> ml_collections.ConfigDict:
   # crop_padding pixels in total at the network's resolution. 'resize_then_crop': the whole image
   # resized to a square that is larger by crop_padding, and its central crop.
   config.evaluation.crop = 'crop_then_resize'
-  config.evaluation.crop_padding = 32
+  # None: 0 with augmentation.crop='pad'; with 'inception' 32, as published, from 224 pixels on, and
+  # a seventh of the resolution below.
+  config.evaluation.crop_padding = ml_collections.config_dict.placeholder(int)
   # Number of un-augmented training images to evaluate: -1 for all, as in the paper's figures, 0 for
   # none.
   config.evaluation.train_images = -1
@@ -226,12 +229,23 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
 
   Keys newer than a config have their defaults.
   """
-  ours, theirs = with_defaults(ours), with_defaults(theirs)
+  ours, theirs = _comparable(ours), _comparable(theirs)
   return [
     f'{key} ({theirs.get(key, "absent")!r} there, {ours.get(key, "absent")!r} now)'
     for key in sorted({*ours, *theirs})
     if key not in FREE_KEYS and ours.get(key) != theirs.get(key)
   ]
+
+
+def _comparable(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """With the padding that None means; earlier versions wrote 32, also where it has no effect."""
+  full = with_defaults(flat)
+  size = full['dataset.test_image_size'] or full['dataset.image_size']
+  if not size:
+    full['evaluation.crop_padding'] = None
+  elif full['evaluation.crop_padding'] is None:
+    full['evaluation.crop_padding'] = default_crop_padding(size, full['augmentation.crop'])
+  return full
 
 
 def with_defaults(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,7 +254,9 @@ def with_defaults(flat: Mapping[str, Any]) -> dict[str, Any]:
   New keys have their defaults, or the value that reproduces the earlier version. Retired keys are
   left out if not set.
   """
-  earlier = {'dataset.apply_orientation': False} if flat.get('dataset.image_size') else {}
+  earlier = {}
+  if flat.get('dataset.image_size'):
+    earlier = {'dataset.apply_orientation': False, 'evaluation.crop_padding': 32}
   kept = {key: value for key, value in flat.items() if value or key not in RETIRED}
   return {**flatten(default_config()), **earlier, **kept}
 

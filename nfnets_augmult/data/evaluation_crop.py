@@ -54,6 +54,16 @@ class EvaluationCrop:
     return centred_square(height, width, np.maximum(1, side.astype(np.int64)))
 
 
+def default_crop_padding(size: int, training_crop: str) -> int:
+  """Returns the padding for images of `size` pixels of a network that was trained on some crops.
+
+  After whole centred squares, `'pad'`, it is 0. Inception crops show things larger: for these it is
+  the published 32 from 224 pixels on. Small images would lose much more by so many, half of each
+  side at 32 pixels, so that below 224 the share stays the same.
+  """
+  return 0 if training_crop == 'pad' else min(32, size // 7)
+
+
 def centred_square(height: ArrayLike, width: ArrayLike, side: ArrayLike) -> np.ndarray:
   """Returns the box of a square in the centre of an image, int32 `[1, 4]`; of several, likewise."""
   corner = [(np.asarray(length) - side + 1) // 2 for length in (height, width)]

@@ -16,7 +16,7 @@ from nfnets_augmult.data import array_batches
 from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.class_balance import BALANCES
 from nfnets_augmult.data.crop_flip import CropFlip
-from nfnets_augmult.data.evaluation_crop import EvaluationCrop
+from nfnets_augmult.data.evaluation_crop import EvaluationCrop, default_crop_padding
 from nfnets_augmult.data.image_formats import DecodeRules
 from nfnets_augmult.data.inception_crop import InceptionCrop
 from nfnets_augmult.data.loading import ARRAY_SOURCES
@@ -308,8 +308,12 @@ def _read_dataset(config: ml_collections.ConfigDict) -> Dataset:
       antialias=keys.antialias,
       rules=DecodeRules(keys.apply_orientation, keys.max_pixels),
     )
+  test_image_size = keys.test_image_size or keys.image_size
+  padding = config.evaluation.crop_padding
+  if padding is None:
+    padding = default_crop_padding(test_image_size, config.augmentation.crop)
   with renamed(_EVALUATION_KEYS):
-    evaluation_crop = EvaluationCrop(config.evaluation.crop, config.evaluation.crop_padding)
+    evaluation_crop = EvaluationCrop(config.evaluation.crop, padding)
   return Dataset(
     name=keys.name,
     data_dir=_read_path('dataset.data_dir', keys.data_dir),
@@ -319,7 +323,7 @@ def _read_dataset(config: ml_collections.ConfigDict) -> Dataset:
     table_options=table_options,
     balance=keys.balance,
     train_options=options,
-    test_options=dataclasses.replace(options, image_size=keys.test_image_size or keys.image_size),
+    test_options=dataclasses.replace(options, image_size=test_image_size),
     evaluation_crop=evaluation_crop,
     canvas=_read_canvas(keys.canvas),
     is_cached=keys.cache == 'host',

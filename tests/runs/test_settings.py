@@ -198,6 +198,40 @@ def test_keys_of_pad_and_device_input_arrive():
 
 
 @pytest.mark.parametrize(
+  ('crop', 'size', 'test_size', 'padding'),
+  [
+    ('pad', 32, 0, 0),  # whole squares, as in training
+    ('pad', 224, 0, 0),
+    ('inception', 32, 0, 4),  # not 32, which would leave a quarter of the image
+    ('inception', 64, 0, 9),
+    ('inception', 192, 256, 32),  # NFNet-F0, as published
+    ('inception', 224, 0, 32),
+    ('inception', 544, 0, 32),
+  ],
+)
+def test_the_padding_of_the_evaluation_crop_fits_the_resolution(crop, size, test_size, padding):
+  changes = {
+    'augmentation.crop': crop,
+    'dataset.image_size': size,
+    'dataset.test_image_size': test_size,
+    'evaluation.crop_padding': None,
+  }
+  assert settings.read(_config(**changes)).dataset.evaluation_crop.padding == padding
+
+
+@pytest.mark.parametrize(
+  ('crop', 'size', 'differs'),
+  [('inception', 256, False), ('pad', 0, False), ('inception', 64, True), ('pad', 64, True)],
+)
+def test_runs_of_earlier_versions_had_a_padding_of_32(crop, size, differs):
+  """They go on where it means the same."""
+  ours = configs.flatten(configs.default_config())
+  ours.update({'augmentation.crop': crop, 'dataset.image_size': size})
+  found = configs.differences(ours, {**ours, 'evaluation.crop_padding': 32})
+  assert [text.split(' ')[0] for text in found] == ['evaluation.crop_padding'] * differs
+
+
+@pytest.mark.parametrize(
   ('changes', 'expected'),
   [
     ({}, False),
