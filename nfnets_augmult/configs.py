@@ -63,7 +63,7 @@ def default_config() -> ml_collections.ConfigDict:
   # Where batches are made. 'tf.data': on the host (mere crops of arrays without TensorFlow).
   # 'device': on the accelerator, which holds all training images if they are in memory and only
   # cropped, as in the CIFAR recipe, or else gets those of each step from the host; the same
-  # batches, see docs/device_input.md.
+  # batches, see docs/device_input.md. 'auto': 'tf.data' on CPUs, 'device' on accelerators.
   config.input = 'tf.data'
   # Pixels of the shorter and the longer side to which images are scaled down, if they are larger,
   # before they are sent to the accelerator.

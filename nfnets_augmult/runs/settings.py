@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import ml_collections
 import numpy as np
 import optax
@@ -56,7 +57,7 @@ _OPTIMIZER_KEYS = {
 _EVALUATION_KEYS = {'kind': 'evaluation.crop', 'padding': 'evaluation.crop_padding'}
 
 # Where training batches are made.
-INPUTS = ('tf.data', 'device')
+INPUTS = ('auto', 'tf.data', 'device')
 # Where decoded training images are kept.
 CACHES = ('none', 'host')
 
@@ -121,7 +122,7 @@ class Settings:
     augmult: n; B = U x n.
     is_batch_size_fixed: whether the config states B, as in Section 3 of the paper, or U, as in
       Section 2.
-    is_device_input: whether training batches are made on the devices.
+    input: where training batches are made, one of `INPUTS`.
     make_model: from the number of classes to a transformed Haiku module.
     optimizer: without the learning rate.
     freeze: groups of parameters that stay as they are, see `freezing.frozen`.
@@ -141,7 +142,7 @@ class Settings:
   total_steps: int
   dataset: Dataset
   augmentation: Augmentation
-  is_device_input: bool
+  input: str
   steps_per_dispatch: int
   model_name: str
   make_model: Callable[[int], Any]
@@ -165,6 +166,14 @@ class Settings:
   save_every_steps: int
   keep_checkpoints: int
   log_every_steps: int
+
+  @property
+  def is_device_input(self) -> bool:
+    """Whether training batches are made on the devices; with `'auto'` on all but CPUs.
+
+    Looks for devices, so hosts that train together must have joined before.
+    """
+    return self.input == 'device' or (self.input == 'auto' and jax.default_backend() != 'cpu')
 
   @property
   def needs_tensorflow(self) -> bool:
@@ -264,7 +273,7 @@ def read(config: ml_collections.ConfigDict) -> Settings:
     total_steps=config.total_steps,
     dataset=dataset,
     augmentation=augmentation,
-    is_device_input=config.input == 'device',
+    input=config.input,
     steps_per_dispatch=config.steps_per_dispatch,
     model_name=config.model.name,
     make_model=make_model,
@@ -359,10 +368,10 @@ def _check_input(config: ml_collections.ConfigDict) -> None:
   """Checks where batches are made."""
   checks.check_choice('input', config.input, INPUTS)
   checks.check_choice('dataset.cache', config.dataset.cache, CACHES)
-  if config.dataset.cache != 'none' and config.input != 'device':
+  if config.dataset.cache != 'none' and config.input == 'tf.data':
     raise ValueError(
-      f"dataset.cache={config.dataset.cache!r} needs input='device': with {config.input!r} other "
-      'parts of the images are decoded in every epoch'
+      f"dataset.cache={config.dataset.cache!r} needs input='device': with 'tf.data' other parts of "
+      'the images are decoded in every epoch'
     )
   checks.check_int(
     'steps_per_dispatch', config.steps_per_dispatch, least=1, most=_MOST_STEPS_PER_DISPATCH

@@ -121,7 +121,7 @@ def test_every_key_arrives():
       randaugment=RandAugment(layers=3, magnitude=7.0, behaviour='pil'),
       mix_first=False,
     ),
-    'is_device_input': False,
+    'input': 'tf.data',
     'steps_per_dispatch': 1,
     'model_name': 'wrn_10_1',
     'init_from': '/start.npz',
@@ -195,6 +195,14 @@ def test_keys_of_pad_and_device_input_arrive():
   assert (found.batch_size, found.unique_images_per_batch, found.augmult) == (24, 6, 4)
   assert found.is_batch_size_fixed
   assert found.needs_tensorflow  # to decode the files of a folder
+
+
+@pytest.mark.parametrize(('backend', 'expected'), [('cpu', False), ('gpu', True), ('tpu', True)])
+def test_auto_makes_batches_on_accelerators(monkeypatch, backend, expected):
+  found = settings.read(_config(input='auto', steps_per_dispatch=1))
+  monkeypatch.setattr(settings.jax, 'default_backend', lambda: backend)
+  assert found.is_device_input == expected
+  assert not settings.read(_config(input='tf.data', steps_per_dispatch=1)).is_device_input
 
 
 @pytest.mark.parametrize(
