@@ -24,7 +24,9 @@ _PATHS = ('dataset.data_dir', 'dataset.csv.image_dir', 'init_from')
 _FITS = {
   ('evaluation.train_images', '-1'),  # all of them
   ('model.dropout_rate', 'None'),  # the model's default
+  ('evaluation.crop_padding', 'None'),  # follows the resolution
   ('augmentation.inception.aspect', '(1, 2)'),
+  ('dataset.canvas', '(1, 2)'),
   ('freeze', ''),  # nothing
   *((key, '') for key in _PATHS),  # the digits need none, and a run need not start from another
   *((f'dataset.csv.{what}_column', '') for what in ('path', 'label', 'split', 'group')),
