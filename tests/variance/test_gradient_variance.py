@@ -57,8 +57,8 @@ def _square_residual(batch, number):
   return (batch['image'] @ W + B - batch['label']) ** 2
 
 
-def _estimates(score, screened, y=Y):
-  """Image and augmentation part, [REPEATS, BLOCKS, 2] each."""
+def _estimates(score, screened, y=Y, repeats=REPEATS):
+  """Image and augmentation part, [repeats, BLOCKS, 2] each."""
   generator = np.random.default_rng(1)
 
   def batches():
@@ -71,7 +71,7 @@ def _estimates(score, screened, y=Y):
     screening.blocks(
       score,
       batches(),
-      count=REPEATS * BLOCKS,
+      count=repeats * BLOCKS,
       screened=screened,
       draws=DRAWS,
       copies=COPIES,
@@ -93,7 +93,7 @@ def _estimates(score, screened, y=Y):
 
   of_block = functools.partial(gradient_variance.block_variance, of_copies, PARAMS)
   found = jax.jit(jax.vmap(of_block))(stacked, jax.random.split(jax.random.PRNGKey(0), len(each)))
-  return tuple(np.asarray(x).reshape(REPEATS, BLOCKS, 2) for x in (found.image, found.augmentation))
+  return tuple(np.asarray(x).reshape(repeats, BLOCKS, 2) for x in (found.image, found.augmentation))
 
 
 def _coverage(estimates, y=Y):
@@ -110,7 +110,7 @@ def _coverage(estimates, y=Y):
     for name, statistic in statistics.items():
       interval = jackknife(statistic, image.sum(axis=1), augmentation.sum(axis=1))
       covered[name] += interval.low <= statistic(*truth) <= interval.high
-  return {name: count / REPEATS for name, count in covered.items()}
+  return {name: count / len(estimates[0]) for name, count in covered.items()}
 
 
 @pytest.fixture(scope='module')
@@ -140,8 +140,8 @@ def test_few_images_that_dominate():
   y = Y + np.where(np.arange(N) < 2, 30.0, 0.0)
   a = X @ W + B - y
   assert (a[:2] ** 2).sum() > 0.9 * (a**2).sum()
-  uniform = _coverage(_estimates(lambda batch, number: np.ones(len(batch['label'])), N, y), y)
-  by_output = _coverage(_estimates(_square_residual, N, y), y)
+  uniform = _coverage(_estimates(lambda batch, number: np.ones(len(batch['label'])), N, y, 150), y)
+  by_output = _coverage(_estimates(_square_residual, N, y, 150), y)
   for name in ('image', 'mini-batch'):
     assert uniform[name] < 0.8
     assert 0.88 < by_output[name] < 0.995, (name, by_output)

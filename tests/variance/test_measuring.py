@@ -35,12 +35,12 @@ def raw():
   return measuring.measure(
     Run(_config()),
     checkpoint='initialization',
-    blocks=4,
-    images_per_block=12,
-    screened_images=120,
+    blocks=10,
+    images_per_block=16,
+    screened_images=64,
     copies=2,
     augmults=(1, 4),
-    minibatches=16,
+    minibatches=32,
   )
 
 
