@@ -68,54 +68,57 @@ def blocks(
   """
   key = np.stack(addressed_random.key_for(seed, 'images of a block'), axis=-1)
   position, block = 0, 0
-  reservoir = _Reservoir(draws, screened, key)
+  reservoir = None
   for number, batch in enumerate(batches):
     scores = np.asarray(score(batch, number), np.float64).reshape(-1, copies).mean(axis=1)
     by_image = {
       name: batch[name].reshape(-1, copies, *batch[name].shape[1:]) for name in ('image', 'label')
     }
+    # Of each position of the stream: kinds of draws, if a block begins there, and the draws.
+    first = 2 * draws * position
+    uniform = addressed_random.random_uniform(
+      key, np.arange(first, first + 2 * draws * len(scores))
+    ).reshape(-1, 2, draws)
     for index, value in enumerate(scores):
-      reservoir.offer(by_image['image'][index], by_image['label'][index], value, position)
+      if position % screened == 0:
+        reservoir = _Reservoir(uniform[index, 0] < _UNIFORM_SHARE, screened)
+      entry = (position, value, by_image['image'][index], by_image['label'][index])
+      reservoir.offer(entry, uniform[index, 1])
       position += 1
       if position % screened == 0:
         yield reservoir.block()
         block += 1
         if block == count:
           return
-        reservoir = _Reservoir(draws, screened, key)
+
+
+# Position in the stream, score, image uint8 [m, H, W, C] and label int32 [m].
+_Entry = tuple[int, float, np.ndarray, np.ndarray]
 
 
 class _Reservoir:
   """Draws with replacement from images that pass by once (Chao 1982).
 
-  Half of the draws, on average, take each image with the same probability, and the others in
-  proportion to its score; which ones is decided before the first image.
+  Some draws take each image with the same probability, the others in proportion to its score.
   """
 
-  def __init__(self, draws: int, screened: int, key: np.ndarray):
+  def __init__(self, is_uniform: np.ndarray, screened: int):
+    """Before the first image, with the kind of each draw, bool `[k]`."""
+    self._is_uniform = is_uniform
     self._screened = screened
-    self._key = key
-    self._kept: list[tuple[int, float, np.ndarray, np.ndarray]] = [()] * draws
-    self._is_uniform = np.zeros(draws, bool)
+    self._kept: list[_Entry] = [()] * len(is_uniform)
     self._sum = 0.0
     self._offered = 0
 
-  def offer(self, image: np.ndarray, label: np.ndarray, score: float, position: int) -> None:
-    """Includes one more image, `[m, H, W, C]`, at its position of the whole stream."""
+  def offer(self, entry: _Entry, uniform: np.ndarray) -> None:
+    """Includes one more image, with random numbers in `[0, 1)`, `[k]`."""
+    _, score, *_ = entry
     self._sum += score
     self._offered += 1
-    if self._offered == 1:
-      self._is_uniform = self._uniform(position, 0) < _UNIFORM_SHARE
     by_score = score / self._sum if self._sum > 0 else 1 / self._offered
     chance = np.where(self._is_uniform, 1 / self._offered, by_score)
-    for draw in np.flatnonzero(self._uniform(position, 1) < chance):
-      self._kept[draw] = (position, score, image, label)
-
-  def _uniform(self, position: int, purpose: int) -> np.ndarray:
-    """Float32 `[draws]` in `[0, 1)`, for a position of the stream; of two purposes."""
-    draws = len(self._kept)
-    first = (2 * position + purpose) * draws
-    return addressed_random.random_uniform(self._key, np.arange(first, first + draws))
+    for draw in np.flatnonzero(uniform < chance):
+      self._kept[draw] = entry
 
   def block(self) -> Block:
     """Returns what was drawn, every image once."""
