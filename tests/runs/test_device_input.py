@@ -95,7 +95,7 @@ def test_divergence_inside_a_dispatch_names_its_step(loops, tmp_path):
 @pytest.mark.parametrize(
   ('changes', 'words'),
   [
-    ({'input': 'gpu'}, "input='gpu' must be one of tf.data, device"),
+    ({'input': 'gpu'}, "input='gpu' must be one of auto, tf.data, device"),
     ({'steps_per_dispatch': 0}, 'steps_per_dispatch=0 must be a whole number from 1'),
     ({'steps_per_dispatch': 2, 'input': 'tf.data'}, "steps_per_dispatch=2 needs input='device'"),
   ],
