@@ -4,6 +4,7 @@ Source: Guo et al. 2017, "On Calibration of Modern Neural Networks" (arXiv:1706.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,6 +94,12 @@ def _edges() -> np.ndarray:
 def _bin_of_image(confidence: np.ndarray) -> np.ndarray:
   """The number of the bin of each image, from 0."""
   return np.searchsorted(_edges()[1:-1], confidence, side='left')
+
+
+def scaling_helps(assessment: Mapping[str, Any]) -> bool:
+  """Whether images on which no temperature was fitted have a lower cross entropy after scaling."""
+  scaled = assessment['calibration']['scaled']
+  return scaled is not None and scaled['cross_entropy'] < assessment['cross_entropy']
 
 
 def fit_temperature(log_probabilities: np.ndarray, labels: np.ndarray) -> float:

@@ -3,10 +3,9 @@
 Every unique image of a batch is read and decoded once and put into the upper left corner of a
 canvas, uint8 `[H, W, C]`, of one size for all. Canvases are wider than high, and an image that is
 higher than wide lies in its canvas turned, rows as columns. A larger image is first scaled down
-until it fits. Each
-device gets the canvases of the images that it needs, and the draws of its slots,
-which come from the same functions as with the tf.data input. Boxes are drawn for the size of the
-image before it was scaled down.
+until it fits. Each device gets the canvases of the images that it needs, and the draws of its
+slots, which come from the same functions as with the tf.data input. Boxes are drawn for the size of
+the image before it was scaled down.
 
 A device makes the crops of its own slots and those of their partners from canvases that it has
 itself, so devices exchange nothing. Partners are drawn within blocks of at least eight successive
@@ -179,10 +178,8 @@ class CanvasInput:
     Raises:
       BadDataError: an image does not decode under the policy `'fail'`, or cannot be read.
     """
-    parts, reader = (
-      self._parts,
-      _make_reader(self.source, self.read_options, self.canvas, self.cache),
-    )
+    parts = self._parts
+    reader = _make_reader(self.source, self.read_options, self.canvas, self.cache)
     groups = parts[0].groups(start_step, stop_step)
     turns, waiting = parts[0].turns, iter(groups)
     ahead = collections.deque()

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nfnets_augmult.assessment.calibration import scaling_helps
 from nfnets_augmult.data import identity
 from nfnets_augmult.data.array_batches import Batch
 from nfnets_augmult.runs.run import Run
@@ -183,6 +184,8 @@ def text(assessment: dict[str, Any], folder: str) -> str:
       f', {100 * scaled["expected_calibration_error"]:.2f} % after scaling by temperature '
       f'{found["temperature"]:.3g}'
     )
+    if not scaling_helps(assessment):
+      calibration += ', which raises the cross entropy: do without'
   lines = (
     f'  top confusions: {confusions[0]}',
     *(f'                  {confusion}' for confusion in confusions[1:]),

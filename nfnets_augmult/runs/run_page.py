@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nfnets_augmult import configs
+from nfnets_augmult.assessment.calibration import scaling_helps
 from nfnets_augmult.ops import files
 from nfnets_augmult.pages import document, plots
 from nfnets_augmult.pages.document import shown
@@ -167,6 +168,7 @@ def _assessed(found: Mapping[str, Any]) -> dict[str, Any]:
       f'{calibration["temperature"]:.3g}, where the cross entropy is '
       f'{_number(scaled["cross_entropy"])} instead of {_number(found["cross_entropy"])}'
     )
+    text += '' if scaling_helps(found) else ', so do without'
   if (chance := calibration.get('error_by_chance')) is not None:
     text += (
       f'. If all probabilities were true, the error of {found["images"]:,} images would be '

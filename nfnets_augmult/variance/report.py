@@ -37,6 +37,8 @@ def draw(raw: Raw) -> dict[str, Figure]:
   """Returns the figures by file name; Figure 9 only if mini-batches were measured."""
   where = 'at initialization' if raw['step'] == 0 else f'after {raw["step"]:,} steps'
   title = f'{raw["config"]["model.name"]} on {raw["config"]["dataset.name"]}, {where}'
+  if components_of(raw, 'total').few_images_dominate():
+    title += '; a few images dominate, intervals are too narrow'
   drawn = {'variance.png': figures.draw_parts(table(raw, 'total'), title=title)}
   if raw['minibatches']:
     panels = [

@@ -58,8 +58,9 @@ def blocks(
 
   Args:
     score: of every sample of a batch, float `[B]` and not negative, from the batch and its number.
-    batches: of one size, image by image, each image with its copies next to each other; no image
-      comes twice among those of a block.
+    batches: of one size, image by image, each image with its copies next to each other. An image
+      that comes twice among those of a block is its own neighbour; where a block crosses from one
+      epoch of N images into the next, that makes the image part smaller by at most 1 / (2 N).
     count: R, number of blocks.
     screened: S, at least 2.
     draws: k, at least 2.

@@ -148,3 +148,12 @@ def test_too_few_images_and_outputs_without_numbers():
   log_p[:5] = 0
   log_p[[0, 1, 2, 3, 4], [0, 1, 2, 3, 4]] = [np.nan, np.inf, -np.inf, np.nan, np.inf]
   assert calibration.calibrate(log_p, labels, predicted) == expected
+
+
+def test_whether_scaling_helps_is_for_the_cross_entropy_to_say():
+  """The calibration error may fall where the cross entropy rises."""
+  for after, helps in ((0.4, True), (0.6, False), (0.5, False)):
+    scaled = {'expected_calibration_error': 0.0, 'cross_entropy': after}
+    assessment = {'cross_entropy': 0.5, 'calibration': {'scaled': scaled}}
+    assert calibration.scaling_helps(assessment) == helps
+  assert not calibration.scaling_helps({'cross_entropy': 0.5, 'calibration': {'scaled': None}})

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nfnets_augmult.variance import figures
+from nfnets_augmult.variance import figures, report
 from nfnets_augmult.variance.components import (
   AGGREGATES,
   Components,
@@ -115,3 +115,31 @@ def test_the_sentences_have_the_numbers():
     'divided by 3.25',
   ):
     assert number in text
+
+
+def test_a_report_refuses_where_a_few_images_dominate(capsys):
+  """No table and no advice on numbers; and the figure says it."""
+  raw = {
+    'config': {'model.name': 'toy', 'dataset.name': 'digits'},
+    'step': 9,
+    'num_images': 1000,
+    'images_per_block': 16,
+    'screened_images': 64,
+    'copies': 4,
+    'squared_gradient_norm': 0.1,
+    'augmults': [1, 4],
+    'unique_images_per_batch': 16,
+    'batch_size': 64,
+    'layer_sizes': [5],
+    'image': np.ones((16, 1)).tolist(),
+    'augmentation': np.ones((16, 1)).tolist(),
+    'minibatches': [],
+  }
+  report.print_report(raw)
+  assert 'scheme' in capsys.readouterr().out
+  assert 'dominate' not in report.draw(raw)['variance.png'].get_suptitle()
+  raw['image'][3] = [40.0]
+  report.print_report(raw)
+  printed = capsys.readouterr().out
+  assert 'scheme' not in printed and '--screened_images=1000' in printed
+  assert 'a few images dominate' in report.draw(raw)['variance.png'].get_suptitle()

@@ -57,8 +57,8 @@ def _square_residual(batch, number):
   return (batch['image'] @ W + B - batch['label']) ** 2
 
 
-def _estimates(score, screened, y=Y, repeats=REPEATS):
-  """Image and augmentation part, [repeats, BLOCKS, 2] each."""
+def _blocks(score, screened, y=Y, repeats=REPEATS):
+  """`BLOCKS` blocks for each repeat."""
   generator = np.random.default_rng(1)
 
   def batches():
@@ -67,7 +67,7 @@ def _estimates(score, screened, y=Y, repeats=REPEATS):
         z, labels = _samples(generator, index, COPIES, y)
         yield {'image': z.reshape(-1, D), 'label': labels.reshape(-1)}
 
-  drawn = list(
+  return list(
     screening.blocks(
       score,
       batches(),
@@ -78,6 +78,11 @@ def _estimates(score, screened, y=Y, repeats=REPEATS):
       seed=7,
     )
   )
+
+
+def _estimates(score, screened, y=Y, repeats=REPEATS):
+  """Image and augmentation part, [repeats, BLOCKS, 2] each."""
+  drawn = _blocks(score, screened, y, repeats)
   # One entry for each draw, so that all have the same shape.
   each = [
     screening.Block(
@@ -133,6 +138,23 @@ def test_intervals_cover_the_truth(estimates):
   """Near 95 % of the repeats, for the parts, the share and a mini-batch."""
   for name, covered in _coverage(estimates).items():
     assert 0.88 < covered < 0.995, (name, covered)
+
+
+def test_the_squared_norm_of_the_gradient_is_unbiased():
+  """Of two blocks, whose mean has a variance that is most of its squared norm."""
+  blocks = _blocks(_square_residual, N, repeats=25)
+  found = [
+    gradient_variance.image_and_augmentation_variance(
+      _gradient, PARAMS, blocks[start : start + 2], key=jax.random.PRNGKey(0)
+    )[2]
+    for start in range(0, len(blocks), 2)
+  ]
+  a = X @ W + B - Y
+  gradient = np.append((a[:, None] * X + S**2 * W).mean(axis=0), a.mean())
+  error = np.std(found, ddof=1) / np.sqrt(len(found))
+  assert abs(np.mean(found) - gradient @ gradient) < 4 * error
+  image, augmentation = (part.sum() for part in _truth())
+  assert (image / DRAWS + augmentation / (DRAWS * COPIES)) / 2 > 8 * error
 
 
 def test_few_images_that_dominate():
