@@ -36,7 +36,7 @@ FLAGS = {
   'reproduce': {'config', 'workdir', 'hours', 'processes', 'until'},
   'report': {'workdir', 'output', 'metric'},
   'export': {'workdir', 'params', 'output', 'format'},
-  'convert': {'config', 'output'},
+  'convert': {'config', 'output', 'classes', 'image_size'},
   'index': {'folder'},
   'models.table': set(),
   'variance': {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import cifar100_wrn16_4
-from nfnets_augmult.data import array_files, loading, sources
+from nfnets_augmult.data import array_files, loading, reducing, sources
 from nfnets_augmult.data.augmentation import NOTHING
 from nfnets_augmult.data.multiplicity import Multiplicity
 from nfnets_augmult.runs.converting import convert
@@ -98,6 +98,23 @@ def test_convert_writes_a_part_of_cifar100(tmp_path):
     np.testing.assert_array_equal(source.images, expected.images)
     np.testing.assert_array_equal(source.labels, expected.labels)
     assert source.class_names == expected.class_names
+
+
+def test_convert_makes_a_smaller_data_set(tmp_path):
+  """Two classes of CIFAR-100 at 16 pixels, read back."""
+  config = cifar100_wrn16_4.get_config()
+  config.dataset.data_dir = shared_data.tfds_dir()
+  config.dataset.train_split, config.dataset.test_split = 'test[:200]', 'test[200:]'
+  whole = loading.load_source('cifar100', split='test[:200]', data_dir=shared_data.tfds_dir())
+  classes = [whole.class_names[label] for label in whole.labels[[3, 0]]]
+  convert(config, str(tmp_path / 'two'), classes=classes, image_size=16)
+  expected = reducing.shrink(reducing.keep_classes(whole, classes), 16)
+  source = loading.load_source('arrays', split='train', data_dir=str(tmp_path / 'two'))
+  assert source.images.shape[1:] == (16, 16, 3)
+  assert set(source.labels.tolist()) == {0, 1}
+  np.testing.assert_array_equal(source.images, expected.images)
+  np.testing.assert_array_equal(source.labels, expected.labels)
+  assert source.class_names == tuple(classes)
 
 
 def test_convert_decodes_files(tmp_path):
