@@ -165,11 +165,11 @@ print(f'{100 * result["test/raw/top_1"]:.1f} % of the test digits are named corr
 # accelerator, seeds and learning rates of one n and length train together in one program.
 
 # %%
-from nfnets_augmult.recipes import small_digits_recipe
+from nfnets_augmult.recipes import tiny_digits_recipe
 from nfnets_augmult.report import figures
 from nfnets_augmult.sweep.grid import Sweep, grid
 
-base = small_digits_recipe()
+base = tiny_digits_recipe()
 base.batch_size = 64
 rest = {'optimizer.learning_rate': (0.05, 0.1), 'seed': range(4)}
 sweep = Sweep(

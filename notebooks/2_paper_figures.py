@@ -55,7 +55,7 @@ from experiments.figures import fig2_growing_batch
 SMALL = True
 
 if SMALL:
-  sweep = fig2_growing_batch.get_sweep('small,seeds=2')
+  sweep = fig2_growing_batch.get_sweep('tiny,seeds=2')
   points = [
     point
     for point in sweep.points

@@ -134,7 +134,7 @@ for name, raw in (('before', before), ('after', after)):
 # %%
 from experiments.figures import fig9_variance
 
-run = Run(fig9_variance.get_config('digits'))
+run = Run(fig9_variance.get_config('tiny'))
 digits = measuring.measure(
   run,
   checkpoint='initialization',

@@ -20,8 +20,9 @@ FOLDER = ROOT / 'tests' / 'golden_configs'
 # What is asked of a file after the colon of --config, besides nothing.
 _ARGUMENTS = {
   'nfnet': ('f1,n=1', 'f3', 'f5,n=4,sam', 'f6_plus'),
-  'fig9_variance': ('digits',),
+  'fig9_variance': ('small', 'tiny'),
   'finetune': ('f1,n=1,images=1000',),
+  'equal_updates': ('small', 'tiny'),
 }
 
 
@@ -33,7 +34,8 @@ def texts() -> Iterator[tuple[str, str]]:
   for file in (file for file in files if file.name != '__init__.py'):
     members = runpy.run_path(str(file))
     is_sweep = 'get_sweep' in members
-    for argument in ('', *_ARGUMENTS.get(file.stem, ('small',) if is_sweep else ())):
+    variants = tuple(name for name in ('small', 'tiny') if is_sweep and name in members)
+    for argument in ('', *_ARGUMENTS.get(file.stem, variants)):
       arguments = [argument] * bool(argument)
       base = configs.flatten(members['get_config'](*arguments))
       changed = {key: value for key, value in base.items() if defaults.get(key, ...) != value}

@@ -23,16 +23,16 @@ convolutions of their branches have no gradient at initialization, where the gai
     --config=experiments/figures/fig9_variance.py:small
 
 asks the same of a narrow network (WRN-10-1), and of the first 5,000 images: minutes on two CPU
-cores. `:digits` needs no download: the handwritten digits, whose augmentation is weak.
+cores. `:tiny` needs no download: the handwritten digits, whose augmentation is weak.
 """
 
 from nfnets_augmult.configs import default_config
 
 
 def get_config(variant: str = ''):
-  """Returns the config; `variant` is empty, `'small'` or `'digits'`."""
-  if variant not in ('', 'small', 'digits'):
-    raise ValueError(f'{variant!r} of fig9_variance.py:{variant} is neither small nor digits')
+  """Returns the config; `variant` is empty, `'small'` or `'tiny'`."""
+  if variant not in ('', 'small', 'tiny'):
+    raise ValueError(f'{variant!r} of fig9_variance.py:{variant} is neither small nor tiny')
   config = default_config()
   config.dataset.name = 'cifar100'
   config.augmult = 1
@@ -46,7 +46,7 @@ def get_config(variant: str = ''):
   if variant:
     config.model.name = 'wrn_10_1'
     config.dataset.train_split = 'train[:5000]'
-  if variant == 'digits':
+  if variant == 'tiny':
     config.dataset.name = 'digits'
     config.dataset.train_split = 'train'
     config.augmentation.pad = 1  # one pixel in eight, as 4 in 32

@@ -1,6 +1,6 @@
 """Runs the points of a sweep one after another, or resumes a sweep.
 
-    python -m nfnets_augmult.sweep --config=experiments/figures/fig2_growing_batch.py:small
+    python -m nfnets_augmult.sweep --config=experiments/figures/fig2_growing_batch.py:tiny
         [--workdir=DIR] [--config.KEY=VALUE ...] [--shard=I/K] [--together] [--list] [--multi_host]
     python -m nfnets_augmult.sweep --config=experiments/quickstart_digits.py
         --grid.seed=0,1,2 --grid.optimizer.learning_rate=0.1,0.2

@@ -2,7 +2,7 @@
 
 Files under `experiments/figures/` return a `Sweep` from `get_sweep(argument)`, and its base from
 `get_config(argument)`, so that `--config.KEY=VALUE` works as for a single run; `by_argument` makes
-both functions from the paper's experiment and its small variant.
+both functions from the paper's experiment and its smaller variants.
 """
 
 import collections
@@ -24,6 +24,8 @@ from nfnets_augmult.training import records
 
 # Values by dotted config key.
 Point = dict[str, Any]
+
+_SEEDS_OF_A_VARIANT = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,42 +128,44 @@ class Sweep:
 
 def by_argument(
   paper: Callable[[range], Sweep],
-  small: Callable[[range], Sweep],
+  tiny: Callable[[range], Sweep],
+  small: Callable[[range], Sweep] | None = None,
   *,
   seeds: int = 7,
-  small_seeds: int = 3,
 ) -> tuple[Callable[..., Sweep], Callable[..., ml_collections.ConfigDict]]:
   """Returns `get_sweep` and `get_config` of a sweep file.
 
-  Both take the text after the colon of `--config=FILE.py:ARGUMENT`, with commas in between: `small`
-  for the small variant, and `seeds=N` for the number of runs of each point. They raise a
-  `ValueError` for anything else.
+  Both take the text after the colon of `--config=FILE.py:ARGUMENT`, with commas in between: the
+  name of a variant, and `seeds=N` for the number of runs of each point. They raise a `ValueError`
+  for anything else. A variant has three runs of each point; its name is added to the title, and
+  `is_small` is set.
 
   Args:
     paper: makes the paper's experiment from the seeds of each point.
-    small: makes its small variant, for a CPU, likewise; ` (small)` is added to the title, and
-      `is_small` is set.
+    tiny: makes a variant that shows in minutes that everything runs.
+    small: makes one that can answer the question in hours of a CPU; None if there is none.
     seeds: default number of seeds of the paper's experiment.
-    small_seeds: default number of seeds of the small variant.
   """
+  variants = {'small': small, 'tiny': tiny} if small else {'tiny': tiny}
 
   def get_sweep(argument: str = '') -> Sweep:
-    """Returns the sweep; `small` for the small variant, `seeds=N` for N runs of each point."""
+    """Returns the sweep; the name of a variant for that, `seeds=N` for N runs of each point."""
     parts = argument.split(',') if argument else []
-    is_small = 'small' in parts
-    count = small_seeds if is_small else seeds
+    named = [part for part in parts if part in variants]
+    count = _SEEDS_OF_A_VARIANT if named else seeds
     for part in parts:
       key, _, value = part.partition('=')
       if key == 'seeds' and value.isdigit() and int(value) > 0:
         count = int(value)
-      elif part != 'small':
+      elif part not in named[:1]:
         raise ValueError(
-          f'{part!r} after the colon of --config is neither small nor seeds=N, as in small,seeds=7'
+          f'{part!r} after the colon of --config is neither {" nor ".join(variants)} nor seeds=N, '
+          'as in tiny,seeds=7'
         )
-    if not is_small:
+    if not named:
       return paper(range(count))
-    sweep = small(range(count))
-    return dataclasses.replace(sweep, title=f'{sweep.title} (small)', is_small=True)
+    sweep = variants[named[0]](range(count))
+    return dataclasses.replace(sweep, title=f'{sweep.title} ({named[0]})', is_small=True)
 
   def get_config(argument: str = '') -> ml_collections.ConfigDict:
     """Returns the base config of the sweep."""

@@ -3,7 +3,7 @@
 from typing import Any
 
 from nfnets_augmult import configs
-from nfnets_augmult.recipes import small_digits_recipe
+from nfnets_augmult.recipes import tiny_digits_recipe
 from nfnets_augmult.report.recorded_runs import TRAINING_LOSS, RecordedRun
 
 METRIC = 'test/raw/top_1'
@@ -20,7 +20,7 @@ def make_run(
     loss: training loss of a finished run.
     **keys: config values by key, with `__` between the parts of a dotted one.
   """
-  config = small_digits_recipe()
+  config = tiny_digits_recipe()
   config.batch_size = 64
   config.total_epochs = 8.0
   flat = {**configs.flatten(config), **{key.replace('__', '.'): v for key, v in keys.items()}}

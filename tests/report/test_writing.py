@@ -11,7 +11,7 @@ import types
 import pytest
 
 from nfnets_augmult import configs
-from nfnets_augmult.recipes import small_digits_recipe
+from nfnets_augmult.recipes import tiny_digits_recipe
 from nfnets_augmult.report import recorded_runs, writing
 from nfnets_augmult.sweep import grid
 from nfnets_augmult.training import records
@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 def _write_sweep(workdir, expected='Nothing in particular.'):
   """Two runs that finished, one that diverged and one that failed."""
-  base = small_digits_recipe()
+  base = tiny_digits_recipe()
   base.batch_size = 16
   base.total_steps = 6
   learning_rates = (0.05, 0.1, 0.2, 0.4)
@@ -93,7 +93,7 @@ def test_the_program_prints_its_files_or_one_error(tmp_path):
 
 @pytest.mark.extended
 @pytest.mark.parametrize(
-  'name', ['fig6_7_10_cifar.py:small', 'table1_nfnet.py', 'table2_nfnet_sam.py']
+  'name', ['fig6_7_10_cifar.py:tiny', 'table1_nfnet.py', 'table2_nfnet_sam.py']
 )
 def test_a_report_of_a_sweep_that_has_hardly_begun(name, tmp_path):
   """Before the first run, and after one: nothing is missing from the report but results."""

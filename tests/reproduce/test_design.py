@@ -74,7 +74,7 @@ def test_the_longest_runs_that_fit_are_chosen(design):
   assert design.choose_size(seconds, 1e9) == design.sizes[-1]
 
 
-@pytest.mark.parametrize('argument', ['', ':small'])
+@pytest.mark.parametrize('argument', ['', ':small', ':tiny'])
 def test_every_size_is_valid_for_every_n(argument):
   design = design_lib.load_design(FILE + argument)
   points = [{'augmult': n, 'optimizer.learning_rate': 0.1, 'seed': 0} for n in design.augmults]

@@ -28,13 +28,13 @@ def design(monkeypatch):
   monkeypatch.setattr(design_lib, '_MOST_PAIRS', 2)
   monkeypatch.setattr(working, '_MEASURED_STEPS', 6)
   monkeypatch.setattr(working, '_STEPS_PER_RECORD', 2)
-  small = design_lib.load_design(f'{ROOT}/experiments/equal_updates.py:small')
-  base = small.base.copy_and_resolve_references()
+  tiny = design_lib.load_design(f'{ROOT}/experiments/equal_updates.py:tiny')
+  base = tiny.base.copy_and_resolve_references()
   base.dataset.test_split = 'train[200:264]'
   base.evaluation.train_images = 32
   sizes = [{'batch_size': 16, 'total_steps': steps} for steps in (4, 8, 10**6)]
   return dataclasses.replace(
-    small, base=base.lock(), sizes=sizes, augmults=(1, 4), learning_rates=(0.05,)
+    tiny, base=base.lock(), sizes=sizes, augmults=(1, 4), learning_rates=(0.05,)
   )
 
 
@@ -105,7 +105,7 @@ def test_the_script(tmp_path):
     failed = _script(*arguments)
     assert failed.returncode == 1
     assert failed.stderr == ('error: say how many hours there are, as in launch/reproduce.sh 8\n')
-  small = '--config=experiments/equal_updates.py:small'
-  done = _script('0.0', small, '--data_dir=a b', f'--workdir={tmp_path}', '--processes=2')
+  tiny = '--config=experiments/equal_updates.py:tiny'
+  done = _script('0.0', tiny, '--data_dir=a b', f'--workdir={tmp_path}', '--processes=2')
   assert done.returncode == 0, done.stderr
   assert done.stdout == 'stopped; the same command goes on from there\n'

@@ -35,7 +35,7 @@ _FITS = {
 _CONFIG = """
 from nfnets_augmult import recipes
 def get_config(which):
-  config = recipes.small_digits_recipe() if which == 'digits' else recipes.nf_resnet_recipe()
+  config = recipes.tiny_digits_recipe() if which == 'digits' else recipes.nf_resnet_recipe()
   config.batch_size = 16
   config.total_steps, config.total_epochs = 10, 0.0
   config.input = 'device'
@@ -66,7 +66,7 @@ def _data():
   images = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
   source = ArraySource(images, np.arange(64, dtype=np.int32) % 2, ('a', 'b'), 'random')
   normalization = Normalization((127.0,) * 3, (64.0,) * 3)
-  config = recipes.small_digits_recipe()
+  config = recipes.tiny_digits_recipe()
   config.update(batch_size=16, augmult=1, total_steps=1)
   return {
     'digits': Run(config).data,

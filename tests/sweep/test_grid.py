@@ -11,7 +11,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from nfnets_augmult import configs, recipes
-from nfnets_augmult.recipes import small_digits_recipe
+from nfnets_augmult.recipes import tiny_digits_recipe
 from nfnets_augmult.runs import settings
 from nfnets_augmult.sweep import grid, running
 from nfnets_augmult.training.plan import solve_batch
@@ -22,7 +22,7 @@ FILES = sorted(
   for path in (ROOT / 'experiments' / 'figures').glob('*.py')
   if 'get_sweep' in path.read_text(encoding='utf-8')
 )
-TRAINING_IMAGES = {'cifar100': 50_000, 'imagenet2012': 1_281_167, 'digits': 200}
+TRAINING_IMAGES = {'cifar100': 50_000, 'imagenet2012': 1_281_167, 'digits': 200, 'arrays': 1600}
 # Augmented images per second on one accelerator: what the files base their estimates on.
 ASSUMED_SPEED = {
   'wrn_16_4': 17_000,
@@ -32,12 +32,30 @@ ASSUMED_SPEED = {
   'nfnet_f5': 80,
 }
 SAM_COST = 1.2
+ASSUMED_SPEED_OF_A_CORE = {'wrn_10_1': 2400}
 
 
 def _all_sweeps():
   for path in FILES:
-    for argument in ('', ':small'):
+    for argument in ('', *(f':{name}' for name in _variants(path))):
       yield pytest.param(f'{path}{argument}', id=f'{path.stem}{argument}')
+
+
+def _variants(path):
+  return ('small', 'tiny') if '\ndef small(' in path.read_text(encoding='utf-8') else ('tiny',)
+
+
+def _hours(loaded, speeds):
+  """Hours of training at so many augmented images per second for each network."""
+  hours = 0.0
+  points = _of_the_first_seed(loaded)
+  for point in points:
+    config = loaded.config(point)
+    samples = settings.read(config).relative_cost
+    samples *= 1 if config.total_steps else TRAINING_IMAGES[config.dataset.name]
+    samples *= SAM_COST if config.sam.rho else 1
+    hours += samples / speeds[config.model.name] / 3600
+  return hours * len(loaded.points) / len(points)
 
 
 def _of_the_first_seed(loaded):
@@ -50,8 +68,8 @@ def _of_the_first_seed(loaded):
   return points
 
 
-def _small_sweep(points):
-  base = small_digits_recipe()
+def _toy_sweep(points):
+  base = tiny_digits_recipe()
   base.batch_size = 16
   base.total_steps = 6
   return grid.Sweep('A test', base, points, 'Nothing in particular.')
@@ -84,23 +102,20 @@ def test_files_state_what_they_cost(path):
   """The docstring's number of runs and the estimate of hours are those of the grid."""
   loaded = grid.load_sweep(str(path))
   text = ' '.join(path.read_text(encoding='utf-8').split('"""')[1].split())
-  hours = 0.0
-  points = _of_the_first_seed(loaded)
-  for point in points:
-    config = loaded.config(point)
-    samples = settings.read(config).relative_cost
-    samples *= 1 if config.total_steps else TRAINING_IMAGES[config.dataset.name]
-    samples *= SAM_COST if config.sam.rho else 1
-    hours += samples / ASSUMED_SPEED[config.model.name] / 3600
-  hours *= len(loaded.points) / len(points)
+  hours = _hours(loaded, ASSUMED_SPEED)
   assert f'{len(loaded.points):,} runs' in text
   assert f'about {loaded.accelerator_hours:,} accelerator hours' in text
   assert loaded.accelerator_hours == pytest.approx(hours, rel=0.02)
   assert loaded.expected
   assert 'Expected' in text
-  small = grid.load_sweep(f'{path}:small')
-  assert small.is_small and not loaded.is_small
-  assert '`:small`' in text
+  assert not loaded.is_small
+  for variant in _variants(path):
+    found = grid.load_sweep(f'{path}:{variant}')
+    assert found.is_small
+    assert f'`:{variant}`' in text
+    if variant == 'small':
+      hours = _hours(found, ASSUMED_SPEED_OF_A_CORE)
+      assert f'{len(found.points)} small runs, about {hours:.1f} core hours' in text
   assert re.search(rf'--config=experiments/figures/{path.name} ', text)
 
 
@@ -145,9 +160,9 @@ def test_the_cifar_runs_have_the_papers_hyperparameters(name):
   assert (base.batch_size, base.unique_images_per_batch) == sizes[name]
 
 
-@pytest.mark.parametrize('argument', ['', ':small'])
+@pytest.mark.parametrize('argument', ['', ':small', ':tiny'])
 def test_figure_12_varies_masks_alone(argument):
-  """Appendix D: drop rate 0.4, one copy of as many images at every n; small as Figure 2."""
+  """Appendix D: drop rate 0.4, one copy of as many images at every n; grids as Figure 2."""
   folder = ROOT / 'experiments' / 'figures'
   loaded, growing = (
     grid.load_sweep(f'{folder}/{name}.py{argument}')
@@ -185,37 +200,42 @@ def test_names_of_points_are_readable_and_safe():
 def test_invalid_sweeps_are_refused():
   """Repeated points, keys that do not exist, values of another type."""
   with pytest.raises(ValueError, match='points twice: augmult=1'):
-    _small_sweep([{'augmult': 1}, {'augmult': 1}])
+    _toy_sweep([{'augmult': 1}, {'augmult': 1}])
   with pytest.raises(ValueError, match='varies augmul, which its base config does not have'):
-    _small_sweep([{'augmul': 1}])
-  tested = _small_sweep([{'augmult': 4.5}])
+    _toy_sweep([{'augmul': 1}])
+  tested = _toy_sweep([{'augmult': 4.5}])
   with pytest.raises(ValueError, match=r'augmult=4.5: '):
     tested.config(tested.points[0])
 
 
 def test_arguments_of_a_sweep_file():
-  """`small` and `seeds=N`, in any order; anything else is an error."""
+  """The name of a variant and `seeds=N`, in any order; anything else is an error."""
 
-  def paper(seeds):
-    return _small_sweep(grid.grid({'augmult': (1,), 'seed': seeds}))
+  def make(augmult):
+    return lambda seeds: _toy_sweep(grid.grid({'augmult': (augmult,), 'seed': seeds}))
 
-  def small(seeds):
-    return _small_sweep(grid.grid({'augmult': (4,), 'seed': seeds}))
-
-  get_sweep, get_config = grid.by_argument(paper, small)
+  paper, tiny, small = make(1), make(4), make(2)
+  get_sweep, get_config = grid.by_argument(paper, tiny, small)
   for argument, count in {'': 7, 'seeds=2': 2}.items():
     assert get_sweep(argument) == paper(range(count))
-  for argument, count in {'small': 3, 'small,seeds=5': 5, 'seeds=2,small': 2}.items():
-    found = get_sweep(argument)
-    assert (found.title, found.is_small) == ('A test (small)', True)
-    assert found.points == small(range(count)).points
-  assert get_config('small') == get_sweep('small').base
-  get_sweep, _ = grid.by_argument(paper, small, seeds=1, small_seeds=2)
-  assert [len(get_sweep(argument).points) for argument in ('', 'small')] == [1, 2]
+  for name, variant in {'small': small, 'tiny': tiny}.items():
+    for argument, count in {name: 3, f'{name},seeds=5': 5, f'seeds=2,{name}': 2}.items():
+      found = get_sweep(argument)
+      assert (found.title, found.is_small) == (f'A test ({name})', True)
+      assert found.points == variant(range(count)).points
+    assert get_config(name) == get_sweep(name).base
+  with pytest.raises(ValueError, match="'small' after the colon"):
+    get_sweep('tiny,small')
+  get_sweep, _ = grid.by_argument(paper, tiny, seeds=1)
+  assert [len(get_sweep(argument).points) for argument in ('', 'tiny')] == [1, 3]
+  with pytest.raises(ValueError, match=r"'small' .* is neither tiny nor seeds=N"):
+    get_sweep('small')
   with pytest.raises(ValueError, match='seeds=0'):
     get_sweep('seeds=0')
   for path in FILES:
-    with pytest.raises(ValueError, match=r"'smal' after the colon .* neither small nor seeds=N"):
+    with pytest.raises(
+      ValueError, match=r"'smal' after the colon .* neither (small nor )?tiny nor seeds=N"
+    ):
       grid.load_sweep(f'{path}:smal')
 
 
@@ -226,8 +246,8 @@ def test_seeds_come_one_after_another():
 
 
 def test_overrides_apply_to_all_points_but_not_to_what_they_vary():
-  tested = _small_sweep(grid.grid({'augmult': (1, 2)}))
-  base = small_digits_recipe()
+  tested = _toy_sweep(grid.grid({'augmult': (1, 2)}))
+  base = tiny_digits_recipe()
   base.batch_size = 32
   assert [tested.with_base(base).config(point).batch_size for point in tested.points] == [32, 32]
   base.augmult = 4
@@ -247,17 +267,17 @@ def test_shards_are_a_partition():
 def test_a_work_directory_has_one_sweep_that_may_grow(tmp_path):
   """More points are allowed; fewer, another base, or a single run are not."""
   workdir = str(tmp_path / 'sweep')
-  grid.describe(_small_sweep([{'seed': 0}]), workdir)
-  grown = _small_sweep([{'seed': 0}, {'seed': 1}])
+  grid.describe(_toy_sweep([{'seed': 0}]), workdir)
+  grown = _toy_sweep([{'seed': 0}, {'seed': 1}])
   grid.describe(grown, workdir)
   (tmp_path / 'sweep' / 'seed=1').mkdir()
   (tmp_path / 'sweep' / 'seed=1' / 'config.json').write_text('{}')
   with pytest.raises(ValueError, match=r'1 points that are not in this one, such as seed=1'):
-    grid.describe(_small_sweep([{'seed': 0}]), workdir)
+    grid.describe(_toy_sweep([{'seed': 0}]), workdir)
   # What has not been started may go: a mistake in the grid can be mended.
-  grid.describe(_small_sweep([{'seed': 0}, {'seed': 1}, {'seed': 2}]), workdir)
+  grid.describe(_toy_sweep([{'seed': 0}, {'seed': 1}, {'seed': 2}]), workdir)
   grid.describe(grown, workdir)
-  changed = small_digits_recipe()
+  changed = tiny_digits_recipe()
   changed.batch_size = 32
   with pytest.raises(ValueError, match=r'differs in batch_size \(16 there, 32 now\)'):
     grid.describe(grown.with_base(changed), workdir)
@@ -314,7 +334,7 @@ def test_an_axis_is_given_once():
 
 def test_listed_commands_give_the_configs_of_the_points(monkeypatch):
   """Every command, read as the training program reads it, is the run that the sweep would make."""
-  path = f'{ROOT}/experiments/figures/fig6_7_10_cifar.py:small'
+  path = f'{ROOT}/experiments/figures/fig6_7_10_cifar.py:tiny'
   original = grid.load_sweep(path)
   base = grid.load_sweep(path).base
   base.dataset.data_dir = 'a folder'
@@ -343,12 +363,21 @@ def test_the_time_left_is_exact_on_a_straight_line():
 
 
 def test_the_table_of_experiments_is_true():
-  """The user guide lists all files, with their numbers of runs, hours and small runs."""
+  """The user guide lists all files, with their numbers of runs and hours, and those of variants."""
   text = (ROOT / 'docs' / 'sweeps.md').read_text(encoding='utf-8')
-  rows = re.findall(r'\| `(\w+)\.py` \| ([\d,]+) \| ([\d,]+) \| (\d+) \|', text)
-  stated = {name: [int(number.replace(',', '')) for number in rest] for name, *rest in rows}
-  found = {}
-  for path in FILES:
-    full, small = (grid.load_sweep(f'{path}{argument}') for argument in ('', ':small'))
-    found[path.stem] = [len(full.points), full.accelerator_hours, len(small.points)]
-  assert stated == found
+  rows = re.findall(
+    r'\| `(\w+)\.py` \| ([\d,]+) \| ([\d,]+) \| ([\d., ]*) \| (\d+) \|', text
+  )
+  found = []
+  for name, *stated in rows:
+    path = ROOT / 'experiments' / 'figures' / f'{name}.py'
+    full, tiny = (grid.load_sweep(f'{path}{argument}') for argument in ('', ':tiny'))
+    small = ''
+    if 'small' in _variants(path):
+      sweep = grid.load_sweep(f'{path}:small')
+      small = f'{len(sweep.points)}, {_hours(sweep, ASSUMED_SPEED_OF_A_CORE):.1f}'
+    assert stated == [
+      *(f'{len(full.points):,}', f'{full.accelerator_hours:,}', small, f'{len(tiny.points)}')
+    ]
+    found.append(path)
+  assert sorted(found) == sorted(FILES)

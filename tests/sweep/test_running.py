@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from nfnets_augmult.recipes import small_digits_recipe
+from nfnets_augmult.recipes import tiny_digits_recipe
 from nfnets_augmult.report import recorded_runs, writing
 from nfnets_augmult.sweep import grid, groups, running
 from nfnets_augmult.training import records
@@ -19,7 +19,7 @@ from tests.toy_runs import stop_after, train_run
 
 def _base():
   """Six steps of 16 samples, two a device."""
-  base = small_digits_recipe()
+  base = tiny_digits_recipe()
   base.model.name = 'toy'
   base.batch_size = 16
   base.total_steps = 6
@@ -249,7 +249,7 @@ def test_the_command_line_ends_with_a_status(tmp_path):
     'from nfnets_augmult import recipes\n'
     'from nfnets_augmult.sweep import grid\n'
     'def get_sweep(argument=""):\n'
-    '  base = recipes.small_digits_recipe()\n'
+    '  base = recipes.tiny_digits_recipe()\n'
     '  base.batch_size = 16\n'
     '  base.total_steps = 1\n'
     '  points = grid.grid({"dataset.train_split": ("none",), "seed": (0, 1)})\n'

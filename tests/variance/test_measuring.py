@@ -24,7 +24,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 def _config(**augmentation):
   get_config = runpy.run_path(str(ROOT / 'experiments/figures/fig9_variance.py'))['get_config']
-  config = get_config('digits')
+  config = get_config('tiny')
   config.batch_size = 8
   config.augmentation.update(augmentation)
   return config
@@ -186,7 +186,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
     Run.open(str(tmp_path))
 
 
-@pytest.mark.parametrize('arguments', ['', 'small', 'digits'])
+@pytest.mark.parametrize('arguments', ['', 'small', 'tiny'])
 def test_the_configs_of_figure_9(arguments):
   """All are of 16 images and 16 samples, without L2."""
   get_config = runpy.run_path(str(ROOT / 'experiments/figures/fig9_variance.py'))['get_config']
