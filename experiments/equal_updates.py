@@ -35,7 +35,7 @@ def get_design(argument=''):
   name, *rest = argument.split(',')
   if name not in _VARIANTS:
     raise ValueError(f'{name!r} after the colon of --config is neither small nor tiny')
-  base, sizes, learning_rates, augmults = _VARIANTS[name]()
+  base, sizes, rest_of_design = _VARIANTS[name]()
   for part in rest:
     key, _, value = part.partition('=')
     if key != 'steps' or not value.isdigit() or not int(value):
@@ -48,10 +48,9 @@ def get_design(argument=''):
     title=TITLE,
     base=base,
     sizes=sizes,
-    augmults=augmults,
-    learning_rates=learning_rates,
     expected=EXPECTED,
     published=PUBLISHED,
+    **rest_of_design,
   )
 
 
@@ -69,18 +68,19 @@ def _on_an_accelerator():
     {**whole, 'total_steps': steps}
     for steps in (6250, 12_500, 25_000, 50_000, 100_000, 200_000, 400_000)
   ]
-  return base, sizes, (0.05, 0.1, 0.2), (1, 4, 16, 2, 8)
+  return base, sizes, {'augmults': (1, 4, 16, 2, 8), 'learning_rates': (0.05, 0.1, 0.2)}
 
 
 def _small():
   base = small_photographs_recipe()
   sizes = [{'batch_size': 32, 'total_steps': steps} for steps in (10_000, 20_000, 40_000)]
-  return base, sizes, (0.025, 0.05, 0.1), (1, 4, 2, 8)
+  return base, sizes, {'augmults': (1, 4, 2, 8), 'learning_rates': (0.025, 0.05, 0.1), 'pairs': 8}
 
 
 def _tiny():
   sizes = [{'batch_size': 16, 'total_steps': steps} for steps in (50, 100, 200, 400, 800)]
-  return tiny_digits_recipe(), sizes, (0.05, 0.1, 0.2), (1, 4, 16, 2, 8)
+  rest = {'augmults': (1, 4, 16, 2, 8), 'learning_rates': (0.05, 0.1, 0.2)}
+  return tiny_digits_recipe(), sizes, rest
 
 
 _VARIANTS = {'': _on_an_accelerator, 'small': _small, 'tiny': _tiny}

@@ -17,7 +17,6 @@ from nfnets_augmult.sweep.grid import Point, Published, Sweep, point_name
 _TUNING_SEED = 0
 # The grid of learning rates grows up to this, while the best one is at its end.
 _MOST_LEARNING_RATES = 6
-_MOST_PAIRS = 12
 # Pairs that may be begun and not done, for several processes to have something to do.
 _PAIRS_AHEAD = 4
 # A length is chosen for which this many pairs fit into this share of the time.
@@ -40,6 +39,7 @@ class Design:
     learning_rates: where the search begins, spaced by factors of 2.
     expected: the paper's finding.
     published: the paper's numbers.
+    pairs: how many of each comparison.
   """
 
   title: str
@@ -49,6 +49,7 @@ class Design:
   learning_rates: Sequence[float]
   expected: str
   published: Sequence[Published] = ()
+  pairs: int = 12
 
   def sweep(self, size: Mapping[str, Any], points: Sequence[Point]) -> Sweep:
     """Returns the runs of one size as a sweep."""
@@ -107,7 +108,7 @@ class Design:
         found[point_name(point)] = point
       if any(best is None for _, best in tuned.values()):
         return list(found.values()), False
-      for seed in range(_TUNING_SEED + 1, _TUNING_SEED + 1 + _MOST_PAIRS):
+      for seed in range(_TUNING_SEED + 1, _TUNING_SEED + 1 + self.pairs):
         pair = [self._point(augmult, best, seed) for augmult, (_, best) in tuned.items()]
         found |= {point_name(point): point for point in pair}
         ahead -= any(outcome(point) is None for point in pair)

@@ -25,7 +25,6 @@ SCRIPT = ROOT / 'launch' / 'reproduce.sh'
 def design(monkeypatch):
   """One learning rate and two pairs of 4 or 8 steps."""
   monkeypatch.setattr(design_lib, '_MOST_LEARNING_RATES', 1)
-  monkeypatch.setattr(design_lib, '_MOST_PAIRS', 2)
   monkeypatch.setattr(working, '_MEASURED_STEPS', 6)
   monkeypatch.setattr(working, '_STEPS_PER_RECORD', 2)
   tiny = design_lib.load_design(f'{ROOT}/experiments/equal_updates.py:tiny')
@@ -34,7 +33,7 @@ def design(monkeypatch):
   base.evaluation.train_images = 32
   sizes = [{'batch_size': 16, 'total_steps': steps} for steps in (4, 8, 10**6)]
   return dataclasses.replace(
-    tiny, base=base.lock(), sizes=sizes, augmults=(1, 4), learning_rates=(0.05,)
+    tiny, base=base.lock(), sizes=sizes, augmults=(1, 4), learning_rates=(0.05,), pairs=2
   )
 
 
