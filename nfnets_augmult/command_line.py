@@ -190,6 +190,13 @@ def check_devices() -> None:
     fail(f'JAX cannot use the devices that it was told to, JAX_PLATFORMS={platforms!r}: {reason}')
 
 
+def keep_compiled_programs() -> None:
+  """Keeps compiled programs in the user's folder of caches, so that the next start is faster."""
+  from nfnets_augmult.ops import compiled_programs
+
+  compiled_programs.keep_in(compiled_programs.user_folder())
+
+
 def config_path() -> str:
   """Returns the value of `--config`, `FILE.py` or `FILE.py:ARGUMENT`."""
   return config_flags.get_config_filename(flags.FLAGS['config'])

@@ -23,6 +23,7 @@ def main() -> None:
   """Parses the flags, evaluates and prints the results."""
   args = flags.FLAGS
   command_line.check_devices()
+  command_line.keep_compiled_programs()
   report_dir = args.report_dir or (assessing.folder_of(args.workdir) if args.report else '')
   try:
     results = evaluate(

@@ -53,6 +53,7 @@ def main(arguments: list[str]) -> None:
   if not (args.output or args.sheet):
     console.end_when_nobody_reads()
   command_line.check_devices()
+  command_line.keep_compiled_programs()
   try:
     with renamed({name: f'--{name}' for name in _FLAGS}):
       paths = _find(arguments)

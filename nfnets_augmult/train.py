@@ -124,6 +124,7 @@ def main() -> None:
   try:
     command_line.join_hosts()
     command_line.check_devices()
+    command_line.keep_compiled_programs()
     if result := hosts.from_first_host(lambda: workdirs.finished_result(config, workdir)):
       print(summary.result_text(result, workdir, 'This run is finished'))
       _assess(Run(config, workdir), result)

@@ -36,6 +36,7 @@ def main() -> None:
   name = command_line.default_workdir(command_line.config_path())
   workdir = args.workdir or f'{name}-find_learning_rate'
   command_line.check_devices()
+  command_line.keep_compiled_programs()
   try:
     paths.check_writable('--workdir', workdir)
     options = {name: args[name].value for name in _OPTIONS}

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from nfnets_augmult.ops import console, files
+from nfnets_augmult.ops import compiled_programs, console, files
 from nfnets_augmult.runs import training, workdirs
 from nfnets_augmult.runs.run import Run
 from nfnets_augmult.sweep import grid, groups
@@ -23,8 +23,6 @@ from nfnets_augmult.training.progress import format_duration
 from nfnets_augmult.training.run_log import DivergedError
 from nfnets_augmult.training.watch import StopRequested
 
-# Programs that compile faster are not cached on disk.
-_MIN_CACHED_COMPILE_SECONDS = 0.1
 # Compiled programs stay in memory, about 20 MB for a small run, until they are cleared. Not after
 # every run, since recompiling a hundred tiny shared programs would take half of a short run.
 _RUNS_BETWEEN_CLEARING = 10
@@ -283,19 +281,15 @@ def _output_to(path: str) -> Iterator[None]:
 
 
 def cache_compiled_programs(workdir: str) -> None:
-  """Enables the compilation cache of JAX, for runs of one shape and for restarts.
+  """Keeps compiled programs, for runs of one shape and for restarts.
 
-  It is the folder `.compiled` of the work directory, or, if that is in a bucket, to which every
-  program would be uploaded, `nfnets_augmult` in the user's folder of caches.
+  They are in the folder `.compiled` of the work directory, or, if that is in a bucket, to which
+  every program would be uploaded, in the user's folder of caches.
   """
-  folder = os.path.join(workdir, '.compiled')
-  if files.is_url(workdir):
-    caches = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
-    folder = os.path.join(caches, 'nfnets_augmult', 'compiled')
-  if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-    jax.config.update('jax_compilation_cache_dir', folder)
-    key = 'jax_persistent_cache_min_compile_time_secs'
-    jax.config.update(key, _MIN_CACHED_COMPILE_SECONDS)
+  is_url = files.is_url(workdir)
+  compiled_programs.keep_in(
+    compiled_programs.user_folder() if is_url else os.path.join(workdir, '.compiled')
+  )
 
 
 def say(text: str) -> None:

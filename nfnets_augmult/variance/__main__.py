@@ -44,6 +44,7 @@ def main() -> None:
 def _measure() -> report.Raw:
   args = flags.FLAGS
   command_line.check_devices()
+  command_line.keep_compiled_programs()
   files.make_dirs(args.workdir)
   if args.config is None and not files.exists(os.path.join(args.workdir, 'config.json')):
     raise ValueError(f'--workdir={args.workdir} holds no run (no config.json): give a --config')

@@ -285,9 +285,8 @@ def test_the_command_line_ends_with_a_status(tmp_path):
   [('runs/one', 'runs/one/.compiled'), ('gs://bucket/one', '/caches/nfnets_augmult/compiled')],
 )
 def test_compiled_programs_are_not_kept_in_a_bucket(workdir, folder, monkeypatch):
-  monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR', raising=False)
   monkeypatch.setenv('XDG_CACHE_HOME', '/caches')
-  changed = {}
-  monkeypatch.setattr(running.jax.config, 'update', changed.__setitem__)
+  kept = []
+  monkeypatch.setattr(running.compiled_programs, 'keep_in', kept.append)
   running.cache_compiled_programs(workdir)
-  assert changed['jax_compilation_cache_dir'] == folder
+  assert kept == [folder]
