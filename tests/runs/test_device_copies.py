@@ -54,6 +54,12 @@ _PLACEMENTS = {
 }
 
 
+@pytest.fixture(name='without_contact_sheet')
+def _without_contact_sheet(monkeypatch):
+  """A contact sheet takes two more programs; another test looks at one."""
+  monkeypatch.setattr(pictures, 'draw_contact_sheet', lambda run: None)
+
+
 @pytest.fixture(scope='module', name='run')
 def _run(tmp_path_factory):
   """Runs a placement once: (state, result, losses of all steps)."""
@@ -69,6 +75,7 @@ def _run(tmp_path_factory):
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures('without_contact_sheet')
 @pytest.mark.parametrize(
   'placement', ['within', pytest.param('neighbouring', marks=pytest.mark.extended)]
 )
@@ -80,6 +87,7 @@ def test_trains_as_with_tf_data(run, placement):
 
 
 @pytest.mark.extended
+@pytest.mark.usefixtures('without_contact_sheet')
 def test_a_stopped_run_goes_on_bit_for_bit(run, tmp_path):
   """With successive batches, of which a group of four is left after two."""
   config = _config(**_PLACEMENTS['neighbouring'])
