@@ -5,9 +5,10 @@
 #        launch/test.sh --all    everything, as continuous integration does
 #        launch/test.sh ARGS     arguments of pytest, as in tests/data -k folder
 #
-# The extended tests are those of pods, buckets and groups of runs, and of measurements. The tests run
-# in one process per processor, at most eight; -n0 is for one. pytest-xdist would start the files with
-# most tests first; tests/conftest.py starts the longest.
+# The extended tests are those of pods, buckets and groups of runs, of measurements, and further
+# cases of what the others show. The tests run in one process per processor, at most eight; -n0 is
+# for one. pytest-xdist would start the files with most tests first; tests/conftest.py starts the
+# longest.
 set -euo pipefail
 extras='test'
 . "$(dirname "$0")/environment.sh"

@@ -80,6 +80,7 @@ def _default_verbosity() -> None:
   logging.set_verbosity(logging.WARNING)
 
 
+@pytest.hookimpl(trylast=True)  # after tests that are not asked for are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
   """Puts files with long tests first: one that started last would leave other workers idle."""
   long_files = {item.path for item in items if item.get_closest_marker('long')}

@@ -86,6 +86,8 @@ def test_config_files(text, words, refusal):
     ('--config.optimizer=3', "'optimizer' is a group of keys: set one of them"),
     ('--config.optimizer={}', "'optimizer' is a group of keys: set one of them"),
     ('--config.sed=3', "no key 'sed'; did you mean seed?"),
+    ('--config.augmlt=2', "no key 'augmlt'; did you mean augmult?"),
+    ('--config.augmult=two', '--config.augmult=two must be a whole number'),
     ('--config.seed', 'Missing value for flag --config.seed'),
     ('--config=other.py', '--config is given 2 times'),
     ('--wrkdir=x', "Unknown command line flag 'wrkdir'"),

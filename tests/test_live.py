@@ -51,6 +51,7 @@ def test_a_run_that_diverges_shows_up_to_where(shown, tmp_path):
   assert shown
 
 
+@pytest.mark.extended
 def test_a_sweep_is_drawn_after_each_group_and_says_no_times_at_its_end(shown, tmp_path):
   base = device_config(evaluation__train_images=0)
   points = grid({'augmult': (2, 4), 'seed': (0, 1)})

@@ -17,6 +17,8 @@ from tests import buckets
 from tests.data import tfds_files
 from tests.data.test_record_files import Noise
 
+pytestmark = pytest.mark.extended
+
 _FOLDER = 'imagenet2012/5.1.0'
 
 

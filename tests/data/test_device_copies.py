@@ -336,15 +336,19 @@ def test_batches_with_everything_are_those_of_tf_data(request, kind, mix_first, 
     _assert_same(made, expected, share_off=share_off, allowed=allowed)
 
 
+def _extended(*values):
+  return pytest.param(*values, marks=pytest.mark.extended)
+
+
 @pytest.mark.parametrize(
   ('unique', 'augmult', 'placement', 'device_count', 'mix_first'),
   [
-    (16, 1, 'within', 2, True),  # each device is one block
-    (16, 4, 'within', 4, True),  # devices share a block
-    (4, 4, 'within', 8, True),  # devices share an image
     (9, 4, 'within', 4, True),  # some devices need three images, some two
-    (9, 4, 'within', 4, False),
     (16, 2, 'neighbouring', 4, True),
+    _extended(16, 1, 'within', 2, True),  # each device is one block
+    _extended(16, 4, 'within', 4, True),  # devices share a block
+    _extended(4, 4, 'within', 8, True),  # devices share an image
+    _extended(9, 4, 'within', 4, False),
   ],
 )
 def test_batches_do_not_depend_on_hosts_and_devices(
@@ -424,8 +428,9 @@ def test_cached_images_are_decoded_once(tmp_path, monkeypatch):
   assert len(read) == 8
 
 
-def test_restart_at_any_step(imagenet):
-  multiplicity = Multiplicity(40, 8, 3, 1, 'neighbouring')
+@pytest.mark.parametrize('placement', PLACEMENTS)
+def test_restart_at_any_step(imagenet, placement):
+  multiplicity = Multiplicity(40, 8, 3, 1, placement)
   whole = list(_inputs(imagenet, multiplicity).inputs(0, 8))
   rest = list(_inputs(imagenet, multiplicity).inputs(4, 8))
   chex.assert_trees_all_equal(rest, whole[4:], strict=True)

@@ -140,7 +140,7 @@ def test_refuses_other_parts(prepared, split):
     _load(prepared / 'tfrecord', split)
 
 
-@pytest.mark.parametrize('host_count', [1, 2, 4])
+@pytest.mark.parametrize('host_count', [1, pytest.param(2, marks=pytest.mark.extended), 4])
 def test_batches_do_not_depend_on_format_and_hosts(prepared, host_count):
   """Over two epochs the parts of all hosts are the batches of one host, in either format."""
   expected = _batches(_load(prepared / 'tfrecord'), 0, 16)

@@ -55,7 +55,7 @@ def test_steps_are_those_of_the_run(tmp_path, where):
 def findings():
   """Findings of a short search with two seeds, for a network without clipping."""
   # A sample on each device.
-  config = _config(model__name='wrn_10_1', unique_images_per_batch=2)
+  config = _config(unique_images_per_batch=2)
   return search.find(config, seeds=2, ramp_steps=40, check_steps=30, lowest=0.02, highest=100.0)
 
 
@@ -136,6 +136,7 @@ assert means[-1] < 2.1, means
 """
 
 
+@pytest.mark.extended
 @pytest.mark.long
 @pytest.mark.parametrize('instructions', ['SSE4_2', 'AVX2'])
 def test_the_quickstart_is_stable_on_any_processor(instructions):

@@ -317,6 +317,7 @@ def test_keep_gives_up(program, starts, words, cloud, tmp_path):
   assert cloud.read('toy') is None
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(('problem', 'words'), [('refuse', 'Quota'), ('cannot_provide', 'FAILED')])
 def test_keep_gives_up_requests_that_fail(problem, words, cloud, tmp_path):
   (cloud.folder / problem).touch()
@@ -341,6 +342,7 @@ def test_keep_restarts_when_one_host_dies(cloud, tmp_path):
   assert cloud.count('tpu_worker.sh start') == 2
 
 
+@pytest.mark.extended
 def test_keep_goes_on_watching_after_a_restart_of_its_own(cloud, tmp_path):
   arguments = ('keep', '--', CONFIG, f'--workdir={tmp_path}/run')
   first = _start(cloud, *arguments, FAKE_TRAIN=STEPS)
@@ -353,6 +355,7 @@ def test_keep_goes_on_watching_after_a_restart_of_its_own(cloud, tmp_path):
   assert cloud.count('tpu_worker.sh start') == 1
 
 
+@pytest.mark.extended
 def test_setup_copies_uncommitted_changes(cloud, tmp_path):
   """Of files that git knows, also while another process of git is at work in the checkout."""
   checkout, git = tmp_path / 'checkout', ['git', '-C', str(tmp_path / 'checkout')]
@@ -376,6 +379,7 @@ def test_setup_copies_uncommitted_changes(cloud, tmp_path):
   assert subprocess.run([*git, 'status', '--short'], capture_output=True).stdout == status
 
 
+@pytest.mark.extended
 def test_single_actions(cloud, tmp_path):
   """As somebody would use them who debugs, with connections that break off."""
   saves = (

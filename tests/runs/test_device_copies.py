@@ -1,5 +1,6 @@
 """Runs whose devices make the copies of encoded photographs, which the host sends at each step."""
 
+import functools
 import os
 
 import jax
@@ -47,32 +48,58 @@ def _config(**changes):
   return config
 
 
-@pytest.mark.long
-@pytest.mark.parametrize('placement', ['within', 'neighbouring'])
-def test_trains_as_with_tf_data_and_resumes_bit_for_bit(tmp_path, placement):
-  """Loss and accuracy of every step, on eight devices; a stop in the middle changes nothing.
+_PLACEMENTS = {
+  'within': {'placement': 'within', 'unique_images_per_batch': 4},
+  'neighbouring': {'placement': 'neighbouring', 'unique_images_per_batch': 16},
+}
 
-  With successive batches a group of four is left after two.
-  """
-  unique = 4 if placement == 'within' else 16
-  changes = {'placement': placement, 'unique_images_per_batch': unique}
-  state, result = train_run(_config(**changes), str(tmp_path / 'whole'))
-  config = _config(**changes)
+
+@pytest.fixture(name='without_contact_sheet')
+def _without_contact_sheet(monkeypatch):
+  """A contact sheet takes two more programs; another test looks at one."""
+  monkeypatch.setattr(pictures, 'draw_contact_sheet', lambda run: None)
+
+
+@pytest.fixture(scope='module', name='run')
+def _run(tmp_path_factory):
+  """Runs a placement once: (state, result, losses of all steps)."""
+
+  @functools.cache
+  def run(placement, place='device'):
+    workdir = tmp_path_factory.mktemp('run')
+    state, result = train_run(_config(input=place, **_PLACEMENTS[placement]), str(workdir))
+    found = records.read_metrics(str(workdir / 'metrics.jsonl'))
+    return state, result, [record['train/loss'] for record in found if 'train/loss' in record]
+
+  return run
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures('without_contact_sheet')
+@pytest.mark.parametrize(
+  'placement', ['within', pytest.param('neighbouring', marks=pytest.mark.extended)]
+)
+def test_trains_as_with_tf_data(run, placement):
+  """The loss of every step, on eight devices."""
+  ours, theirs = (run(placement, place)[2] for place in ('device', 'tf.data'))
+  assert len(ours) == 6
+  np.testing.assert_allclose(ours, theirs, rtol=2e-3)
+
+
+@pytest.mark.extended
+@pytest.mark.usefixtures('without_contact_sheet')
+def test_a_stopped_run_goes_on_bit_for_bit(run, tmp_path):
+  """With successive batches, of which a group of four is left after two."""
+  config = _config(**_PLACEMENTS['neighbouring'])
   with pytest.raises(StopRequested):
-    train_run(config, str(tmp_path / 'stopped'), stop_requested=stop_after(2))
-  with Checkpoints(str(tmp_path / 'stopped'), read_only=True) as checkpoints:
+    train_run(config, str(tmp_path), stop_requested=stop_after(2))
+  with Checkpoints(str(tmp_path), read_only=True) as checkpoints:
     assert 0 < checkpoints.latest_step < 6
-  resumed, again = train_run(config, str(tmp_path / 'stopped'))
+  resumed, again = train_run(config, str(tmp_path))
+  state, result, _ = run('neighbouring')
   for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(resumed), strict=True):
     np.testing.assert_array_equal(a, b)
   assert result == again
-  train_run(_config(input='tf.data', **changes), str(tmp_path / 'tf.data'))
-  ours, theirs = (
-    records.read_metrics(str(tmp_path / name / 'metrics.jsonl')) for name in ('whole', 'tf.data')
-  )
-  losses = [[r['train/loss'] for r in one if 'train/loss' in r] for one in (ours, theirs)]
-  assert len(losses[0]) == 6
-  np.testing.assert_allclose(*losses, rtol=2e-3)
 
 
 def test_the_contact_sheet_shows_what_the_device_makes(monkeypatch):

@@ -157,6 +157,7 @@ def test_the_squared_norm_of_the_gradient_is_unbiased():
   assert (image / DRAWS + augmentation / (DRAWS * COPIES)) / 2 > 8 * error
 
 
+@pytest.mark.extended
 def test_few_images_that_dominate():
   """Two of 60 images have nearly all of the variance: uniform samples miss them, others do not."""
   y = Y + np.where(np.arange(N) < 2, 30.0, 0.0)
