@@ -136,9 +136,10 @@ assert means[-1] < 2.1, means
 """
 
 
-@pytest.mark.extended
 @pytest.mark.long
-@pytest.mark.parametrize('instructions', ['SSE4_2', 'AVX2'])
+@pytest.mark.parametrize(
+  'instructions', ['SSE4_2', pytest.param('AVX2', marks=pytest.mark.extended)]
+)
 def test_the_quickstart_is_stable_on_any_processor(instructions):
   """Other instructions round otherwise; twice the learning rate leaves room for all of them.
 
