@@ -365,9 +365,7 @@ def test_the_time_left_is_exact_on_a_straight_line():
 def test_the_table_of_experiments_is_true():
   """The user guide lists all files, with their numbers of runs and hours, and those of variants."""
   text = (ROOT / 'docs' / 'sweeps.md').read_text(encoding='utf-8')
-  rows = re.findall(
-    r'\| `(\w+)\.py` \| ([\d,]+) \| ([\d,]+) \| ([\d., ]*) \| (\d+) \|', text
-  )
+  rows = re.findall(r'\| `(\w+)\.py` \| ([\d,]+) \| ([\d,]+) \| ([\d., ]*) \| (\d+) \|', text)
   found = []
   for name, *stated in rows:
     path = ROOT / 'experiments' / 'figures' / f'{name}.py'
