@@ -26,9 +26,9 @@ from nfnets_augmult.training.watch import StopRequested
 
 # Programs that compile faster are not cached on disk.
 _MIN_CACHED_COMPILE_SECONDS = 0.1
-# Compiled programs stay in memory, about 20 MB for a small run, until they are cleared after runs
-# of so many shapes. Not after every run: the seeds of a shape share them, and recompiling a hundred
-# tiny programs, which all runs share, would take half of a short run.
+# Compiled programs stay in memory, about 20 MB for a small run, until they are cleared: when there
+# are those of so many shapes. Not after every run: the seeds of a shape share them, and recompiling
+# a hundred tiny programs, which all runs share, would take half of a short run.
 _MOST_SHAPES = 10
 
 
@@ -72,7 +72,7 @@ def seconds_left(done: Sequence[tuple[float, float]], left: Sequence[float]) -> 
 class _Runs:
   """Makes the runs of a sweep; those that differ in the seed alone share all but their folders.
 
-  A program is then traced and compiled once for all seeds.
+  A program is traced and compiled once for all seeds, if the programs of all shapes can be kept.
   """
 
   def __init__(self, sweep: grid.Sweep):
@@ -80,6 +80,7 @@ class _Runs:
     self._sweep = sweep
     # By all values but the seed: runs that are never trained themselves, all with the same images.
     self._shared: dict[tuple[Any, ...], Run] = {}
+    self._num_in_memory = 0  # shapes whose programs are, also if none shares them any more
 
   def make(self, point: grid.Point, workdir: str) -> Run:
     """Returns the run of a point; raises ValueError if its config is not valid."""
@@ -91,16 +92,15 @@ class _Runs:
       # Decoded images that are kept belong to a program.
       if dataset.is_cached or any(r.settings.dataset != dataset for r in self._shared.values()):
         self._shared.clear()
+      if self._num_in_memory == _MOST_SHAPES:
+        self._shared.clear()
+        self._num_in_memory = 0
+        jax.clear_caches()
       for other in self._shared.values():
         shared.data = other.data
       self._shared[shape] = shared
+      self._num_in_memory += 1
     return Run(config, workdir, alike=self._shared[shape])
-
-  def clear_if_many(self) -> None:
-    """Frees the memory of programs once there are many."""
-    if len(self._shared) >= _MOST_SHAPES:
-      self._shared.clear()
-      jax.clear_caches()
 
 
 def check(
@@ -206,7 +206,6 @@ def run_sweep(
     for status in statuses:
       tally.add(status)
     if is_to_run:
-      runs.clear_if_many()
       if 'finished' in statuses:  # others end early, and their times mean nothing
         tally.costs_and_seconds.append((costs[number], seconds))
       left = list(itertools.compress(costs, is_left))

@@ -129,17 +129,15 @@ def test_seeds_share_programs_and_end_like_single_runs(tmp_path, monkeypatch):
 
 def test_programs_are_kept_for_so_many_shapes_of_one_data_set(monkeypatch):
   monkeypatch.setattr(running, '_MOST_SHAPES', 2)
-  tested = _sweep()
-  runs = running._Runs(tested)
-  first, other = ({'augmult': n, 'seed': 0} for n in (1, 2))
+  runs = running._Runs(_sweep())
+  first, second, third = ({'augmult': n, 'seed': 0} for n in (1, 2, 4))
   network, data = runs.make(first, '').network, runs.make(first, '').data
-  runs.clear_if_many()
+  assert runs.make(second, '').network is not network
+  assert runs.make(second, '').data is data
   assert runs.make({**first, 'seed': 1}, '').network is network
-  assert runs.make(other, '').network is not network
-  assert runs.make(other, '').data is data
-  runs.clear_if_many()
+  runs.make(third, '')
   assert runs.make(first, '').network is not network
-  network = runs.make(first, '').network
+  network, data = runs.make(first, '').network, runs.make(first, '').data
   assert runs.make({**first, 'dataset.train_split': 'train[:100]'}, '').data is not data
   assert runs.make(first, '').network is not network
 
