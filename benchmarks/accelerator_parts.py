@@ -157,7 +157,7 @@ def random_state(run: Run) -> TrainState:
   zeros take less power and so less time.
   """
   generator = np.random.default_rng(0)
-  shapes = jax.eval_shape(run.network.initial_state)
+  shapes = run.network.abstract_state
 
   def draw(path: Any, leaf: Any) -> np.ndarray:
     name = path[-1].key
@@ -465,7 +465,7 @@ def batches_on_device(scale: Scale) -> dict[str, Any]:
     )
     advance = restart(run.key, multiplicity=plan.multiplicity, start_step=0)
     ways[f'made, {stride} a dispatch'] = (advance, stride)
-  first = jax.device_get(run.network.initial_state())
+  first = jax.device_get(run.network.initial_state(run.parameters_key))
   states = {name: devices.replicate(first) for name in ways}
   times = _time_in_turn(ways, states, scale.input_steps, rounds=5 if scale.budgets else 1)
 
@@ -497,7 +497,7 @@ def runs_together(scale: Scale) -> dict[str, Any]:
   """Times groups of runs that train in one program, by their number."""
   stride = 1 if feeding.loops_are_slow() else scale.steps_per_dispatch
   run = wide_resnet_run(scale, scale.group_batch, 4, stride)
-  first = jax.device_get(run.network.initial_state())
+  first = jax.device_get(run.network.initial_state(run.parameters_key))
   ways, states = {}, {}
   for size in scale.group_sizes:
     advance, state = _group(run, first, size)

@@ -46,7 +46,7 @@ def compare(run: Run, *, steps: int = 10, rounds: int = 5) -> dict[str, float]:
     images=lambda step: first_images,
     most_steps=steps_per_dispatch,
   )
-  first_state = jax.device_get(run.network.initial_state())
+  first_state = jax.device_get(run.network.initial_state(run.parameters_key))
   ways = {'made': made, 'resident': resident}
   states = {name: devices.replicate(first_state) for name in ways}
   seconds = {name: [] for name in ways}

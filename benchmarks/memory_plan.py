@@ -88,7 +88,7 @@ def step_memory(run: Run, device: Any, *, effort: float = 0.0) -> dict[str, int]
     'mask': jax.ShapeDtypeStruct((batch_size,), jnp.float32),
   }
   with _tracing_for(device):
-    state = jax.eval_shape(run.network.initial_state)
+    state = run.network.abstract_state
     step = jax.jit(jax.vmap(run.make_train_step(), axis_name=AXIS_NAME), donate_argnums=0)
     lowered = step.lower(*map(of_one_device, (state, batch, run.key)))
     options = {
@@ -160,7 +160,7 @@ def kept_bytes(run: Run, batch_size: int) -> int:
     return jax.vjp(logits, params)[1]
 
   images = jax.ShapeDtypeStruct((batch_size, *run.data.image_shape), jnp.uint8)
-  params = jax.eval_shape(run.network.initial_state).params
+  params = run.network.abstract_state.params
   return memory.tree_bytes(jax.eval_shape(keep, params, images, run.key))
 
 
@@ -194,7 +194,7 @@ def _facts(run: Run) -> dict[str, Any]:
     'compute_dtype': run.settings.compute_dtype,
     **{key: bool(keys.get(f'model.{key}')) for key in ('remat', 'scan_blocks')},
     'replicated': memory.replicated_bytes(
-      jax.eval_shape(run.network.initial_state), is_sharpness_aware=bool(run.settings.sam.rho)
+      run.network.abstract_state, is_sharpness_aware=bool(run.settings.sam.rho)
     ),
   }
 

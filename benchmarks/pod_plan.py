@@ -7,7 +7,6 @@ share is measured on this machine; the rest is arithmetic on the config and on d
 import dataclasses
 from typing import Any
 
-import jax
 import numpy as np
 
 from benchmarks import input_benchmark
@@ -126,7 +125,7 @@ def step_plan(
   """
   sam = run.settings.sam
   ascent = sam.ascent_fraction if sam.rho else 0.0
-  params = jax.eval_shape(run.network.initial_state).params
+  params = run.network.abstract_state.params
   seconds = {
     'device': model_flops(run) * (1 + ascent) / (chips * chip.peak_flops * peak_share),
     'all-reduce': 2 * (chips - 1) / chips * memory.tree_bytes(params) / chip.all_reduce_bytes,
@@ -138,4 +137,4 @@ def step_plan(
 
 def checkpoint_bytes(run: Run) -> int:
   """Returns the bytes of the state that is saved."""
-  return memory.tree_bytes(jax.eval_shape(run.network.initial_state))
+  return memory.tree_bytes(run.network.abstract_state)

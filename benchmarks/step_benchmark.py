@@ -116,7 +116,7 @@ def prepare_step(run: Run) -> PreparedStep:
   """
   run.prepare()
   # Not jitted: see `Network.initial_state`.
-  state = devices.replicate(run.network.initial_state())
+  state = devices.replicate(run.network.initial_state(run.parameters_key))
   key = devices.replicate(run.key)
   batch = devices.place_batch(as_batch(run.data.train))
   mapped = devices.on_each_device(run.make_train_step(), donate_state=True)

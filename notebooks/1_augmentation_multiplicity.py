@@ -158,11 +158,12 @@ print(f'{100 * result["test/raw/top_1"]:.1f} % of the test digits are named corr
 # ## Is n = 4 better than n = 1? (Section 3, Figures 4a and 4b)
 #
 # The paper's answer for CIFAR-100 and large batches: yes, 73.7 against 72.1 % after 400,000 updates
-# of 1,024 samples each, and with far fewer epochs. Here is the same question, made small: 200 of
-# the digits to train on, 1,237 others to test on, batches of 64, two learning rates, four seeds
-# each. n = 1 and n = 4 get 400 updates, which are 128 and 32 epochs; n = 1 also gets 100 updates,
-# which are its 32 epochs. As in the paper, each point is at its best learning rate. On an
-# accelerator, seeds and learning rates of one n and length train together in one program.
+# of 1,024 samples each, and with far fewer epochs. Here is the experiment made tiny, to see in
+# minutes how it goes, not to answer the question: 200 of the digits to train on, 1,237 others to
+# test on, batches of 64, two learning rates, four seeds each. n = 1 and n = 4 get 400 updates,
+# which are 128 and 32 epochs; n = 1 also gets 100 updates, which are its 32 epochs. As in the
+# paper, each point is at its best learning rate. On an accelerator, seeds and learning rates of one
+# n and length train together in one program.
 
 # %%
 from nfnets_augmult.recipes import tiny_digits_recipe
@@ -225,8 +226,12 @@ for compared in verdict.comparisons(runs, 'test/raw/top_1'):
 # ([docs/results/claim.md](../docs/results/claim.md)). That says little about larger runs. A batch
 # of 64 is a third of these 200 images, n = 4 leaves 16 different ones in it, and 400 updates are
 # few. In the paper a batch is 2 % of the images, and n = 4 is ahead after hundreds of thousands of
-# updates. What the small experiment does show is the price of a large n, which the paper names too:
+# updates. What the tiny experiment does show is the price of a large n, which the paper names too:
 # for the same updates it learns the training images more slowly (Figure 6).
+#
+# The smallest experiment here that is like the paper's takes hours of a CPU: 1,600 photographs,
+# batches of 2 % of them, and up to 400 epochs, with `experiments/figures/fig4_cifar.py:small`
+# ([docs/sweeps.md](../docs/sweeps.md)).
 #
 # What the paper's experiment would take, and what came out of the recorded runs of this repository:
 # the notebook [2_paper_figures.ipynb](2_paper_figures.ipynb) and

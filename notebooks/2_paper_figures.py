@@ -1,9 +1,9 @@
 # %% [markdown]
 # # The paper's CIFAR figures
 #
-# You will see the growing batch of Figure 2 run on the spot, made small, beside the numbers that
-# the paper prints, and then all figures that were recorded in this repository; about three minutes
-# on two CPU cores.
+# You will see the growing batch of Figure 2 run on the spot, made tiny, beside the numbers that the
+# paper prints, and then all figures that were recorded in this repository; about three minutes on
+# two CPU cores.
 #
 # Sections and figures in parentheses are of [Fort, Brock, Pascanu, De and Smith,
 # 2021](https://arxiv.org/abs/2105.13343). What n is:
@@ -43,18 +43,20 @@ jax.devices()
 # %% [markdown]
 # ## How much to run?
 #
-# `SMALL = True` trains a narrow network on 200 handwritten digits. `SMALL = False` is the paper's
-# own experiment, a WRN-16-4 on CIFAR-100, for an accelerator: the cell below says for how long. It
-# downloads CIFAR-100 (about 160 MB), and its runs go on where they were interrupted.
+# `TINY = True` trains a narrow network on 200 handwritten digits. `TINY = False` is the paper's own
+# experiment, a WRN-16-4 on CIFAR-100, for an accelerator: the cell below says for how long. It
+# downloads CIFAR-100 (about 160 MB), and its runs go on where they were interrupted. In between is
+# `experiments/figures/fig2_growing_batch.py:small`, on 1,600 photographs, for hours of a CPU
+# ([docs/sweeps.md](../docs/sweeps.md)).
 
 # %%
 import dataclasses
 
 from experiments.figures import fig2_growing_batch
 
-SMALL = True
+TINY = True
 
-if SMALL:
+if TINY:
   sweep = fig2_growing_batch.get_sweep('tiny,seeds=2')
   points = [
     point
@@ -104,9 +106,9 @@ from nfnets_augmult.report import figures
 
 published = sweep.description()['published']
 draw = functools.partial(
-  figures.accuracy_against_length, **{'beside' if SMALL else 'published': published}
+  figures.accuracy_against_length, **{'beside' if TINY else 'published': published}
 )
-runs = live.run_sweep(sweep, RUNS, draw, together=not SMALL)
+runs = live.run_sweep(sweep, RUNS, draw, together=not TINY)
 
 # %% [markdown]
 # On the right are the two numbers that the paper prints for this figure: a slightly higher accuracy
@@ -136,7 +138,7 @@ figures.accuracy_against_learning_rate(runs)
 # ## What was recorded in this repository
 #
 # The same figures from more runs, drawn from the records in
-# [docs/results](../docs/results/README.md), with all seeds and learning rates. They are small
+# [docs/results](../docs/results/README.md), with all seeds and learning rates. They are of the tiny
 # variants, too, each of some minutes on a CPU; pages there say what shows and what does not.
 #
 # ### Figure 2: growing batch, 108 runs
@@ -235,4 +237,4 @@ Markdown('\n'.join(lines))
 # %% [markdown]
 # At 3,750 updates larger n is behind: it has made a quarter of the passes over the images, and has
 # not converged. The paper's runs have up to 400,000 updates. This is the experiment to run with
-# `SMALL = False`, or with `./launch/reproduce.sh`, for whoever has the hours.
+# `TINY = False`, or with `./launch/reproduce.sh`, for whoever has the hours.

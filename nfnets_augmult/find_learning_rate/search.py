@@ -124,7 +124,7 @@ class Trainer:
     run = self.run
     table = np.full(self._max_steps, learning_rates[-1], np.float32)
     table[: len(learning_rates)] = learning_rates
-    state, _ = network.first_state(run.network, run.initial_params, network.parameters_key(seed))
+    state, _ = network.first_state(run.network, network.parameters_key(seed), run.initial_params)
     advance = self._restart(
       (network.steps_key(seed), table),
       multiplicity=dataclasses.replace(run.plan.multiplicity, seed=seed),

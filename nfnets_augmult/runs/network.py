@@ -29,12 +29,12 @@ from nfnets_augmult.weights import param_files, pretrained
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-  """The pure functions of a run.
+  """The pure functions of a run; none depends on its seed.
 
   Attributes:
-    initial_state: from a PRNG key, by default that of the seed of the run, to the first state. Not
-      to be jitted: eagerly, draws share small programs, see `models/initializers.py`, while jit
-      compiles those of every block, which takes minutes for a deep network.
+    initial_state: from a PRNG key, see `parameters_key`, to the first state. Not to be jitted:
+      eagerly, draws share small programs, see `models/initializers.py`, while jit compiles those
+      of every block, which takes minutes for a deep network.
     classifier: see `step.make_classifier`.
     optimizer: see `sgd.sgd`.
     evaluation_step: of one device.
@@ -44,6 +44,11 @@ class Network:
   classifier: step_lib.Classifier
   optimizer: optax.GradientTransformation
   evaluation_step: Callable[..., Any]
+
+  @functools.cached_property
+  def abstract_state(self) -> state_lib.TrainState:
+    """The shapes and dtypes of a state."""
+    return jax.eval_shape(self.initial_state, parameters_key(0))
 
 
 class InitialParams(NamedTuple):
@@ -74,9 +79,8 @@ def make_network(settings: Settings, data: Data) -> Network:
     model.apply, normalization=data.normalization, compute_dtype=settings.compute_dtype
   )
 
-  def initial_state(key: jax.Array | None = None) -> state_lib.TrainState:
+  def initial_state(key: jax.Array) -> state_lib.TrainState:
     images = jnp.zeros((1, *data.image_shape), jnp.float32)
-    key = parameters_key(settings.seed) if key is None else key
     params = dead_code.evaluate(functools.partial(model.init, is_training=True), key, images)
     return state_lib.initial_state(params, settings.optimizer)
 
@@ -105,7 +109,7 @@ def check_images_fit(network: Network, image_shape: Sequence[int], *, model_name
   images = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
   classify = functools.partial(network.classifier, is_training=False)
   try:
-    jax.eval_shape(classify, jax.eval_shape(network.initial_state).params, None, images)
+    jax.eval_shape(classify, network.abstract_state.params, None, images)
   except (TypeError, ValueError) as error:
     shape = ' x '.join(map(str, image_shape))
     raise ValueError(
@@ -210,7 +214,7 @@ def _read_initial_params(
     if differ:
       logging.info('the classifier of %s is for other classes, and starts anew: %s', path, differ)
     initial = InitialParams(loaded, bool(differ))
-    params, report = _merge(jax.eval_shape(network.initial_state).params, initial)
+    params, report = _merge(network.abstract_state.params, initial)
     frozen = param_files.flatten(freezing.frozen(params, freeze))
     if random := [name for name in report.kept_fresh if frozen[name]]:
       raise ValueError(
@@ -229,7 +233,7 @@ def _merge(params: Any, initial: InitialParams) -> tuple[Any, pretrained.LoadRep
 
 
 def first_state(
-  network: Network, initial: InitialParams | None = None, key: jax.Array | None = None
+  network: Network, key: jax.Array, initial: InitialParams | None = None
 ) -> tuple[state_lib.TrainState, pretrained.LoadReport | None]:
   """Returns the state before the first step, NumPy arrays, and a report of what was loaded."""
   state = jax.device_get(network.initial_state(key))

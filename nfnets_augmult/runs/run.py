@@ -19,7 +19,7 @@ from nfnets_augmult.runs.images import Data
 from nfnets_augmult.runs.network import InitialParams, Network
 from nfnets_augmult.training import devices, hosts, memory, records
 from nfnets_augmult.training.checkpoints import Checkpoints, has_checkpoint
-from nfnets_augmult.training.feeding import TrainStep
+from nfnets_augmult.training.feeding import Advance, TrainStep
 from nfnets_augmult.training.plan import Plan
 from nfnets_augmult.training.state import TrainState
 
@@ -34,7 +34,12 @@ class Run:
   """
 
   def __init__(
-    self, config: ml_collections.ConfigDict, workdir: str = '', *, data: Data | None = None
+    self,
+    config: ml_collections.ConfigDict,
+    workdir: str = '',
+    *,
+    data: Data | None = None,
+    alike: 'Run | None' = None,
   ):
     """Reads the config; loads and writes nothing.
 
@@ -42,6 +47,8 @@ class Run:
       config: of one run.
       workdir: of the run; '' to write nothing.
       data: the images, if they are loaded already.
+      alike: a run whose config differs in the seed alone; this one takes over its images, its
+        network and its compiled programs.
 
     Raises:
       ValueError: the message names the key, what is wrong, and what to do.
@@ -49,6 +56,7 @@ class Run:
     self.config = config
     self.workdir = workdir
     self.settings = settings.read(config)
+    self._alike = alike
     if data is not None:
       self.data = data
 
@@ -82,6 +90,8 @@ class Run:
   @functools.cached_property
   def data(self) -> Data:
     """The images; raises ValueError, see `images.load_data`."""
+    if self._alike:
+      return self._alike.data
     self._prepare_to_load()
     return images.load_data(self.settings.dataset)
 
@@ -109,6 +119,8 @@ class Run:
   @functools.cached_property
   def network(self) -> Network:
     """Model and optimiser; raises ValueError if the model does not take the images."""
+    if self._alike:
+      return self._alike.network
     network.check_groups(self.settings, len(self.data.train.class_names))
     result = network.make_network(self.settings, self.data)
     network.check_images_fit(result, self.data.image_shape, model_name=self.settings.model_name)
@@ -133,6 +145,11 @@ class Run:
   def key(self) -> jax.Array:
     """PRNG key of the training steps."""
     return network.steps_key(self.settings.seed)
+
+  @property
+  def parameters_key(self) -> jax.Array:
+    """PRNG key of the initial parameters."""
+    return network.parameters_key(self.settings.seed)
 
   def prepare(self, *, checkpoint_dir: str = '') -> 'Run':
     """Checks all that can be checked before compiling or writing anything; returns the run.
@@ -192,9 +209,7 @@ class Run:
       f'evaluation.batch_size={batch_size}': (
         batch_size // jax.process_count() * test_pixels * channels
       ),
-      f'model.name={self.settings.model_name!r}': memory.tree_bytes(
-        jax.eval_shape(self.network.initial_state)
-      ),
+      f'model.name={self.settings.model_name!r}': memory.tree_bytes(self.network.abstract_state),
     }
     for key, size in needed.items():
       if size > available:
@@ -215,7 +230,7 @@ class Run:
     """
     limit = devices.memory_limit()
     parts = memory.replicated_bytes(
-      jax.eval_shape(self.network.initial_state), is_sharpness_aware=bool(self.settings.sam.rho)
+      self.network.abstract_state, is_sharpness_aware=bool(self.settings.sam.rho)
     )
     needed = num_runs * sum(parts.values())
     if limit is not None and needed > limit:
@@ -270,11 +285,24 @@ class Run:
       CheckpointError: there is no such checkpoint, or it is of another network.
     """
     with Checkpoints(self.workdir, read_only=True) as checkpoints:
-      return checkpoints.restore(jax.eval_shape(self.network.initial_state), which=checkpoint)
+      return checkpoints.restore(self.network.abstract_state, which=checkpoint)
 
   def make_train_step(self, schedule: Schedule | None = None) -> TrainStep:
     """Returns the update of one device, see `network.make_train_step`."""
     return network.make_train_step(self.settings, self.network, self.plan, schedule)
+
+  @functools.cached_property
+  def restart(self) -> Callable[..., Advance]:
+    """Makes `Advance` functions that share one compiled program, see `batches.make_restart`."""
+    if self._alike:
+      return self._alike.restart
+    return batches.make_restart(
+      self.settings,
+      self.data.train,
+      self.plan.multiplicity,
+      self.make_train_step(),
+      total_steps=self.plan.total_steps,
+    )
 
   def train_batches(self, start_step: int, stop_step: int | None = None, **options: Any) -> Batches:
     """Returns this host's training batches, made on the host.

@@ -19,7 +19,7 @@ from nfnets_augmult.training import records
 def plan_rows(run: Run) -> dict[str, str]:
   """Returns what follows from the config of a run and its data, as (name, value with its unit)."""
   data, plan, settings = run.data, run.plan, run.settings
-  num_params = count_parameters(jax.eval_shape(run.network.initial_state).params)
+  num_params = count_parameters(run.network.abstract_state.params)
   rows = {
     'training images': f'{data.train.num_images:,} unique ({data.train.description})',
     'test images': f'{data.test.num_images:,} ({data.test.description})',
@@ -66,7 +66,7 @@ def _classes_text(data: images.Data) -> str:
 def _frozen_text(run: Run) -> str:
   """Which groups of parameters stay as they are, and for how long."""
   settings = run.settings
-  params = jax.eval_shape(run.network.initial_state).params
+  params = run.network.abstract_state.params
   held = freezing.release_steps(
     params, settings.freeze, steps=settings.freeze_steps, unfreeze=settings.unfreeze
   )

@@ -117,7 +117,7 @@ def from_values(
       )
     said = {**said, **images_lib.recorded_of_encoded(run.settings.dataset.train_options.image_size)}
   run.data = images_lib.data_without_images(class_names, said)
-  shapes = jax.eval_shape(run.network.initial_state).params
+  shapes = run.network.abstract_state.params
   try:
     params, report = pretrained.load_pretrained(shapes, values)
   except ValueError as error:

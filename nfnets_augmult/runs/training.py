@@ -207,8 +207,8 @@ def _first_run_state(runs: Sequence[Run], checkpoints: Checkpoints) -> TrainStat
   (run,) = runs
   if checkpoints.latest_step is not None:
     logging.info('resuming from the checkpoint of step %d', checkpoints.latest_step)
-    return checkpoints.restore(jax.eval_shape(run.network.initial_state))
-  state, report = network.first_state(run.network, run.initial_params)
+    return checkpoints.restore(run.network.abstract_state)
+  state, report = network.first_state(run.network, run.parameters_key, run.initial_params)
   if report is not None:
     logging.info('from %s: %s', run.settings.init_from, report)
   return state
@@ -219,13 +219,12 @@ def _first_group_state(runs: Sequence[Run], checkpoints: Checkpoints) -> groups.
   if checkpoints.latest_step is not None:
     logging.info('resuming from the checkpoint of step %d', checkpoints.latest_step)
     state = checkpoints.restore(
-      jax.eval_shape(lambda: groups.stack_states([run.network.initial_state() for run in runs]))
+      jax.eval_shape(groups.stack_states, [run.network.abstract_state for run in runs])
     )
   else:
     states = []
     for run in runs:  # with the network of the first, whose functions are compiled
-      key = network.parameters_key(run.settings.seed)
-      states.append(network.first_state(runs[0].network, run.initial_params, key)[0])
+      states.append(network.first_state(runs[0].network, run.parameters_key, run.initial_params)[0])
     state = jax.device_get(groups.stack_states(states))
   with hosts.failing_together():
     for run, diverged_at in zip(runs, state.diverged_at, strict=True):
@@ -239,10 +238,7 @@ def _make_advance(runs: Sequence[Run], start_step: int) -> Advance:
   run = runs[0]
   multiplicity, total_steps = run.plan.multiplicity, run.plan.total_steps
   if len(runs) == 1:
-    restart = batches.make_restart(
-      run.settings, run.data.train, multiplicity, run.make_train_step(), total_steps=total_steps
-    )
-    return restart(run.key, multiplicity=multiplicity, start_step=start_step)
+    return run.restart(run.key, multiplicity=multiplicity, start_step=start_step)
 
   def make_train_step(learning_rate: jax.Array) -> TrainStep:
     schedule = run.settings.make_schedule(total_steps, peak=1.0)

@@ -9,6 +9,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,9 +24,10 @@ from nfnets_augmult.training.progress import format_duration
 from nfnets_augmult.training.run_log import DivergedError
 from nfnets_augmult.training.watch import StopRequested
 
-# Compiled programs stay in memory, about 20 MB for a small run, until they are cleared. Not after
-# every run, since recompiling a hundred tiny shared programs would take half of a short run.
-_RUNS_BETWEEN_CLEARING = 10
+# Compiled programs stay in memory, about 20 MB for a small run, until they are cleared: when there
+# are those of so many shapes. Not after every run: the seeds of a shape share them, and recompiling
+# a hundred tiny programs, which all runs share, would take half of a short run.
+_MOST_SHAPES = 10
 
 
 @dataclasses.dataclass
@@ -63,6 +65,40 @@ def seconds_left(done: Sequence[tuple[float, float]], left: Sequence[float]) -> 
     if slope > 0 and constant > 0:
       return float(slope * np.sum(left) + constant * len(left))
   return float(np.sum(seconds) / np.sum(cost) * np.sum(left))
+
+
+class _Runs:
+  """Makes the runs of a sweep; those that differ in the seed alone share all but their folders.
+
+  A program is traced and compiled once for all seeds, if the programs of all shapes can be kept.
+  """
+
+  def __init__(self, sweep: grid.Sweep):
+    """Makes nothing yet."""
+    self._sweep = sweep
+    # By all values but the seed: runs that are never trained themselves, all with the same images.
+    self._shared: dict[tuple[Any, ...], Run] = {}
+    self._num_in_memory = 0  # shapes whose programs are, also if none shares them any more
+
+  def make(self, point: grid.Point, workdir: str) -> Run:
+    """Returns the run of a point; raises ValueError if its config is not valid."""
+    config = self._sweep.config(point)
+    shape = tuple(item for item in point.items() if item[0] != 'seed')
+    if shape not in self._shared:
+      shared = Run(config)
+      dataset = shared.settings.dataset
+      # Decoded images that are kept belong to a program.
+      if dataset.is_cached or any(r.settings.dataset != dataset for r in self._shared.values()):
+        self._shared.clear()
+      if self._num_in_memory == _MOST_SHAPES:
+        self._shared.clear()
+        self._num_in_memory = 0
+        jax.clear_caches()
+      for other in self._shared.values():
+        shared.data = other.data
+      self._shared[shape] = shared
+      self._num_in_memory += 1
+    return Run(config, workdir, alike=self._shared[shape])
 
 
 def check(
@@ -146,7 +182,7 @@ def run_sweep(
   costs = [sum(Run(sweep.config(p)).settings.relative_cost for p in group) for group in todo]
   is_left = [not all(groups.is_done(workdir, point) for point in group) for group in todo]
   tally = Tally()
-  num_run = 0
+  runs = _Runs(sweep)
   for number, group in enumerate(todo):
     folders = [os.path.join(workdir, grid.point_name(point)) for point in group]
     with contextlib.ExitStack() as locks:
@@ -158,7 +194,9 @@ def run_sweep(
           raise StopRequested
         start = time.monotonic()
         is_left[number] = False
-        outcome = run_group(sweep, group, workdir, command=command, stop_requested=stop_requested)
+        outcome = _run_group(
+          sweep, group, workdir, runs, command=command, stop_requested=stop_requested
+        )
         seconds = time.monotonic() - start
       statuses = ['elsewhere'] * len(group)
       if is_ours:
@@ -166,9 +204,6 @@ def run_sweep(
     for status in statuses:
       tally.add(status)
     if is_to_run:
-      num_run += 1
-      if num_run % _RUNS_BETWEEN_CLEARING == 0:
-        jax.clear_caches()
       if 'finished' in statuses:  # others end early, and their times mean nothing
         tally.costs_and_seconds.append((costs[number], seconds))
       left = list(itertools.compress(costs, is_left))
@@ -187,13 +222,14 @@ def _take(
   return is_ours, is_ours and not all(groups.is_done(workdir, point) for point in group)
 
 
-def run_group(
+def _run_group(
   sweep: grid.Sweep,
   group: groups.Group,
   workdir: str,
+  runs_of_sweep: _Runs,
   *,
-  command: str = '',
-  stop_requested: Callable[[], bool] = lambda: False,
+  command: str,
+  stop_requested: Callable[[], bool],
 ) -> str:
   """Runs the points of a group to their ends and returns a line on the outcome.
 
@@ -216,11 +252,10 @@ def run_group(
       hosts.from_first_host(
         lambda: records.clear_status(folder) if is_single else groups.write_record(group, folder)
       )
-      runs: list[Run] = []
-      for point, run_folder in zip(group, folders, strict=True):
-        data = runs[0].data if runs else None
-        run = Run(sweep.config(point), run_folder, data=data)
-        runs.append(run.prepare(checkpoint_dir=folder))
+      runs = [
+        runs_of_sweep.make(point, run_folder).prepare(checkpoint_dir=folder)
+        for point, run_folder in zip(group, folders, strict=True)
+      ]
       trained = training.train(runs, folder, command=command, stop_requested=stop_requested)
   except StopRequested:
     raise

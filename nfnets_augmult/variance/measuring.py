@@ -164,7 +164,7 @@ def _check_numbers(
 def _load_params(run: Run, checkpoint: str) -> tuple[Any, int]:
   """The raw parameters of a checkpoint, and its step."""
   if checkpoint == 'initialization':
-    return network.first_state(run.network, run.initial_params)[0].params, 0
+    return network.first_state(run.network, run.parameters_key, run.initial_params)[0].params, 0
   state = run.restore(checkpoint)
   return state.params, int(state.step)
 

@@ -136,7 +136,7 @@ def test_random_states_are_those_of_the_network(monkeypatch):
   """In their shapes; the gains of branches are one."""
   _add_toy_network(monkeypatch)
   run = accelerator_parts.nfnet_run('nfnet_toy', 16)
-  state = jax.eval_shape(run.network.initial_state)
+  state = run.network.abstract_state
   drawn = accelerator_parts.random_state(run)
   jax.tree.map(lambda a, b: chex.assert_shape(a, b.shape), drawn, state)
   gains = [leaf['skip_gain'] for leaf in drawn.params.values() if 'skip_gain' in leaf]

@@ -108,7 +108,7 @@ def _check_checkpoints(workdir: str, is_first: bool) -> None:
 
 def _check_initial_params(workdir: str, is_first: bool) -> None:
   """From a file and from a run, with the same classes and with others."""
-  network = types.SimpleNamespace(initial_state=lambda: _state(0))
+  network = types.SimpleNamespace(abstract_state=_state(0))
   file = os.path.join(workdir, 'params.npz')
   if is_first:
     param_files.write_npz(file, _state(6).params)

@@ -57,7 +57,7 @@ def _write_run(config: ml_collections.ConfigDict, folder: pathlib.Path) -> None:
   (folder / 'run').mkdir()
   run = Run(config, str(folder / 'run'))
   random = np.random.default_rng(0)
-  shapes = jax.eval_shape(run.network.initial_state)
+  shapes = run.network.abstract_state
   state = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
   states = [
     jax.tree.map(lambda leaf: random.normal(0, 0.1, leaf.shape).astype(leaf.dtype), values)

@@ -152,7 +152,7 @@ def test_a_classifier_for_other_classes_starts_anew(finished, tmp_path, source):
   for names in (_NAMES, _NAMES[::-1]):
     data_dir = _write(tmp_path / str(len(kept)), names)
     run = Run(_config(data_dir, init_from=workdir), str(tmp_path / 'new')).prepare()
-    state, report = network.first_state(run.network, run.initial_params)
+    state, report = network.first_state(run.network, run.parameters_key, run.initial_params)
     kept.append(report.kept_fresh)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
   assert kept[0] == ()

@@ -349,7 +349,7 @@ def test_init_from_a_run_and_from_its_export(finished, tmp_path):
   assert export(file, workdir=workdir) == sum(leaf.size for leaf in jax.tree.leaves(state.params))
   for source in (workdir, file):
     run = Run(_config(init_from=source), str(tmp_path / 'run')).prepare()
-    start, report = network.first_state(run.network, run.initial_params)
+    start, report = network.first_state(run.network, run.parameters_key, run.initial_params)
     assert report.kept_fresh == ()
     for tree in (start.params, start.ema_params):
       for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(state.ema_params), strict=True):
@@ -358,11 +358,12 @@ def test_init_from_a_run_and_from_its_export(finished, tmp_path):
 
 def test_the_first_state_is_the_same_jitted(tmp_path):
   """Drawn shape by shape it equals that of one program, and has the shapes of `eval_shape`."""
-  made = Run(_config(), str(tmp_path)).prepare().network
-  first, _ = network.first_state(made)
-  jitted = jax.jit(made.initial_state)()
+  run = Run(_config(), str(tmp_path)).prepare()
+  made = run.network
+  first, _ = network.first_state(made, run.parameters_key)
+  jitted = jax.jit(made.initial_state)(run.parameters_key)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), first, jitted)
-  shapes = jax.eval_shape(made.initial_state)
+  shapes = made.abstract_state
   jax.tree.map(
     lambda a, b: np.testing.assert_equal((a.shape, a.dtype), (b.shape, b.dtype)), first, shapes
   )
@@ -381,7 +382,7 @@ def test_frozen_groups_stay_as_they_were(finished, tmp_path):
   workdir, _, _ = finished
   config = _config(init_from=workdir, freeze='stem,stages', sam__rho=0.05)
   run = Run(config, str(tmp_path / 'run')).prepare()
-  start, _ = network.first_state(run.network, run.initial_params)
+  start, _ = network.first_state(run.network, run.parameters_key, run.initial_params)
   state = training.train([run]).state
   groups = freezing.param_groups(start.params)
   for module, group in groups.items():

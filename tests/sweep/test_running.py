@@ -7,14 +7,17 @@ import re
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
 
 from nfnets_augmult.recipes import tiny_digits_recipe
 from nfnets_augmult.report import recorded_runs, writing
+from nfnets_augmult.runs.run import Run
 from nfnets_augmult.sweep import grid, groups, running
 from nfnets_augmult.training import records
 from nfnets_augmult.training.watch import StopRequested
-from tests.toy_runs import stop_after, train_run
+from tests.toy_runs import ToyNet, stop_after, train_run
 
 
 def _base():
@@ -93,6 +96,50 @@ def test_a_stopped_sweep_goes_on_to_the_results_of_single_runs(done, tmp_path):
   _, result = train_run(tested.config(points[1]), alone)
   for folder in (tmp_path, workdir):
     assert records.read_json(os.path.join(folder, names[1], 'result.json')) == result
+
+
+def test_seeds_share_programs_and_end_like_single_runs(tmp_path, monkeypatch):
+  """Bit for bit, in folders and records of their own. Another learning rate has its own program."""
+  traced = []
+  trace = ToyNet.__call__
+  monkeypatch.setattr(
+    ToyNet, '__call__', lambda *args, **options: traced.append(1) or trace(*args, **options)
+  )
+  points = grid.grid({'seed': (0, 1, 2), 'optimizer.learning_rate': (0.05, 0.1)})
+  tested = grid.Sweep('Seeds', _base(), points, 'Nothing in particular.')
+  counts = []
+  workdir = str(tmp_path / 'sweep')
+  tally = running.run_sweep(
+    tested, _alone(points), workdir, report=lambda text: counts.append(len(traced))
+  )
+  assert tally.counts == {'finished': 6}
+  # Of later seeds only the initial parameters are traced, which are made outside of a program.
+  assert np.diff(counts).tolist() == [counts[0], 1, 1, 1, 1]
+  assert counts[0] > 3
+  results = set()
+  for point in points:
+    alone = str(tmp_path / 'alone' / grid.point_name(point))
+    state, result = train_run(tested.config(point), alone)
+    folder = os.path.join(workdir, grid.point_name(point))
+    assert records.read_json(os.path.join(folder, 'result.json')) == result
+    jax.tree.map(np.testing.assert_array_equal, Run.open(folder).restore(), state)
+    results.add(result['test/raw/cross_entropy'])
+  assert len(results) == 6
+
+
+def test_programs_are_kept_for_so_many_shapes_of_one_data_set(monkeypatch):
+  monkeypatch.setattr(running, '_MOST_SHAPES', 2)
+  runs = running._Runs(_sweep())
+  first, second, third = ({'augmult': n, 'seed': 0} for n in (1, 2, 4))
+  network, data = runs.make(first, '').network, runs.make(first, '').data
+  assert runs.make(second, '').network is not network
+  assert runs.make(second, '').data is data
+  assert runs.make({**first, 'seed': 1}, '').network is network
+  runs.make(third, '')
+  assert runs.make(first, '').network is not network
+  network, data = runs.make(first, '').network, runs.make(first, '').data
+  assert runs.make({**first, 'dataset.train_split': 'train[:100]'}, '').data is not data
+  assert runs.make(first, '').network is not network
 
 
 def test_a_point_that_another_process_runs_is_skipped(tmp_path):

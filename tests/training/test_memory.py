@@ -12,14 +12,14 @@ from tests.toy_runs import device_config, toy_config
 
 
 def _parameter_bytes(run):
-  params = jax.eval_shape(run.network.initial_state).params
+  params = run.network.abstract_state.params
   return 4 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def test_parts_of_what_is_replicated():
   """Momentum, average and gradient are as large as the parameters; SAM needs them once more."""
   run = Run(toy_config())
-  state = jax.eval_shape(run.network.initial_state)
+  state = run.network.abstract_state
   parts = memory.replicated_bytes(state)
   assert set(parts) == {'parameters', 'optimizer', 'average', 'gradient'}
   size = _parameter_bytes(run)
@@ -34,9 +34,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(rho, monkeypatc
   config = toy_config(sam__rho=rho)
   run = Run(config, str(tmp_path / 'run'))
   needed = sum(
-    memory.replicated_bytes(
-      jax.eval_shape(run.network.initial_state), is_sharpness_aware=rho > 0
-    ).values()
+    memory.replicated_bytes(run.network.abstract_state, is_sharpness_aware=rho > 0).values()
   )
   monkeypatch.setattr(devices, 'memory_limit', lambda: needed)
   run.prepare()
@@ -50,7 +48,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(rho, monkeypatc
 def test_runs_of_a_group_add_up(monkeypatch, tmp_path):
   """Each of two fits, both in one program do not."""
   runs = [Run(device_config(seed=seed), str(tmp_path / f'{seed}')) for seed in (0, 1)]
-  parts = memory.replicated_bytes(jax.eval_shape(runs[0].network.initial_state))
+  parts = memory.replicated_bytes(runs[0].network.abstract_state)
   monkeypatch.setattr(batches, 'check_device_input', lambda *_: None)  # the images
   monkeypatch.setattr(devices, 'memory_limit', lambda: int(1.5 * sum(parts.values())))
   prepared = [run.prepare(checkpoint_dir=str(tmp_path / 'group')) for run in runs]

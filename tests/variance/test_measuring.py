@@ -128,7 +128,9 @@ def test_of_a_run_with_its_own_config_and_drawn_again(tmp_path):
   """From the command line, at a checkpoint; the same tables follow from the raw numbers alone."""
   config = _config()
   config.input = 'device'  # its process need not import TensorFlow
-  state = network.first_state(Run(config).network)[0]._replace(step=np.array(2, np.int32))
+  run = Run(config)
+  state, _ = network.first_state(run.network, run.parameters_key)
+  state = state._replace(step=np.array(2, np.int32))
   with Checkpoints(str(tmp_path)) as checkpoints:
     checkpoints.save(state)
   records.write_json(str(tmp_path / 'config.json'), configs.flatten(config))
