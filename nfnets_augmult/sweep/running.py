@@ -8,7 +8,7 @@ import logging as std_logging
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -100,6 +100,16 @@ class _Runs:
       self._num_in_memory += 1
     return Run(config, workdir, alike=self._shared[shape])
 
+  def load_images(self, points: Iterable[grid.Point]) -> None:
+    """Reads the images, if all points have the same; what is wrong with them is one error then.
+
+    Raises:
+      ValueError: see `Run.data`.
+    """
+    points = list(points)
+    if points and not any(key.startswith('dataset.') for point in points for key in point):
+      _ = self.make(points[0], '').data
+
 
 def check(
   sweep: grid.Sweep, points: Sequence[grid.Point], workdir: str, *, together: bool = False
@@ -178,11 +188,14 @@ def run_sweep(
 
   Raises:
     StopRequested: `stop_requested` was true.
+    ValueError: the images that all runs need cannot be read; none has been started.
   """
   costs = [sum(Run(sweep.config(p)).settings.relative_cost for p in group) for group in todo]
   is_left = [not all(groups.is_done(workdir, point) for point in group) for group in todo]
   tally = Tally()
   runs = _Runs(sweep)
+  with hosts.failing_together():
+    runs.load_images(itertools.chain.from_iterable(itertools.compress(todo, is_left)))
   for number, group in enumerate(todo):
     folders = [os.path.join(workdir, grid.point_name(point)) for point in group]
     with contextlib.ExitStack() as locks:

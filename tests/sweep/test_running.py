@@ -272,13 +272,15 @@ def test_groups_of_a_single_host_stay_the_same():
   assert groups.broadcast_from_first_host([], points) == []
 
 
-def test_a_failure_is_recorded_for_all_points_of_a_group(tmp_path):
+def test_a_failure_is_recorded_for_all_points_of_a_group(tmp_path, monkeypatch):
+  def fail(*_, **__):
+    raise ValueError('no memory for so many runs')
+
+  monkeypatch.setattr(running.training, 'train', fail)
   tested = _together_sweep((0, 1))
-  tested = tested.with_base(tested.base.copy_and_resolve_references())
-  tested.base.dataset.test_split = 'nonesuch'
   _, tally = _run_together(tested, str(tmp_path))
   assert tally.counts == {'failed': 8}
-  assert "no split 'nonesuch'" in _status(tmp_path, grid.point_name(tested.points[0]))[1]
+  assert 'no memory' in _status(tmp_path, grid.point_name(tested.points[0]))[1]
 
 
 def test_a_report_can_be_written_of_the_sweep(done, tmp_path):
@@ -325,6 +327,18 @@ def test_the_command_line_ends_with_a_status(tmp_path):
   assert other.returncode == 1
   assert 'holds another sweep' in other.stderr
   assert json.loads((tmp_path / 'sweep' / 'sweep.json').read_text())['base']['batch_size'] == 16
+
+
+def test_images_that_no_run_finds_are_one_error(tmp_path):
+  """Before the first run, which leaves no folder."""
+  base = _base()
+  base.dataset.name, base.dataset.data_dir = 'arrays', str(tmp_path / 'nowhere')
+  points = grid.grid({'augmult': (1, 2)})
+  tested = grid.Sweep('A test', base, points, 'Nothing in particular.')
+  workdir = tmp_path / 'sweep'
+  with pytest.raises(ValueError, match=r'^dataset.data_dir=.*nowhere'):
+    running.run_sweep(tested, _alone(points), str(workdir))
+  assert not workdir.exists()
 
 
 @pytest.mark.parametrize(
