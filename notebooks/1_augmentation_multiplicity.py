@@ -228,8 +228,8 @@ for compared in verdict.comparisons(runs, 'test/raw/top_1'):
 # third of these 200 images, n = 4 leaves 16 different ones in it, and 400 updates are few. In the
 # paper a batch is 2 % of the images, and n = 4 is ahead after hundreds of thousands of updates.
 #
-# What the tiny experiment does show is the price of a large n, which the paper names too: for the same
-# updates it learns the training images more slowly (Figure 6).
+# What the tiny experiment does show is the price of a large n, which the paper names too: for the
+# same updates it learns the training images more slowly (Figure 6).
 #
 # The smallest experiment here that is like the paper's takes hours of a CPU: 1,600 photographs,
 # batches of 2 % of them, and up to 400 epochs, with `experiments/figures/fig4_cifar.py:small`
