@@ -74,11 +74,10 @@ def _run(tmp_path_factory):
   return run
 
 
+@pytest.mark.extended
 @pytest.mark.long
 @pytest.mark.usefixtures('without_contact_sheet')
-@pytest.mark.parametrize(
-  'placement', ['within', pytest.param('neighbouring', marks=pytest.mark.extended)]
-)
+@pytest.mark.parametrize('placement', ['within', 'neighbouring'])
 def test_trains_as_with_tf_data(run, placement):
   """The loss of every step, on eight devices."""
   ours, theirs = (run(placement, place)[2] for place in ('device', 'tf.data'))
