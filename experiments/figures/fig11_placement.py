@@ -33,66 +33,32 @@ EXPECTED = (
 
 def paper(seeds):
   """Returns the runs on CIFAR-100."""
-  base = cifar100_recipe()
-  base.batch_size = 1024
-  return Sweep(
-    title=TITLE,
-    base=base,
-    points=_both_placements(
-      several=(2, 4, 8, 16),
-      rest={
-        'total_epochs': (32.0, 64.0, 128.0, 256.0, 512.0),
-        'optimizer.learning_rate': powers_of_two(0.025, 6),
-        'seed': seeds,
-      },
-    ),
-    expected=EXPECTED,
-    accelerator_hours=2080,
+  lengths = {'total_epochs': (32.0, 64.0, 128.0, 256.0, 512.0)}
+  rates = powers_of_two(0.025, 6)
+  return _sweep(
+    cifar100_recipe(), 1024, (2, 4, 8, 16), lengths, rates, seeds, accelerator_hours=2080
   )
 
 
 def small(seeds):
   """Returns the runs on 1,600 photographs."""
-  base = small_photographs_recipe()
-  return Sweep(
-    title=TITLE,
-    base=base,
-    points=_both_placements(
-      several=(4, 8),
-      rest={
-        'total_steps': (20_000,),
-        'optimizer.learning_rate': powers_of_two(0.0125, 4),
-        'seed': seeds,
-      },
-    ),
-    expected=EXPECTED,
-  )
+  lengths, rates = {'total_steps': (20_000,)}, powers_of_two(0.0125, 4)
+  return _sweep(small_photographs_recipe(), 32, (4, 8), lengths, rates, seeds)
 
 
 def tiny(seeds):
   """Returns the runs on digits."""
-  base = tiny_digits_recipe()
-  base.batch_size = 64
-  return Sweep(
-    title=TITLE,
-    base=base,
-    points=_both_placements(
-      several=(4, 16),
-      rest={
-        'total_steps': (800,),
-        'optimizer.learning_rate': powers_of_two(0.0125, 5),
-        'seed': seeds,
-      },
-    ),
-    expected=EXPECTED,
-  )
+  lengths, rates = {'total_steps': (800,)}, powers_of_two(0.0125, 5)
+  return _sweep(tiny_digits_recipe(), 64, (4, 16), lengths, rates, seeds)
 
 
-def _both_placements(several, rest):
-  """Returns points for n = 1, where the placements are the same, and for both with `several` n."""
-  return grid({'placement': ('within',), 'augmult': (1, *several), **rest}) + grid(
-    {'placement': ('neighbouring',), 'augmult': several, **rest}
-  )
+def _sweep(base, batch_size, several, lengths, learning_rates, seeds, **rest):
+  """Points for n = 1, where the placements are the same, and for both with `several` n."""
+  base.batch_size = batch_size
+  axes = {**lengths, 'optimizer.learning_rate': learning_rates, 'seed': seeds}
+  points = grid({'placement': ('within',), 'augmult': (1, *several), **axes})
+  points += grid({'placement': ('neighbouring',), 'augmult': several, **axes})
+  return Sweep(title=TITLE, base=base, points=points, expected=EXPECTED, **rest)
 
 
 get_sweep, get_config = by_argument(paper, tiny, small)

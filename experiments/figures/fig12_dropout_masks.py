@@ -40,66 +40,42 @@ DROPOUT_RATE = 0.4
 
 def paper(seeds):
   """Returns the runs on CIFAR-100."""
-  base = cifar100_recipe()
-  base.augmult = 1
-  base.unique_images_per_batch = 64
-  base.model.dropout_rate = DROPOUT_RATE
-  return Sweep(
-    title=TITLE,
-    base=base,
-    points=grid(
-      {
-        'dropout_masks': (1, 2, 4, 8, 16),
-        'total_epochs': (32.0, 64.0, 128.0, 256.0, 512.0),
-        'optimizer.learning_rate': powers_of_two(0.0125, 5),
-        'seed': seeds,
-      }
-    ),
-    expected=EXPECTED,
-    accelerator_hours=142,
+  epochs, rates = (32.0, 64.0, 128.0, 256.0, 512.0), powers_of_two(0.0125, 5)
+  return _sweep(
+    cifar100_recipe(), 64, (1, 2, 4, 8, 16), epochs, rates, seeds, accelerator_hours=142
   )
 
 
 def small(seeds):
   """Returns the runs on 1,600 photographs."""
-  base = small_photographs_recipe()
-  base.augmult = 1
+  base, epochs = small_photographs_recipe(), (25.0, 50.0, 100.0)
   base.batch_size = 0
-  base.unique_images_per_batch = 8
-  base.model.dropout_rate = DROPOUT_RATE
-  return Sweep(
-    title=TITLE,
-    base=base,
-    points=grid(
-      {
-        'dropout_masks': (1, 4, 16),
-        'total_epochs': (25.0, 50.0, 100.0),
-        'optimizer.learning_rate': powers_of_two(0.025, 4),
-        'seed': seeds,
-      }
-    ),
-    expected=EXPECTED,
-  )
+  return _sweep(base, 8, (1, 4, 16), epochs, powers_of_two(0.025, 4), seeds)
 
 
 def tiny(seeds):
   """Returns the runs on digits."""
-  base = tiny_digits_recipe()
+  base, epochs = tiny_digits_recipe(), (24.0, 48.0, 96.0)
+  return _sweep(base, 16, (1, 4, 16), epochs, powers_of_two(0.025, 4), seeds)
+
+
+def _sweep(base, unique_images, masks, epochs, learning_rates, seeds, **rest):
   base.augmult = 1
-  base.unique_images_per_batch = 16
+  base.unique_images_per_batch = unique_images
   base.model.dropout_rate = DROPOUT_RATE
   return Sweep(
     title=TITLE,
     base=base,
     points=grid(
       {
-        'dropout_masks': (1, 4, 16),
-        'total_epochs': (24.0, 48.0, 96.0),
-        'optimizer.learning_rate': powers_of_two(0.025, 4),
+        'dropout_masks': masks,
+        'total_epochs': epochs,
+        'optimizer.learning_rate': learning_rates,
         'seed': seeds,
       }
     ),
     expected=EXPECTED,
+    **rest,
   )
 
 

@@ -39,21 +39,8 @@ def paper(seeds):
   """Returns the runs on CIFAR-100."""
   base = cifar100_recipe()
   base.unique_images_per_batch = 64
-  return Sweep(
-    title=TITLE,
-    base=base,
-    points=grid(
-      {
-        'augmult': (1, 2, 4, 8, 16),
-        'total_epochs': (32.0, 64.0, 128.0, 256.0, 512.0),
-        'optimizer.learning_rate': powers_of_two(0.0125, 5),
-        'seed': seeds,
-      }
-    ),
-    expected=EXPECTED,
-    accelerator_hours=880,
-    published=PUBLISHED,
-  )
+  epochs, rates = (32.0, 64.0, 128.0, 256.0, 512.0), powers_of_two(0.0125, 5)
+  return _sweep(base, (1, 2, 4, 8, 16), epochs, rates, seeds, accelerator_hours=880)
 
 
 def small(seeds):
@@ -61,39 +48,31 @@ def small(seeds):
   base = small_photographs_recipe()
   base.batch_size = 0
   base.unique_images_per_batch = 8
-  return Sweep(
-    title=TITLE,
-    base=base,
-    points=grid(
-      {
-        'augmult': (1, 4, 16),
-        'total_epochs': (25.0, 50.0, 100.0),
-        'optimizer.learning_rate': powers_of_two(0.025, 4),
-        'seed': seeds,
-      }
-    ),
-    expected=EXPECTED,
-    published=PUBLISHED,
-  )
+  return _sweep(base, (1, 4, 16), (25.0, 50.0, 100.0), powers_of_two(0.025, 4), seeds)
 
 
 def tiny(seeds):
   """Returns the runs on digits."""
   base = tiny_digits_recipe()
   base.unique_images_per_batch = 16
+  return _sweep(base, (1, 4, 16), (24.0, 48.0, 96.0), powers_of_two(0.025, 4), seeds)
+
+
+def _sweep(base, augmults, epochs, learning_rates, seeds, **rest):
   return Sweep(
     title=TITLE,
     base=base,
     points=grid(
       {
-        'augmult': (1, 4, 16),
-        'total_epochs': (24.0, 48.0, 96.0),
-        'optimizer.learning_rate': powers_of_two(0.025, 4),
+        'augmult': augmults,
+        'total_epochs': epochs,
+        'optimizer.learning_rate': learning_rates,
         'seed': seeds,
       }
     ),
     expected=EXPECTED,
     published=PUBLISHED,
+    **rest,
   )
 
 

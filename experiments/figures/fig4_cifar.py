@@ -62,35 +62,26 @@ def paper(seeds):
 
 def small(seeds):
   """Returns the runs on 1,600 photographs."""
-  base = small_photographs_recipe()
-  return Sweep(
-    title=TITLE,
-    base=base,
-    points=grid(
-      {
-        'augmult': (1, 2, 4, 8),
-        'total_steps': (10_000, 20_000),
-        'optimizer.learning_rate': powers_of_two(0.0125, 4),
-        'seed': seeds,
-      }
-    ),
-    expected=EXPECTED,
-    published=PUBLISHED,
-  )
+  rates = powers_of_two(0.0125, 4)
+  return _at_equal_updates(small_photographs_recipe(), (1, 2, 4, 8), (10_000, 20_000), rates, seeds)
 
 
 def tiny(seeds):
   """Returns the runs on digits."""
   base = tiny_digits_recipe()
   base.batch_size = 64
+  return _at_equal_updates(base, (1, 4, 16), (400, 1200), powers_of_two(0.0125, 5), seeds)
+
+
+def _at_equal_updates(base, augmults, updates, learning_rates, seeds):
   return Sweep(
     title=TITLE,
     base=base,
     points=grid(
       {
-        'augmult': (1, 4, 16),
-        'total_steps': (400, 1200),
-        'optimizer.learning_rate': powers_of_two(0.0125, 5),
+        'augmult': augmults,
+        'total_steps': updates,
+        'optimizer.learning_rate': learning_rates,
         'seed': seeds,
       }
     ),

@@ -32,59 +32,40 @@ EXPECTED = (
 
 def paper(seeds):
   """Returns the runs on CIFAR-100."""
-  base = cifar100_recipe()
-  base.batch_size = 64
-  return Sweep(
-    title=TITLE,
-    base=base,
-    points=grid(
-      {
-        'augmult': (1, 2, 4, 8, 16),
-        'total_epochs': (32.0, 64.0, 128.0, 256.0, 512.0),
-        'optimizer.learning_rate': powers_of_two(0.003125, 6),
-        'seed': seeds,
-      }
-    ),
-    expected=EXPECTED,
-    accelerator_hours=1060,
+  lengths = {'total_epochs': (32.0, 64.0, 128.0, 256.0, 512.0)}
+  rates = powers_of_two(0.003125, 6)
+  return _sweep(
+    cifar100_recipe(), 64, (1, 2, 4, 8, 16), lengths, rates, seeds, accelerator_hours=1060
   )
 
 
 def small(seeds):
   """Returns the runs on 1,600 photographs."""
-  base = small_photographs_recipe()
-  base.batch_size = 8
-  return Sweep(
-    title=TITLE,
-    base=base,
-    points=grid(
-      {
-        'augmult': (1, 2, 4),
-        'total_steps': (20_000, 40_000),
-        'optimizer.learning_rate': powers_of_two(0.003125, 4),
-        'seed': seeds,
-      }
-    ),
-    expected=EXPECTED,
-  )
+  lengths, rates = {'total_steps': (20_000, 40_000)}, powers_of_two(0.003125, 4)
+  return _sweep(small_photographs_recipe(), 8, (1, 2, 4), lengths, rates, seeds)
 
 
 def tiny(seeds):
   """Returns the runs on digits."""
-  base = tiny_digits_recipe()
-  base.batch_size = 16
+  lengths, rates = {'total_steps': (600, 2400)}, powers_of_two(0.00625, 4)
+  return _sweep(tiny_digits_recipe(), 16, (1, 2, 4), lengths, rates, seeds)
+
+
+def _sweep(base, batch_size, augmults, lengths, learning_rates, seeds, **rest):
+  base.batch_size = batch_size
   return Sweep(
     title=TITLE,
     base=base,
     points=grid(
       {
-        'augmult': (1, 2, 4),
-        'total_steps': (600, 2400),
-        'optimizer.learning_rate': powers_of_two(0.00625, 4),
+        'augmult': augmults,
+        **lengths,
+        'optimizer.learning_rate': learning_rates,
         'seed': seeds,
       }
     ),
     expected=EXPECTED,
+    **rest,
   )
 
 
