@@ -43,7 +43,7 @@ jax.devices()
 # %% [markdown]
 # ## How much to run?
 #
-# `TINY = True` trains a narrow network on 200 handwritten digits. `TINY = False` is the paper's own
+# `SMALL = True` trains a narrow network on 200 digits. `SMALL = False` is the paper's own
 # experiment, a WRN-16-4 on CIFAR-100, for an accelerator: the cell below says for how long. It
 # downloads CIFAR-100 (about 160 MB), and its runs go on where they were interrupted. In between is
 # `experiments/figures/fig2_growing_batch.py:small`, on 1,600 photographs, for hours of a CPU
@@ -54,9 +54,9 @@ import dataclasses
 
 from experiments.figures import fig2_growing_batch
 
-TINY = True
+SMALL = True
 
-if TINY:
+if SMALL:
   sweep = fig2_growing_batch.get_sweep('tiny,seeds=2')
   points = [
     point
@@ -106,9 +106,9 @@ from nfnets_augmult.report import figures
 
 published = sweep.description()['published']
 draw = functools.partial(
-  figures.accuracy_against_length, **{'beside' if TINY else 'published': published}
+  figures.accuracy_against_length, **{'beside' if SMALL else 'published': published}
 )
-runs = live.run_sweep(sweep, RUNS, draw, together=not TINY)
+runs = live.run_sweep(sweep, RUNS, draw, together=not SMALL)
 
 # %% [markdown]
 # On the right are the two numbers that the paper prints for this figure: a slightly higher accuracy
@@ -238,4 +238,4 @@ Markdown('\n'.join(lines))
 # %% [markdown]
 # At 3,750 updates larger n is behind: it has made a quarter of the passes over the images, and has
 # not converged. The paper's runs have up to 400,000 updates. This is the experiment to run with
-# `TINY = False`, or with `./launch/reproduce.sh`, for whoever has the hours.
+# `SMALL = False`, or with `./launch/reproduce.sh`, for whoever has the hours.

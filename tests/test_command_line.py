@@ -1,5 +1,6 @@
 """The flags of the programs: what is wrong with them, or with a config file, is one line."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -191,3 +192,28 @@ def test_the_command_as_given(words, command, monkeypatch):
   """To be typed again anywhere, and without passwords."""
   monkeypatch.setattr(sys, 'orig_argv', words)
   assert command_line.given_command() == command
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize(
+  ('program', 'arguments'),
+  {
+    'train': ['--config=experiments/cifar100_wrn16_4.py'],
+    'find_learning_rate': ['--config=experiments/cifar100_wrn16_4.py'],
+    'evaluate': [],
+    'predict': ['photo.jpg'],
+    'variance': [],
+  }.items(),
+)
+def test_programs_that_compile_keep_what_they_compile(program, arguments, tmp_path):
+  """In the user's folder, which is made at the start; here they end for want of a run or data."""
+  environment = {k: v for k, v in os.environ.items() if k != 'JAX_COMPILATION_CACHE_DIR'}
+  done = subprocess.run(
+    [sys.executable, '-m', f'nfnets_augmult.{program}', f'--workdir={tmp_path}/none', *arguments],
+    env={**environment, 'XDG_CACHE_HOME': str(tmp_path / 'caches')},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 1 and done.stderr.startswith('error: '), done.stderr
+  assert len(list((tmp_path / 'caches' / 'nfnets_augmult' / 'compiled').iterdir())) == 1

@@ -14,6 +14,7 @@ _LEAST_COMPILE_SECONDS = 0.1
 _MOST_BYTES = 2**31
 # Its time of change is that of the last look at the files.
 _STAMP = '.looked_through'
+_CPU_FACTS = pathlib.Path('/proc/cpuinfo')  # of Linux
 _ZSTANDARD_MAGIC = b'\x28\xb5\x2f\xfd'
 
 
@@ -50,7 +51,7 @@ def _kind_of_processor() -> str:
   facts = [platform.machine(), platform.processor()]
   wanted = ('vendor_id', 'cpu family', 'model', 'flags', 'CPU implementer', 'CPU part', 'Features')
   try:
-    lines = pathlib.Path('/proc/cpuinfo').read_text(encoding='utf-8', errors='replace').splitlines()
+    lines = _CPU_FACTS.read_text(encoding='utf-8', errors='replace').splitlines()
     facts += sorted({line for line in lines if line.split('\t')[0].split(':')[0].strip() in wanted})
   except OSError:
     pass

@@ -89,15 +89,35 @@ def test_the_oldest_go(tmp_path, changed, monkeypatch):
   assert sorted(path.name for path in _own(tmp_path).glob('*-cache')) == ['0-cache', '1-cache']
 
 
+_PROCESSORS = {
+  'a': 'processor\t: 0\nvendor_id\t: X\nmodel\t\t: 1\ncpu MHz\t\t: 2100.5\nflags\t\t: sse avx\n',
+  'a at another speed': (
+    'processor\t: 0\nvendor_id\t: X\nmodel\t\t: 1\ncpu MHz\t\t: 900.1\nflags\t\t: sse avx\n'
+    'processor\t: 1\nvendor_id\t: X\nmodel\t\t: 1\ncpu MHz\t\t: 800.2\nflags\t\t: sse avx\n'
+  ),
+  'without avx': 'processor\t: 0\nvendor_id\t: X\nmodel\t\t: 1\nflags\t\t: sse\n',
+  'another model': 'processor\t: 0\nvendor_id\t: X\nmodel\t\t: 2\nflags\t\t: sse avx\n',
+  'arm': 'processor\t: 0\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\nCPU part\t: 0xd0c\n',
+  'arm with more': 'processor\t: 0\nFeatures\t: fp asimd sve\nCPU implementer\t: 0x41\n',
+}
+
+
 def test_every_kind_of_processor_has_its_own(tmp_path, changed, monkeypatch):
-  compiled_programs.keep_in(str(tmp_path))
-  first = changed['jax_compilation_cache_dir']
-  compiled_programs.keep_in(str(tmp_path))
-  assert changed['jax_compilation_cache_dir'] == first
-  monkeypatch.setattr(compiled_programs.platform, 'processor', lambda: 'another')
-  compiled_programs.keep_in(str(tmp_path))
-  assert changed['jax_compilation_cache_dir'] != first
-  assert len(list(tmp_path.iterdir())) == 2
+  """By model and instructions, not by speed or number; elsewhere than on Linux by what is known."""
+  folders = {}
+  for name, text in _PROCESSORS.items():
+    facts = tmp_path / 'cpuinfo'
+    facts.write_text(text)
+    monkeypatch.setattr(compiled_programs, '_CPU_FACTS', facts)
+    compiled_programs.keep_in(str(tmp_path / 'kept'))
+    folders[name] = changed['jax_compilation_cache_dir']
+  assert folders.pop('a at another speed') == folders['a']
+  facts.unlink()
+  for name in ('arm', 'i386'):
+    monkeypatch.setattr(compiled_programs.platform, 'processor', lambda name=name: name)
+    compiled_programs.keep_in(str(tmp_path / 'kept'))
+    folders[f'not Linux, {name}'] = changed['jax_compilation_cache_dir']
+  assert len(set(folders.values())) == len(folders) == 7
 
 
 def test_what_the_user_says_and_places_that_cannot_be_written(tmp_path, changed, monkeypatch):

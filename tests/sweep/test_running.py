@@ -127,6 +127,25 @@ def test_seeds_share_programs_and_end_like_single_runs(tmp_path, monkeypatch):
   assert len(results) == 6
 
 
+@pytest.mark.extended
+def test_seeds_share_programs_with_batches_of_the_host(tmp_path):
+  """Which image fills a slot depends on the seed, also where classes are drawn equally often."""
+  base = _base()
+  base.input, base.dataset.balance, base.dataset.train_split = 'tf.data', 'classes', 'train[:45]'
+  points = grid.grid({'seed': (0, 1)})
+  tested = grid.Sweep('Seeds', base, points, 'Nothing in particular.')
+  running.run_sweep(tested, _alone(points), str(tmp_path / 'sweep'))
+  results = set()
+  for point in points:
+    name = grid.point_name(point)
+    state, result = train_run(tested.config(point), str(tmp_path / 'alone' / name))
+    folder = os.path.join(tmp_path, 'sweep', name)
+    assert records.read_json(os.path.join(folder, 'result.json')) == result
+    jax.tree.map(np.testing.assert_array_equal, Run.open(folder).restore(), state)
+    results.add(result['test/raw/cross_entropy'])
+  assert len(results) == 2
+
+
 def test_programs_are_kept_for_so_many_shapes_of_one_data_set(monkeypatch):
   monkeypatch.setattr(running, '_MOST_SHAPES', 2)
   runs = running._Runs(_sweep())
