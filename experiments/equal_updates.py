@@ -75,7 +75,12 @@ def _small():
   base = small_photographs_recipe()
   base.dataset.train_split, base.dataset.test_split = 'train[:800]', 'train[800:]'
   sizes = [{'batch_size': 16, 'total_steps': steps} for steps in (10_000, 20_000, 40_000)]
-  rest = {'augmults': (1, 4, 2, 8), 'learning_rates': (0.0125, 0.025, 0.05), 'pairs': 8}
+  rest = {
+    'augmults': (1, 4, 2, 8),
+    'neighbouring': (4,),
+    'learning_rates': (0.0125, 0.025, 0.05),
+    'pairs': 8,
+  }
   return base, sizes, rest
 
 

@@ -230,7 +230,7 @@ for compared in verdict.comparisons(runs, 'test/raw/top_1'):
   first, other = 100 * compared.pairs.mean(axis=0)
   test = compared.test
   lines.append(
-    f'| {compared.runs[0].updates:,} | {compared.runs[1].augmult} | {first:.1f} % | {other:.1f} % '
+    f'| {compared.runs[0].updates:,} | {compared.runs[1].copies} | {first:.1f} % | {other:.1f} % '
     f'| {100 * test.mean:.1f} % ({100 * test.low:.1f} to {100 * test.high:.1f}) | {test.verdict} |'
   )
 Markdown('\n'.join(lines))

@@ -71,6 +71,16 @@ class RecordedRun:
     return self.config['placement']
 
   @property
+  def is_apart(self) -> bool:
+    """Whether the copies of an image are in neighbouring batches; a single copy never is."""
+    return self.augmult > 1 and self.placement == 'neighbouring'
+
+  @property
+  def copies(self) -> str:
+    """The value of n, and where the copies are if not in the same batch: `'4 neighbouring'`."""
+    return f'{self.augmult}{" neighbouring" * self.is_apart}'
+
+  @property
   def dropout_masks(self) -> int:
     """Dropout masks per sample, n of Figure 12."""
     return self.config['dropout_masks']

@@ -59,13 +59,13 @@ def summary_rows(
 
 
 def comparison_rows(runs: Sequence[RecordedRun], metric: str) -> list[Row]:
-  """Returns a row for each comparison of an n with the least one at equal updates."""
+  """Returns a row for each of `verdict.comparisons`."""
   titles = charts.panel_titles(list(statistics.group_by_attributes(runs, 'panel')))
   return [
     {
       'setting': titles[compared.runs[0].panel].replace('\n', ', '),
       'updates': compared.runs[0].updates,
-      'n': ' against '.join(str(run.augmult) for run in reversed(compared.runs)),
+      'n': ' against '.join(run.copies for run in reversed(compared.runs)),
       'learning rates': ' and '.join(f'{run.learning_rate:g}' for run in reversed(compared.runs)),
       'test accuracy (%)': ' and '.join(map(_percent, compared.pairs.mean(axis=0)[::-1])),
       'pairs': len(compared.pairs),

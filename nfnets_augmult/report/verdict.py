@@ -1,7 +1,7 @@
 """Whether n > 1 is better at equal updates: paired tests by the rule of docs/results/claim.md.
 
-The learning rate of each n is the one that was best with the first seed. The runs of the other
-seeds are compared, in pairs that share a seed.
+The learning rate of each n and placement is the one that was best with the first seed. The runs of
+the other seeds are compared, in pairs that share a seed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -40,12 +40,12 @@ class PairedTest(NamedTuple):
 
 
 class Comparison(NamedTuple):
-  """One n and the least n of the runs, at equal batch size and updates.
+  """Two values of n, or one with its copies in different places, at equal batch size and updates.
 
   Attributes:
-    runs: one of each n, at its learning rate, the least n first.
+    runs: one of each, at its learning rate, first the one that the other is compared with.
     pairs: accuracies of both, `[pairs, 2]`, by seed.
-    test: None if there are fewer than two pairs.
+    test: of the second less the first; None if there are fewer than two pairs.
   """
 
   runs: tuple[RecordedRun, RecordedRun]
@@ -77,27 +77,28 @@ def paired_test(
 def comparisons(runs: Sequence[RecordedRun], metric: str) -> Iterator[Comparison]:
   """Yields a comparison of each n with the least one, for every setting with a fixed batch size.
 
+  An n with its copies in neighbouring batches is compared as another n is; and the same n within
+  the batch with it.
+
   Args:
     runs: of one or several sweeps.
     metric: the recorded accuracy.
   """
   fixed = [run for run in runs if run.config['batch_size'] and run.updates]
-  names = ('panel', 'placement', 'dropout_masks', 'updates')
-  for same in statistics.group_by_attributes(fixed, *names).values():
-    chosen = [_at_best_learning_rate(g, metric) for g in _by_augmult(same)]
-    for other in chosen[1:]:
-      both = [{r.seed: r.result[metric] for r in found} for found in (chosen[0], other)]
-      first, second = both
+  for same in statistics.group_by_attributes(fixed, 'panel', 'dropout_masks', 'updates').values():
+    by_copies = statistics.group_by_attributes(same, 'augmult', 'is_apart')
+    chosen = {copies: _at_best_learning_rate(g, metric) for copies, g in by_copies.items()}
+    least, *others = chosen
+    both = [(least, other) for other in others]
+    both += [((n, True), (n, False)) for n, is_apart in others if is_apart and (n, False) in others]
+    for names in both:
+      first, second = ({r.seed: r.result[metric] for r in chosen[name]} for name in names)
       pairs = [(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())]
       if pairs:
         values = np.array(pairs)
         differences = values[:, 1] - values[:, 0]
         test = paired_test(differences) if len(pairs) > 1 else None
-        yield Comparison((chosen[0][0], other[0]), values, test)
-
-
-def _by_augmult(runs: Sequence[RecordedRun]) -> list[list[RecordedRun]]:
-  return list(statistics.group_by_attributes(runs, 'augmult').values())
+        yield Comparison((chosen[names[0]][0], chosen[names[1]][0]), values, test)
 
 
 def _at_best_learning_rate(runs: Sequence[RecordedRun], metric: str) -> list[RecordedRun]:

@@ -7,7 +7,7 @@ own learning rate. What is to be run next follows from what has come out so far.
 import dataclasses
 import runpy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 
@@ -36,6 +36,8 @@ class Design:
     base: config of all runs.
     sizes: values by dotted key that make the runs longer and larger, the cheapest first.
     augmults: the first is the one that the others are compared with, in this order.
+    neighbouring: values of n that are compared with it last, with their copies in neighbouring
+      batches (Appendix C).
     learning_rates: where the search begins, spaced by factors of 2.
     expected: the paper's finding.
     published: the paper's numbers.
@@ -50,6 +52,7 @@ class Design:
   expected: str
   published: Sequence[Published] = ()
   pairs: int = 12
+  neighbouring: Sequence[int] = ()
 
   def sweep(self, size: Mapping[str, Any], points: Sequence[Point]) -> Sweep:
     """Returns the runs of one size as a sweep."""
@@ -72,7 +75,7 @@ class Design:
 
   def with_base(self, base: ml_collections.ConfigDict) -> 'Design':
     """Returns the design with another base; raises ValueError if it changes what `sizes` set."""
-    points = [{**size, **self._point(1, 1.0, 0)} for size in self.sizes]
+    points = [{**size, **_Copies(1, 'neighbouring').point(1.0, 0)} for size in self.sizes]
     return dataclasses.replace(
       self, base=Sweep(self.title, self.base, points, self.expected).with_base(base).base
     )
@@ -99,28 +102,28 @@ class Design:
     """
     found: dict[str, Point] = {}
     ahead = _PAIRS_AHEAD
-    first, *others = self.augmults
-    for other in others:
-      tuned = {augmult: self._tune(augmult, outcome) for augmult in (first, other)}
-      searched = [(rate, augmult) for augmult, (rates, _) in tuned.items() for rate in rates]
-      for rate, augmult in sorted(searched):
-        point = self._point(augmult, rate, _TUNING_SEED)
+    first, *others = [_Copies(augmult) for augmult in self.augmults]
+    for other in [*others, *(_Copies(augmult, 'neighbouring') for augmult in self.neighbouring)]:
+      tuned = {copies: self._tune(copies, outcome) for copies in (first, other)}
+      searched = [(rate, copies) for copies, (rates, _) in tuned.items() for rate in rates]
+      for rate, copies in sorted(searched):
+        point = copies.point(rate, _TUNING_SEED)
         found[point_name(point)] = point
       if any(best is None for _, best in tuned.values()):
         return list(found.values()), False
       for seed in range(_TUNING_SEED + 1, _TUNING_SEED + 1 + self.pairs):
-        pair = [self._point(augmult, best, seed) for augmult, (_, best) in tuned.items()]
+        pair = [copies.point(best, seed) for copies, (_, best) in tuned.items()]
         found |= {point_name(point): point for point in pair}
         ahead -= any(outcome(point) is None for point in pair)
         if not ahead:
           return list(found.values()), False
     return list(found.values()), all(outcome(point) is not None for point in found.values())
 
-  def _tune(self, augmult: int, outcome: Outcome) -> tuple[list[float], float | None]:
+  def _tune(self, copies: '_Copies', outcome: Outcome) -> tuple[list[float], float | None]:
     """Returns the learning rates to try, and the best one, None if there are runs to come."""
     rates = sorted(self.learning_rates)
     while True:
-      accuracies = {rate: outcome(self._point(augmult, rate, _TUNING_SEED)) for rate in rates}
+      accuracies = {rate: outcome(copies.point(rate, _TUNING_SEED)) for rate in rates}
       if None in accuracies.values():
         return rates, None
       best = max(rates, key=accuracies.__getitem__)
@@ -128,8 +131,16 @@ class Design:
         return rates, best
       rates = sorted([*rates, best / 2 if best == rates[0] else best * 2])
 
-  def _point(self, augmult: int, learning_rate: float, seed: int) -> Point:
-    return {'augmult': augmult, 'optimizer.learning_rate': learning_rate, 'seed': seed}
+
+class _Copies(NamedTuple):
+  """What is compared: n, and where the copies of an image are."""
+
+  augmult: int
+  placement: str = 'within'
+
+  def point(self, learning_rate: float, seed: int) -> Point:
+    point = {'augmult': self.augmult, 'optimizer.learning_rate': learning_rate, 'seed': seed}
+    return point if self.placement == 'within' else {**point, 'placement': self.placement}
 
 
 def load_design(path: str) -> Design:

@@ -105,12 +105,13 @@ def _make_plan(
   size = design.choose_size(seconds_per_run, left)
   seconds = seconds_per_run[list(design.sizes).index(size)]
   values = ', '.join(f'{key}={value}' for key, value in size.items())
+  others = [*map(str, design.augmults[2:]), *(f'{n} neighbouring' for n in design.neighbouring)]
   running.say(
     f'{images_per_second:,.0f} augmented images/s for the smallest runs, {left:,.0f} s left\n'
     f'size: {values}; about {seconds:,.0f} s for each run, {format_duration(left)} for '
     f'{left / seconds:,.0f} of them\n'
     f'order: learning rates of n = {design.augmults[0]} and {design.augmults[1]} with seed 0, then '
-    f'pairs of runs with seeds 1, 2 ...; then n = {", ".join(map(str, design.augmults[2:]))}'
+    f'pairs of runs with seeds 1, 2 ...; then n = {", ".join(others)}'
   )
   return {
     'size': dict(size),

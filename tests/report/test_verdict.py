@@ -65,6 +65,31 @@ def test_pairs_at_the_learning_rates_of_the_first_seed():
   assert (row['difference (%)'], row['verdict']) == ('2.00', 'confirmed')
 
 
+def test_copies_in_neighbouring_batches_are_compared_with_one_copy_and_with_the_same_batch():
+  """The placement of a single copy makes no difference; each has its own learning rate."""
+  apart = {'placement': 'neighbouring', 'total_epochs': 8.0}  # as many updates
+  runs = [
+    *(_run(1, 0.1, seed, 0.7, placement='neighbouring') for seed in range(4)),
+    *(_run(4, 0.1, seed, 0.8) for seed in range(4)),
+    *(_run(4, 0.05, seed, 0.75, **apart) for seed in range(4)),
+    _run(4, 0.1, 0, 0.6, **apart),
+  ]
+  for run in runs:
+    run.result['step'] = 800
+  found = [
+    ([run.copies for run in compared.runs], round(compared.test.mean, 6))
+    for compared in verdict.comparisons(runs, METRIC)
+  ]
+  assert found == [
+    (['1', '4'], 0.1),
+    (['1', '4 neighbouring'], 0.05),
+    (['4 neighbouring', '4'], 0.05),
+  ]
+  assert [row['n'] for row in tables.comparison_rows(runs, METRIC)] == [
+    *('4 against 1', '4 neighbouring against 1', '4 against 4 neighbouring')
+  ]
+
+
 def test_what_is_not_compared():
   """Runs of other lengths, growing batches, and an n of which only the first seed has been run."""
   assert not list(verdict.comparisons([_run(1, 0.1, 0, 0.9), _run(4, 0.1, 0, 0.9)], METRIC))

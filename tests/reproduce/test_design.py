@@ -65,6 +65,27 @@ def test_pairs_for_several_processes_to_take(design):
   assert _key(points[-1]) == (4, 0.1, 5)
 
 
+def test_copies_in_neighbouring_batches_come_last():
+  """They are tuned for themselves, and compared with n = 1 seed by seed."""
+  design = design_lib.load_design(f'{FILE}:small')
+  done = {}
+  for _ in range(1000):
+    points, is_all = design.points(lambda point: done.get(tuple(point.items())))
+    if is_all:
+      break
+    point = next(point for point in points if tuple(point.items()) not in done)
+    best = 0.0125 if point.get('placement') else 0.025
+    done[tuple(point.items())] = 1 - abs(point['optimizer.learning_rate'] - best)
+  last = [dict(items) for items in done if dict(items).get('placement') == 'neighbouring']
+  assert [tuple(p.items()) for p in last] == list(done)[-len(last) :]
+  assert {p['augmult'] for p in last} == {4}
+  assert sorted(p['optimizer.learning_rate'] for p in last if not p['seed']) == [
+    *(0.00625, 0.0125, 0.025, 0.05)
+  ]
+  assert [_key(p)[1:] for p in last if p['seed']] == [(0.0125, seed) for seed in range(1, 9)]
+  settings.read(design.sweep(design.sizes[0], last).config(last[0]))
+
+
 def test_the_longest_runs_that_fit_are_chosen(design):
   """Six learning rates and six pairs are 18 runs, for 85 % of the time."""
   seconds = [10.0 * (1 + index) for index in range(len(design.sizes))]
