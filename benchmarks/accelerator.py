@@ -140,9 +140,9 @@ def _work(worker: str, parts: Parts) -> None:
     return
   python = args.torch_python
   if worker.startswith('timm'):
-    from benchmarks import timm_comparison
+    from benchmarks import timm_comparison, torch_process
 
-    if not timm_comparison.has_timm(python):
+    if not torch_process.has_torch(python):
       parts.skip(worker, 'PyTorch with timm is not installed beside JAX; see --torch_python')
       return
   command_line.check_devices()

@@ -1,17 +1,19 @@
 """How fast the input is, beside pipelines that treat every copy as a record of its own."""
 
+import contextlib
 import dataclasses
 import functools
+import pathlib
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from benchmarks import plain_pipeline
+from benchmarks import plain_pipeline, torch_process
 from nfnets_augmult.data import inception_crop, mixing, pipeline, randaugment, reading
 from nfnets_augmult.data.decoding import Fetched, ImageReader
 from nfnets_augmult.data.mixing_ops import mix_pair
@@ -28,7 +30,12 @@ _ROUNDS = 5
 # More steps than any measurement reaches.
 _STOP_STEP = 2**31
 
+# Files that PyTorch reads, at most.
+_MOST_FILES = 4096
+
 Batches = Iterator[dict[str, np.ndarray]]
+# From seconds to images a second and CPU seconds an image.
+Measure = Callable[[float], tuple[float, float]]
 
 
 def check(run: Run, augmults: Sequence[int]) -> None:
@@ -105,28 +112,72 @@ class Speed:
   cpu_ratio: float | None
 
 
-def compare(run: Run, *, augmult: int, seconds: float = 1.0) -> dict[str, Speed]:
+def compare(
+  run: Run, *, augmult: int, seconds: float = 1.0, others: Mapping[str, Measure] | None = None
+) -> dict[str, Speed]:
   """Measures this pipeline and others in turn, several rounds of each.
 
   Args:
     run: its training images, batch size, augmentation and reading.
     augmult: n, in place of that of the run.
     seconds: of each measurement.
+    others: further ones to measure.
 
   Returns:
     The speed of `'ours'`; of `'plain'`, a pipeline of the usual kind (see `plain_pipeline.py`);
-    and, for encoded images and n > 1, of `'decoding again'`, which is ours but for reading and
-    decoding every copy as if it were another image.
+    for encoded images and n > 1, of `'decoding again'`, which is ours but for reading and
+    decoding every copy as if it were another image; and of `others`.
   """
-  pipelines = _pipelines(run, augmult)
-  rounds = [
-    {name: measure_batches(make, seconds) for name, make in pipelines.items()}
-    for _ in range(_ROUNDS)
-  ]
+  pipelines = _pipelines(run, augmult) | dict(others or {})
+  rounds = [{name: measure(seconds) for name, measure in pipelines.items()} for _ in range(_ROUNDS)]
   return {name: _summarize(rounds, name) for name in pipelines}
 
 
-def _pipelines(run: Run, augmult: int) -> dict[str, Callable[[], Batches]]:
+@contextlib.contextmanager
+def torch_input(
+  run: Run, *, augmult: int, python: str, workers: int, folder: str
+) -> Iterator[Measure]:
+  """Starts an input of PyTorch and timm for the same images, see `torch_input.py`; ends it after.
+
+  Args:
+    run: as of `compare`; of encoded images, with an `InceptionCrop`.
+    augmult: n, in place of that of the run.
+    python: interpreter that has PyTorch and timm; '' for that of this process.
+    workers: processes of its `DataLoader`.
+    folder: gets the images as files, unless they are there.
+
+  Raises:
+    ValueError: the images are not encoded, or cropped otherwise.
+  """
+  source, augmentation = run.data.train, run.settings.augmentation
+  if not has_stages(run):
+    raise ValueError('PyTorch is compared for encoded images with Inception crops only')
+  for index in range(min(source.num_images, _MOST_FILES)):
+    encoded, label = source.read(index)
+    path = pathlib.Path(folder, str(label), f'{index}.jpg')
+    if not path.exists():
+      path.parent.mkdir(exist_ok=True)
+      path.write_bytes(encoded)
+  layers, mixing = augmentation.randaugment, augmentation.mixing
+  process = torch_process.TorchProcess(
+    python,
+    'torch_input.py',
+    *(folder, run.settings.dataset.train_options.image_size, run.settings.batch_size, augmult),
+    *(layers.layers, layers.magnitude, mixing.mixup, mixing.cutmix, workers),
+  )
+
+  def measure(seconds: float) -> tuple[float, float]:
+    process.ask(f'measure {seconds}')
+    answer = process.answer()
+    return answer['images_per_second'], answer['processor_seconds']
+
+  try:
+    yield measure
+  finally:
+    process.end()
+
+
+def _pipelines(run: Run, augmult: int) -> dict[str, Measure]:
   source, batch_size = run.data.train, run.settings.batch_size
   options = {
     'augmentation': run.settings.augmentation,
@@ -148,7 +199,7 @@ def _pipelines(run: Run, augmult: int) -> dict[str, Callable[[], Batches]]:
   pipelines = {'ours': lambda: ours(source, augmult), 'plain': plain}
   if augmult > 1 and not isinstance(source, ArraySource):
     pipelines['decoding again'] = lambda: ours(CopiesAsImages(source, augmult), 1)
-  return pipelines
+  return {name: functools.partial(measure_batches, make) for name, make in pipelines.items()}
 
 
 def measure_batches(make_batches: Callable[[], Batches], seconds: float) -> tuple[float, float]:

@@ -93,7 +93,9 @@ report.draw(before)['variance.png']
 # a pixel changes little. Copies of an image are then hardly worth more than one of them.
 
 # %%
-report.print_report(before)
+from IPython.display import Markdown
+
+Markdown(report.text(before))
 
 # %% [markdown]
 # ## And after training?
@@ -103,7 +105,7 @@ after = measuring.measure(run)
 report.draw(after)['variance.png']
 
 # %%
-report.print_report(after)
+Markdown(report.text(after))
 
 # %% [markdown]
 # Now the network agrees with the images, and what is left is largely how they happen to be

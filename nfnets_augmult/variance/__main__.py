@@ -35,7 +35,7 @@ def main() -> None:
   args = flags.FLAGS
   try:
     raw = report.read_raw(args.workdir) if args.draw_only else _measure()
-    report.print_report(raw)
+    print(report.text(raw))
     report.write(args.workdir, raw)
   except (ValueError, CheckpointError, OSError) as error:
     command_line.fail(str(error))

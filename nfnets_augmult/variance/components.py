@@ -211,23 +211,22 @@ def table(
 
 
 def format_table(rows: Sequence[BatchVariance]) -> str:
-  """Returns the table as lines of text."""
-  lines = [
-    'scheme    n      U      B   variance (95 % interval)            augm. part   x of n = 1'
-  ]
+  """Returns the table in Markdown, its columns aligned for a terminal."""
+  lines = [('scheme', 'n', 'U', 'B', 'variance (95 % interval)', 'augm. part', 'x of n = 1')]
   for row in rows:
-    v = row.variance.shown()
-    share = min(_quotient(row.augmentation.shown().value, v.value), 1.0)
-    line = (
-      f'{row.scheme:7} {row.augmult:3} {row.unique_images:6} {row.unique_images * row.augmult:6}   '
-      f'{v.value:<9.4g} ({v.low:.4g} to {v.high:.4g})'.ljust(61)
-      + f'{share:9.1%}'
-    )
-    if row.ratio is not None:
-      ratio = row.ratio.shown()
-      line += f'   {ratio.value:.3g} ({ratio.low:.3g} to {ratio.high:.3g})'
-    lines.append(line)
-  return '\n'.join(lines)
+    variance = row.variance.shown()
+    share = min(_quotient(row.augmentation.shown().value, variance.value), 1.0)
+    sizes = row.augmult, row.unique_images, row.unique_images * row.augmult
+    ratio = '' if row.ratio is None else _with_interval(row.ratio.shown(), '.3g')
+    shown = _with_interval(variance, '.4g')
+    lines.append((row.scheme, *map(str, sizes), shown, f'{share:.1%}', ratio))
+  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+  lines.insert(1, tuple('-' * width for width in widths))
+  return '\n'.join(f'| {" | ".join(map(str.ljust, line, widths))} |' for line in lines)
+
+
+def _with_interval(estimate: Estimate, digits: str) -> str:
+  return f'{estimate.value:{digits}} ({estimate.low:{digits}} to {estimate.high:{digits}})'
 
 
 def advice(

@@ -107,29 +107,28 @@ def measured(raw: Raw, aggregate: str) -> list[figures.Measured]:
   ]
 
 
-def print_report(raw: Raw) -> None:
-  """Prints the estimates, the table over n and the advice."""
+def text(raw: Raw) -> str:
+  """Returns the estimates, the table over n and the advice, in Markdown."""
   total = components_of(raw, 'total')
   squared_norm = raw['squared_gradient_norm']
   norm_text = f'{squared_norm:.4g}' if squared_norm > 0 else 'not to be told from 0'
   one_sample = total.estimate(lambda image, augmentation: image + augmentation).shown()
-  print(
+  parts = [
     f'{raw["config"]["model.name"]} on {raw["config"]["dataset.name"]}, step {raw["step"]:,}; '
     f'{len(raw["image"])} blocks of {raw["images_per_block"]} images with {raw["copies"]} copies '
-    f'each, drawn from {raw["screened_images"]:,} of {raw["num_images"]:,} training images'
-  )
-  print(
+    f'each, drawn from {raw["screened_images"]:,} of {raw["num_images"]:,} training images',
     f"Variance of one sample's gradient, total over parameters: {one_sample.value:.4g} "
     f'({one_sample.low:.4g} to {one_sample.high:.4g}); squared norm of the gradient: '
-    f'{norm_text}'
-  )
+    f'{norm_text}',
+  ]
   if not total.is_zero() and not total.few_images_dominate():
-    print(components.format_table(table(raw, 'total')))
-  for sentence in advice(raw):
-    print(f'* {sentence}')
+    parts.append(components.format_table(table(raw, 'total')))
+  sentences = advice(raw)
   # Older files lack this key; their networks do not draw.
   if raw.get('network_draws'):
-    print('* The network draws at random itself; that noise counts as augmentation here.')
+    sentences.append('The network draws at random itself; that noise counts as augmentation here.')
+  parts.append('\n'.join(f'* {sentence}' for sentence in sentences))
+  return '\n\n'.join(parts)
 
 
 def write(workdir: str, raw: Raw) -> None:

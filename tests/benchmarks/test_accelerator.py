@@ -17,7 +17,7 @@ from benchmarks import (
   accelerator_parts,
   accelerator_scale,
   accelerator_tests,
-  timm_comparison,
+  torch_process,
 )
 from benchmarks.accelerator_scale import TINY
 from benchmarks.measured_parts import Parts
@@ -217,7 +217,7 @@ def test_torch_answers_and_errors_are_read(tmp_path):
     'read line; echo \'RESULT {"error": "no memory"}\'\n'
   )
   python.chmod(0o755)
-  process = timm_comparison.TorchProcess(str(python), 'nfnet_f0', 2, 32)
+  process = torch_process.TorchProcess(str(python), 'torch_steps.py', 'dm_nfnet_f0', 2, 32, 10)
   process.ask('prepare eager')
   assert process.answer() == {'seconds': 2.0}
   process.ask('steps eager 1')
