@@ -43,8 +43,14 @@ FLAGS = {
     *('config', 'workdir', 'checkpoint', 'data_dir', 'draw_only'),
     *('blocks', 'images_per_block', 'screened_images', 'copies', 'augmults', 'minibatches'),
   },
-  'benchmarks.input': {'config', 'random_images', 'augmults', 'seconds', 'input'},
+  'benchmarks.input': {
+    *('config', 'random_images', 'augmults', 'seconds', 'input'),
+    *('torch', 'torch_python', 'torch_workers'),
+  },
   'benchmarks.step': {'config', 'conv_algorithm', 'num_classes', 'steps', 'breakdown'},
+  'benchmarks.step_vs_timm': {
+    *('config', 'torch_python', 'ways', 'num_classes', 'rounds', 'seconds')
+  },
   'benchmarks.device_input': {'config', 'steps'},
   'benchmarks.device_augmentation': {'config', 'peak_share'},
   'benchmarks.memory': {'config', 'topology', 'batch_sizes', 'effort', 'estimate', 'records'},
