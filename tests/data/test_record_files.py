@@ -155,7 +155,9 @@ def test_batches_do_not_depend_on_format_and_hosts(prepared, host_count):
   _assert_equal(joined, expected)
 
 
-@both_formats
+@pytest.mark.parametrize(
+  'file_format', ['tfrecord', pytest.param('array_record', marks=pytest.mark.extended)]
+)
 def test_resume_reads_nothing_before(prepared, file_format, monkeypatch):
   """From any step on the batches are the same, and only their own images are read."""
   reads = []

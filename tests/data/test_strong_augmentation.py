@@ -150,7 +150,9 @@ def test_hosts_together_make_the_batch(request, kind, unique, augmult, placement
     chex.assert_trees_all_equal(joined, expected, strict=True)
 
 
-@both_placements
+@pytest.mark.parametrize(
+  'placement', ['within', pytest.param('neighbouring', marks=pytest.mark.extended)]
+)
 def test_restart_at_any_step(imagenet, placement):
   """With everything switched on a later start gives the batches that it would have given."""
   multiplicity = Multiplicity(64, 8, 3, 1, placement)

@@ -8,6 +8,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from nfnets_augmult.models import MODEL_NAMES, make_model, model_spec
@@ -118,9 +119,16 @@ class FamilyTest(parameterized.TestCase):
     else:
       self.assertAlmostEqual(count / 1e6, published, delta=0.05)
 
-  @parameterized.parameters(('nfnet_f0', 12.38), ('nfnet_f2', 62.59), ('nfnet_f6', 377.28))
-  def test_multiply_adds_at_test_resolution(self, name, published):
+  def test_multiply_adds_at_test_resolution(self):
     """Source: Brock et al. 2021b, Table 6, in units of 1e9."""
+    self._assert_multiply_adds('nfnet_f0', 12.38)
+
+  @parameterized.parameters(('nfnet_f2', 62.59), ('nfnet_f6', 377.28))
+  @pytest.mark.extended
+  def test_multiply_adds_of_larger_ones(self, name, published):
+    self._assert_multiply_adds(name, published)
+
+  def _assert_multiply_adds(self, name, published):
     self.assertAlmostEqual(model_row(name).test_multiply_adds / 1e9, published, delta=0.005)
 
   @parameterized.parameters('', '_plus')
@@ -227,6 +235,13 @@ class PiecesTest(parameterized.TestCase):
 
   def test_scan_and_remat_change_no_result(self):
     """With masks, of which the first is None, and a transition in the middle."""
+    self._assert_result_of((True, True))
+
+  @pytest.mark.extended
+  def test_scan_alone_and_remat_alone_change_no_result(self):
+    self._assert_result_of((True, False), (False, True))
+
+  def _assert_result_of(self, *options):
     first = BlockShape(8, 8, 4, 1, 2, True, True, 0.5)
     transition = dataclasses.replace(first, out_channels=12, stride=2)
     last = dataclasses.replace(first, in_channels=12, out_channels=12)
@@ -258,8 +273,8 @@ class PiecesTest(parameterized.TestCase):
       return jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(x, params)
 
     want = value_and_gradients(x, params, False, False)
-    for options in ((True, False), (False, True), (True, True)):
-      got = value_and_gradients(x, params, *options)
+    for scan_blocks, remat in options:
+      got = value_and_gradients(x, params, scan_blocks, remat)
       chex.assert_trees_all_close(got, want, rtol=1e-4, atol=1e-4)
 
   def test_draws_keys_only_for_blocks_that_can_be_dropped(self):

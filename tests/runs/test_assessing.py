@@ -34,7 +34,10 @@ def _assert_agrees(assessment, means):
   assert assessment['cross_entropy'] == pytest.approx(means['cross_entropy'], rel=1e-5)
 
 
-@pytest.mark.parametrize(('parameters', 'name'), [('averaged', 'ema'), ('last', 'raw')])
+@pytest.mark.parametrize(
+  ('parameters', 'name'),
+  [('averaged', 'ema'), pytest.param('last', 'raw', marks=pytest.mark.extended)],
+)
 def test_the_numbers_of_the_evaluation(parameters, name, tmp_path):
   """Of 64 digits in batches of 40, which end with padding, on eight devices."""
   workdir = str(predicted_runs.digits() / 'run')
