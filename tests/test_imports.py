@@ -139,7 +139,8 @@ def test_the_benchmarks_are_not_part_of_the_package(monkeypatch):
   assert programs == {
     f'{name}.py'
     for name in (
-      *('input', 'step', 'device_input', 'device_augmentation', 'memory', 'pod', 'accelerator'),
+      *('input', 'step', 'step_vs_timm', 'device_input', 'device_augmentation'),
+      *('memory', 'pod', 'accelerator'),
     )
   }
 
