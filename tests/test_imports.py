@@ -166,7 +166,8 @@ def test_all_but_the_input_imports_without_tensorflow():
     'nfnets_augmult.train, nfnets_augmult.evaluate, nfnets_augmult.export, '
     'nfnets_augmult.predict, '
     'benchmarks.step, benchmarks.device_input, benchmarks.accelerator, '
-    'benchmarks.accelerator_parts, benchmarks.timm_comparison'
+    'benchmarks.accelerator_parts, benchmarks.timm_comparison, benchmarks.step_vs_timm'
   )
   heavy = {'tensorflow', 'tensorflow_datasets', 'sklearn', 'matplotlib', 'bokeh', 'jinja2'}
+  heavy |= {'scipy.optimize', 'scipy.special', 'scipy.stats'}
   assert not heavy & modules

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import optimize, special
 
 from nfnets_augmult.ops import addressed_random
 
@@ -113,6 +112,9 @@ def fit_temperature(log_probabilities: np.ndarray, labels: np.ndarray) -> float:
 
   Source: Guo et al. 2017, Section 4.2.
   """
+  # Here, since it takes half a second, and every run imports this module at its start.
+  from scipy import optimize, special
+
   least, most = math.log(_LEAST_TEMPERATURE), math.log(_MOST_TEMPERATURE)
 
   def slope(log_temperature: float) -> float:
@@ -150,6 +152,8 @@ def calibrate(
     `temperature`, `temperature_text` and `scaled` of `assessment.json`; None, with the reason in
     the text, if there are fewer than 50 images.
   """
+  from scipy import special
+
   is_finite = np.isfinite(log_probabilities).all(axis=1)
   if not is_finite.all():
     log_probabilities = log_probabilities[is_finite]
