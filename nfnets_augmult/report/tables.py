@@ -199,10 +199,17 @@ def markdown(title: str, sections: Sequence[Section], pictures: Sequence[str]) -
   for section in sections:
     parts += [f'## {section.heading}'] if section.heading else []
     parts += section.texts
-    parts += [_markdown_table(section.rows)] if section.rows else []
+    parts += [markdown_table(section.rows)] if section.rows else []
     parts += ['\n'.join(f'* {line}' for line in section.lines)] if section.lines else []
   parts += [f'![{name.replace("_", " ")}]({name}.png)' for name in pictures]
   return '\n\n'.join(parts) + '\n'
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+  """Returns rows, at least one, as a table in Markdown."""
+  names = list(rows[0])
+  lines = [names, ['---'] * len(names), *([str(row[name]) for name in names] for row in rows)]
+  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def csv_text(rows: Sequence[Row]) -> str:
@@ -221,12 +228,6 @@ def _published_line(number: Mapping[str, Any]) -> str:
   )
   error = number['standard_error']
   return f'{number["top_1"]:g}{f" ± {error:g}" if error else ""} % for {keys} ({number["source"]})'
-
-
-def _markdown_table(rows: Sequence[Row]) -> str:
-  names = list(rows[0])
-  lines = [names, ['---'] * len(names), *([str(row[name]) for name in names] for row in rows)]
-  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def _accuracy(cell: Cell) -> str:
