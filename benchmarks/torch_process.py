@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pathlib
+import signal
 import statistics
 import subprocess
 import sys
@@ -38,20 +39,25 @@ class TorchProcess:
       [python or sys.executable, '-u', str(_FOLDER / program), *map(str, arguments)],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
-      text=True,
+      bufsize=0,  # nothing of a command that could not be sent is left for `end`
       env=environment if python else None,
     )
+    self._answers = open(self._process.stdout.fileno(), encoding='utf-8', closefd=False)
 
   def ask(self, command: str) -> None:
-    """Sends a command."""
+    """Sends a command; raises RuntimeError if the process has ended."""
+    # Where a broken pipe ends the program, as with `| head`, that is not meant of this one.
+    before = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     try:
-      print(command, file=self._process.stdin, flush=True)
+      self._process.stdin.write(f'{command}\n'.encode())
     except OSError as error:
       raise RuntimeError(f'PyTorch is not running: {error}') from None
+    finally:
+      signal.signal(signal.SIGPIPE, before)
 
   def answer(self) -> dict[str, Any]:
     """Waits for the answer; raises RuntimeError for an error, or if the process has ended."""
-    for line in self._process.stdout:
+    for line in self._answers:
       if line.startswith('RESULT '):
         answer = json.loads(line.removeprefix('RESULT '))
         if 'error' in answer:
@@ -62,6 +68,7 @@ class TorchProcess:
   def end(self) -> None:
     """Ends it."""
     self._process.stdin.close()
+    self._answers.close()
     self._process.stdout.close()
     self._process.terminate()
     self._process.wait()

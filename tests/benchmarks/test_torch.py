@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -59,6 +60,21 @@ def test_steps_in_turn_by_hand():
   assert (result['ratio'], result['ratio_min'], result['ratio_max']) == (2.0, 2.0, 3.0)
   assert result['processor']['ratio'] == 0.5
   assert (result['rounds'], result['steps_per_round']) == (3, 3)
+
+
+def test_a_process_that_has_ended_is_an_error(tmp_path):
+  """And does not end this one, also where a broken pipe would, as in programs with `| head`."""
+  process = torch_process.TorchProcess('/bin/false', 'torch_steps.py')
+  with pytest.raises(RuntimeError, match='has ended, with status 1'):
+    process.answer()
+  before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+  try:
+    with pytest.raises(RuntimeError, match='is not running'):
+      process.ask('steps eager 1')
+    process.end()
+    assert signal.getsignal(signal.SIGPIPE) == signal.SIG_DFL
+  finally:
+    signal.signal(signal.SIGPIPE, before)
 
 
 def _step_vs_timm(python, *arguments):
