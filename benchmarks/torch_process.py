@@ -1,5 +1,6 @@
 """Programs of PyTorch that answer commands, and training steps of both sides in turn."""
 
+import io
 import json
 import math
 import os
@@ -42,7 +43,7 @@ class TorchProcess:
       bufsize=0,  # nothing of a command that could not be sent is left for `end`
       env=environment if python else None,
     )
-    self._answers = open(self._process.stdout.fileno(), encoding='utf-8', closefd=False)
+    self._answers = io.TextIOWrapper(io.BufferedReader(self._process.stdout), encoding='utf-8')
 
   def ask(self, command: str) -> None:
     """Sends a command; raises RuntimeError if the process has ended."""
@@ -69,7 +70,6 @@ class TorchProcess:
     """Ends it."""
     self._process.stdin.close()
     self._answers.close()
-    self._process.stdout.close()
     self._process.terminate()
     self._process.wait()
 
