@@ -260,6 +260,19 @@ def read_metrics(path: str) -> list[dict[str, Any]]:
     raise DamagedError(f'{path} is damaged: {error}; remove it, or the folder') from error
 
 
+def _wait_for_later_name(directory: str) -> None:
+  """Waits while the directory has an event file of this second.
+
+  TensorBoard reads files in the order of their names, which begin with the second; of two of the
+  same second, the later one might come first, and what it replaces would be shown.
+  """
+  while files.is_dir(directory):
+    now = f'events.out.tfevents.{int(time.time()):010d}.'
+    if not any(name.startswith(now) for name in files.list_dir(directory)):
+      return
+    time.sleep(0.05)
+
+
 class TensorBoard:
   """Scalars for TensorBoard, through the writer of the `tensorboard` package.
 
@@ -277,6 +290,7 @@ class TensorBoard:
     self._summary = summary_pb2.Summary
     self._directory = directory
     self._local = tempfile.TemporaryDirectory() if files.is_url(directory) else None
+    _wait_for_later_name(directory)
     self._writer = event_file_writer.EventFileWriter(self._local.name if self._local else directory)
     start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     self._add(resume_step + 1, session_log=start)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import time
 
 import pytest
 
@@ -69,13 +70,18 @@ def test_recorder_finds_its_records(tmp_path):
 
 
 def test_tensorboard_reads_the_scalars(tmp_path):
-  """Through TensorBoard's own reader; values after the step of a resume are hidden."""
+  """Through TensorBoard's own reader; values after the step of a resume are hidden.
+
+  However soon it comes: the name of the first file is after all others of its second.
+  """
   from tensorboard.backend.event_processing import event_accumulator
 
   board = records.TensorBoard(str(tmp_path))
   for step in (1, 2, 3):
     board.write(step, {'train/loss': float(step)})
   board.close()
+  (file,) = tmp_path.iterdir()
+  file.rename(tmp_path / f'events.out.tfevents.{int(time.time()):010d}.z')
   board = records.TensorBoard(str(tmp_path), resume_step=2)
   board.write(3, {'train/loss': 30.0})
   board.close()
