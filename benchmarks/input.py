@@ -16,7 +16,6 @@ it is instead what the host does where the device makes the copies and where the
 
 import contextlib
 import os
-import tempfile
 import typing
 
 from nfnets_augmult import command_line  # first: it quietens libraries before they are imported
@@ -95,14 +94,9 @@ def _compare(run: Run, augmult: int) -> 'dict[str, input_benchmark.Speed]':
   with contextlib.ExitStack() as stack:
     others = {}
     if args.torch:
+      options = {'python': args.torch_python, 'workers': args.torch_workers}
       others['torch'] = stack.enter_context(
-        input_benchmark.torch_input(
-          run,
-          augmult=augmult,
-          python=args.torch_python,
-          workers=args.torch_workers,
-          folder=stack.enter_context(tempfile.TemporaryDirectory()),
-        )
+        input_benchmark.torch_input(run, augmult=augmult, **options)
       )
     return input_benchmark.compare(run, augmult=augmult, seconds=args.seconds, others=others)
 

@@ -3,9 +3,11 @@
 import contextlib
 import dataclasses
 import functools
+import json
 import pathlib
 import resource
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -134,47 +136,50 @@ def compare(
 
 
 @contextlib.contextmanager
-def torch_input(
-  run: Run, *, augmult: int, python: str, workers: int, folder: str
-) -> Iterator[Measure]:
+def torch_input(run: Run, *, augmult: int, python: str, workers: int) -> Iterator[Measure]:
   """Starts an input of PyTorch and timm for the same images, see `torch_input.py`; ends it after.
+
+  Its images are at most the first 4,096, as files.
 
   Args:
     run: as of `compare`; of encoded images, with an `InceptionCrop`.
     augmult: n, in place of that of the run.
     python: interpreter that has PyTorch and timm; '' for that of this process.
     workers: processes of its `DataLoader`.
-    folder: gets the images as files, unless they are there.
 
   Raises:
     ValueError: the images are not encoded, or cropped otherwise.
   """
-  source, augmentation = run.data.train, run.settings.augmentation
   if not has_stages(run):
     raise ValueError('PyTorch is compared for encoded images with Inception crops only')
-  for index in range(min(source.num_images, _MOST_FILES)):
-    encoded, label = source.read(index)
-    path = pathlib.Path(folder, str(label), f'{index}.jpg')
-    if not path.exists():
+  source, augmentation = run.data.train, run.settings.augmentation
+  options = {
+    'image_size': run.settings.dataset.train_options.image_size,
+    'batch_size': run.settings.batch_size,
+    'augmult': augmult,
+    **dataclasses.asdict(augmentation.crop),
+    **dataclasses.asdict(augmentation.mixing),
+    **dataclasses.asdict(augmentation.randaugment),
+    'classes': len(source.class_names),
+    'workers': workers,
+  }
+  with tempfile.TemporaryDirectory() as folder:
+    for index in range(min(source.num_images, _MOST_FILES)):
+      encoded, label = source.read(index)
+      path = pathlib.Path(folder, str(label), f'{index}.jpg')
       path.parent.mkdir(exist_ok=True)
       path.write_bytes(encoded)
-  layers, mixing = augmentation.randaugment, augmentation.mixing
-  process = torch_process.TorchProcess(
-    python,
-    'torch_input.py',
-    *(folder, run.settings.dataset.train_options.image_size, run.settings.batch_size, augmult),
-    *(layers.layers, layers.magnitude, mixing.mixup, mixing.cutmix, workers),
-  )
+    process = torch_process.TorchProcess(python, 'torch_input.py', folder, json.dumps(options))
 
-  def measure(seconds: float) -> tuple[float, float]:
-    process.ask(f'measure {seconds}')
-    answer = process.answer()
-    return answer['images_per_second'], answer['processor_seconds']
+    def measure(seconds: float) -> tuple[float, float]:
+      process.ask(f'measure {seconds}')
+      answer = process.answer()
+      return answer['images_per_second'], answer['processor_seconds']
 
-  try:
-    yield measure
-  finally:
-    process.end()
+    try:
+      yield measure
+    finally:
+      process.end()
 
 
 def _pipelines(run: Run, augmult: int) -> dict[str, Measure]:

@@ -7,17 +7,18 @@ r"""Training steps next to PyTorch's on the same processors, in turn.
 PyTorch's side is timm's network for an NFNet, and for a Wide-ResNet `torch_wide_resnet.py`; see
 `torch_steps.py` for its step. `--torch_python` is an interpreter that has PyTorch and timm, if
 they are not beside JAX. Ours is the step of the config on random images. The two are processes of
-their own, of which one waits while the other works.
+their own, of which one waits while the other works. Both use one device, and the same dtype:
+float32 on CPU, bfloat16 on a GPU.
 """
 
 import functools
-import os
 import time
 from typing import Any
 
 from nfnets_augmult import command_line  # first: it quietens libraries before they are imported
 
 # isort: split
+import jax
 from absl import flags
 
 from benchmarks import step_benchmark, torch_process
@@ -47,6 +48,8 @@ def main() -> None:
 def _measure(args: flags.FlagValues) -> None:
   if not torch_process.has_torch(args.torch_python):
     raise ValueError('PyTorch with timm is not installed beside JAX; see --torch_python')
+  if jax.local_device_count() > 1:
+    raise ValueError(f'PyTorch uses one device, and JAX has {jax.local_device_count()} here')
   run = random_run(args.config, num_classes=args.num_classes)
   asked = run.settings
   theirs = asked.model_name if asked.model_name.startswith('wrn_') else f'dm_{asked.model_name}'
@@ -62,6 +65,11 @@ def _measure(args: flags.FlagValues) -> None:
     try:
       process.ask(f'prepare {_WAYS[name]}')
       their = process.answer()
+      if their['dtype'] != asked.compute_dtype:
+        raise ValueError(
+          f"compute_dtype={asked.compute_dtype!r}: PyTorch's steps are in {their['dtype']} here; "
+          f'say --config.compute_dtype={their["dtype"]}'
+        )
       if their['parameters'] != parameters:
         raise ValueError(
           f'--config: {asked.model_name} has {parameters:,} parameters, and {theirs} in PyTorch '
@@ -75,7 +83,7 @@ def _measure(args: flags.FlagValues) -> None:
       )
     finally:
       process.end()
-    _print(name, their, result)
+    print('\n'.join(lines(name, their, result)), flush=True)
 
 
 def _take(prepared: step_benchmark.PreparedStep, count: int) -> Times:
@@ -85,27 +93,33 @@ def _take(prepared: step_benchmark.PreparedStep, count: int) -> Times:
   return Times(time.perf_counter() - start, time.process_time() - processor)
 
 
-def _print(name: str, their: dict[str, Any], result: dict[str, Any]) -> None:
+def lines(name: str, their: dict[str, Any], result: dict[str, Any]) -> list[str]:
+  """Returns what is printed of one comparison.
+
+  Args:
+    name: of the way in which PyTorch takes its steps.
+    their: what `torch_steps.py` answers to `prepare`.
+    result: of `torch_process.in_turn`.
+  """
   versions = ', '.join(f'{package} {version}' for package, version in their['versions'].items())
-  print(
-    f'next to {name}: {versions}, {their["threads"]} threads; {result["rounds"]} rounds of '
-    f'{result["steps_per_round"]}'
-  )
+  printed = [
+    f'next to {name}: {versions}, {their["threads"]} threads; rounds: {result["rounds"]}, steps in '
+    f'each: {result["steps_per_round"]}'
+  ]
   for text, times in (('by the clock', result), ('processor time', result['processor'])):
     ours, theirs = (
       f'{times[side]["seconds"]:.3g} s ({times[side]["seconds_min"]:.3g} to '
       f'{times[side]["seconds_max"]:.3g})'
       for side in ('ours', 'theirs')
     )
-    print(
+    printed.append(
       f'  {text:14}  ours {ours}, theirs {theirs}; ours takes {1 / times["ratio"]:.2f} '
-      f'({1 / times["ratio_max"]:.2f} to {1 / times["ratio_min"]:.2f}) of its time',
-      flush=True,
+      f'({1 / times["ratio_max"]:.2f} to {1 / times["ratio_min"]:.2f}) of its time'
     )
+  return printed
 
 
 if __name__ == '__main__':
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   flags.DEFINE_string('torch_python', '', 'Interpreter with PyTorch and timm; default: this one.')
   flags.DEFINE_multi_enum(
     'ways', ['channels_last', 'contiguous'], list(_WAYS), 'How PyTorch takes its steps.'

@@ -1,14 +1,13 @@
 """An input of PyTorch for a folder of photographs, measured on request, without this package.
 
-    python benchmarks/torch_input.py FOLDER IMAGE_SIZE BATCH_SIZE N LAYERS MAGNITUDE MIXUP CUTMIX
-        WORKERS
+    python benchmarks/torch_input.py FOLDER OPTIONS
 
-A `DataLoader` with so many worker processes, timm's `ImageDataset`, which decodes with Pillow, its
-training transforms, and its collation to bytes. Images are shuffled, and each comes N times in a
-row, as from timm's sampler for repeated augmentation. LAYERS and MAGNITUDE are those of timm's
-RandAugment, MIXUP and CUTMIX the shares of mixed images. Each line `measure SECONDS` of the
-standard input is answered with a line `RESULT JSON`, of `images_per_second` and
-`processor_seconds`, those of all processes for one image.
+A `DataLoader` with worker processes, timm's `ImageDataset`, which decodes with Pillow, its training
+transforms, and its collation to bytes. Images are shuffled, and each comes n times in a row, as
+from timm's sampler for repeated augmentation. OPTIONS are a JSON object, see
+`input_benchmark.torch_input`. Each line `measure SECONDS` of the standard input is answered with a
+line `RESULT JSON`, of `images_per_second` and `processor_seconds`, those of all processes for one
+image.
 """
 
 import json
@@ -61,33 +60,35 @@ def _wait_until_idle() -> None:
 
 def main() -> None:
   """Answers commands until the standard input ends."""
-  folder = sys.argv[1]
-  size, batch_size, copies, layers = map(int, sys.argv[2:6])
-  magnitude, mixup, cutmix = map(float, sys.argv[6:9])
+  folder, options = sys.argv[1], json.loads(sys.argv[2])
+  layers, mixup, cutmix = options['layers'], options['mixup'], options['cutmix']
   transform = timm.data.create_transform(
-    size,
+    options['image_size'],
     is_training=True,
     use_prefetcher=True,  # bytes, which the device normalises
+    scale=options['area'],
+    ratio=options['aspect'],
+    hflip=0.5 if options['flip'] else 0.0,
     color_jitter=None,
-    auto_augment=f'rand-m{magnitude:g}-n{layers}' if layers else None,
+    auto_augment=f'rand-m{options["magnitude"]:g}-n{layers}' if layers else None,
     interpolation='bicubic',
   )
   collate = fast_collate
   if mixed := mixup + cutmix:
     collate = timm.data.FastCollateMixup(
-      mixup_alpha=0.2 if mixup else 0.0,
+      mixup_alpha=options['mixup_alpha'] if mixup else 0.0,
       cutmix_alpha=1.0 if cutmix else 0.0,
       prob=mixed,
       switch_prob=cutmix / mixed,
       mode='elem',
-      num_classes=1000,
+      num_classes=options['classes'],
     )
   images = timm.data.ImageDataset(folder, transform=transform)
   loader = torch.utils.data.DataLoader(
     images,
-    batch_size=batch_size,
-    sampler=_Repeated(len(images), copies),
-    num_workers=int(sys.argv[9]),
+    batch_size=options['batch_size'],
+    sampler=_Repeated(len(images), options['augmult']),
+    num_workers=options['workers'],
     collate_fn=collate,
     drop_last=True,
   )

@@ -120,6 +120,7 @@ def main() -> None:
         answer['average'] = type(ready[way].average).__name__
         answer['parameters'] = ready[way].parameters
         answer['threads'] = torch.get_num_threads()
+        answer['dtype'] = 'bfloat16' if torch.cuda.is_available() else 'float32'
       else:
         answer |= ready[way].take(int(rest[0]))
       if torch.cuda.is_available():

@@ -130,6 +130,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
   parser.add_argument('--output', type=pathlib.Path, default=FOLDER, help='folder of the .ipynb')
   parser.add_argument('names', nargs='*', help='parts of names; default: all notebooks')
   args = parser.parse_args(arguments)
+  for name in args.names:
+    if not any(name in source.stem for source in sources()):
+      parser.error(f'no notebook has {name!r} in its name')
   args.output.mkdir(parents=True, exist_ok=True)
   address = repository()
   for source in sources():

@@ -75,7 +75,8 @@ class Design:
 
   def with_base(self, base: ml_collections.ConfigDict) -> 'Design':
     """Returns the design with another base; raises ValueError if it changes what `sizes` set."""
-    points = [{**size, **_Copies(1, 'neighbouring').point(1.0, 0)} for size in self.sizes]
+    placement = 'neighbouring' if self.neighbouring else 'within'
+    points = [{**size, **_Copies(1, placement).point(1.0, 0)} for size in self.sizes]
     return dataclasses.replace(
       self, base=Sweep(self.title, self.base, points, self.expected).with_base(base).base
     )

@@ -93,6 +93,17 @@ def test_the_same_source_gives_the_same_bytes(tmp_path, capsys):
   assert [set(o.data) for cell in drawn for o in cell.outputs] == [{'text/plain', 'image/png'}] * 2
 
 
+def test_a_new_folder_is_made_and_names_must_fit(tmp_path, monkeypatch, capsys):
+  """Before anything is executed, which takes minutes."""
+  monkeypatch.setattr(building, 'execute', lambda notebook, folder: notebook)
+  building.main([f'--output={tmp_path}/a/b', '3_'])
+  assert [path.name for path in (tmp_path / 'a' / 'b').iterdir()] == ['3_gradient_variance.ipynb']
+  with pytest.raises(SystemExit):
+    building.main([f'--output={tmp_path}/c', '3_', 'variances'])
+  assert "no notebook has 'variances' in its name" in capsys.readouterr().err
+  assert not (tmp_path / 'c').exists()
+
+
 def test_an_error_in_a_cell_is_raised(tmp_path):
   source = tmp_path / 'source.py'
   source.write_text('# %%\n1 / 0\n', encoding='utf-8')

@@ -127,6 +127,14 @@ def test_overrides_of_what_the_sizes_set_are_refused(design):
   base.total_steps = 7
   with pytest.raises(ValueError, match='varies total_steps itself'):
     design.with_base(base)
+  base = design.base.copy_and_resolve_references()
+  base.placement = 'neighbouring'
+  assert design.with_base(base).base.placement == 'neighbouring'
+  small = design_lib.load_design(f'{FILE}:small')
+  base = small.base.copy_and_resolve_references()
+  base.placement = 'neighbouring'
+  with pytest.raises(ValueError, match='varies placement itself'):
+    small.with_base(base)
   with pytest.raises(ValueError, match=r'no get_design\(\)'):
     design_lib.load_design(f'{ROOT}/experiments/quickstart_digits.py')
   with pytest.raises(ValueError, match="'large' after the colon"):
