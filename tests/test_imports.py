@@ -61,10 +61,23 @@ def test_imports_point_one_way(room):
         assert name.split('.')[1] in allowed, f'{file} imports {name}'
 
 
-def test_one_file_uses_pmap():
-  """So that pmap can be replaced in one file."""
-  users = [file for file in PACKAGE.rglob('*.py') if 'jax.pmap' in file.read_text(encoding='utf-8')]
-  assert [str(file.relative_to(PACKAGE)) for file in users] == ['training/devices.py']
+@pytest.mark.parametrize(
+  ('name', 'users'),
+  [
+    ('jax.shard_map', ['training/devices.py']),
+    # Sums that may be part of a jitted function; an exported program is compiled by who loads it.
+    (
+      'jax.jit',
+      ['ops/compiling.py', 'variance/gradient_variance.py', 'weights/stablehlo.py'],
+    ),
+    ('jax.pmap', []),
+  ],
+)
+def test_one_file_compiles(name, users):
+  """So that what XLA compiles with, and how devices are used, is said in one place."""
+  calls = re.compile(re.escape(name) + r'\(')
+  files = [file for file in PACKAGE.rglob('*.py') if calls.search(file.read_text(encoding='utf-8'))]
+  assert sorted(str(file.relative_to(PACKAGE)) for file in files) == users
 
 
 def _module(name):

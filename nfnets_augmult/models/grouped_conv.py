@@ -50,10 +50,10 @@ def _native(x: jax.Array, w: jax.Array, stride: int, pads: Pads, groups: int) ->
   )
 
 
-# Values of the input in a piece of the batch: 512 KiB in float32, so that what XLA's convolution on
-# CPU makes of them for the gradient of the weight stays in a cache. All of 64 images of 32 x 32
-# pixels and 64 channels at once take 8 times as long as such pieces, see docs/step_speed.md.
-_PIECE_SIZE = 2**17
+# Values of the input in a piece of the batch: 2 MiB in float32. What XLA's convolution on CPU makes
+# of all images at once, for the gradient of the weight, fits into no cache: of 64 images of 32 x 32
+# pixels and 64 channels it takes 8 times as long, see docs/step_speed.md.
+_PIECE_SIZE = 2**19
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

@@ -18,17 +18,18 @@ _LARGEST_DEPTH, _LARGEST_WIDTH = 1000, 256
 _HE_NORMAL = initializers.Normal(gain=2.0, is_truncated=True)
 
 
-class _Conv3x3(hk.Module):
+class _Conv(hk.Module):
   """A convolution with a bias, by the algorithm that is fastest on the backend."""
 
-  def __init__(self, channels: int, *, stride: int = 1, name: str):
+  def __init__(self, channels: int, *, size: int = 3, stride: int = 1, name: str):
     super().__init__(name=name)
     self._channels = channels
+    self._size = size
     self._stride = stride
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps `[B, H, W, C]` to `[B, H/stride, W/stride, channels]`."""
-    shape = (3, 3, x.shape[-1], self._channels)
+    shape = (self._size, self._size, x.shape[-1], self._channels)
     w = hk.get_parameter('w', shape, x.dtype, init=_HE_NORMAL)
     bias = hk.get_parameter('b', shape[-1:], x.dtype, init=jnp.zeros)
     return conv2d(x, w, stride=self._stride) + bias
@@ -54,11 +55,10 @@ class SkipInitBlock(hk.Module):
     activated = jax.nn.relu(x)
     shortcut = x
     if self._stride > 1 or x.shape[-1] != self._channels:
-      shortcut = hk.Conv2D(
-        self._channels, 1, stride=self._stride, w_init=_HE_NORMAL, name='shortcut'
-      )(activated)
-    branch = _Conv3x3(self._channels, stride=self._stride, name='conv_0')(activated)
-    branch = _Conv3x3(self._channels, name='conv_1')(jax.nn.relu(branch))
+      project = _Conv(self._channels, size=1, stride=self._stride, name='shortcut')
+      shortcut = project(activated)
+    branch = _Conv(self._channels, stride=self._stride, name='conv_0')(activated)
+    branch = _Conv(self._channels, name='conv_1')(jax.nn.relu(branch))
     skip_gain = hk.get_parameter('skip_gain', (), branch.dtype, init=jnp.zeros)
     return shortcut + skip_gain * branch
 
@@ -114,7 +114,7 @@ class WideResNet(hk.Module):
     self, images: jax.Array, *, is_training: bool, slot: jax.Array | None = None
   ) -> jax.Array:
     """Returns logits `[B, K]` of normalized `images` `[B, H, W, C]`, in their dtype."""
-    x = _Conv3x3(16, name='stem')(images)
+    x = _Conv(16, name='stem')(images)
     for stage in range(3):
       for block in range(self._blocks_per_stage):
         x = SkipInitBlock(

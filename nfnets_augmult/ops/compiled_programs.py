@@ -9,7 +9,7 @@ import zlib
 from typing import Any
 
 # Programs that take less to compile are not kept, in seconds.
-_LEAST_COMPILE_SECONDS = 0.1
+_LEAST_COMPILE_SECONDS = 0.02
 # The oldest programs above this go.
 _MOST_BYTES = 2**31
 # Its time of change is that of the last look at the files.

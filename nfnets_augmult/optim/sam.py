@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nfnets_augmult.ops import collectives
 from nfnets_augmult.ops.checks import check_number
 
 # From (params, batch, *arguments) to (value, gradient), or ((value, auxiliary output), gradient).
@@ -143,7 +144,7 @@ def sharpness_aware(
     ascent_batch = batch if select_ascent is None else select_ascent(batch)
     _, ascent_grad = value_and_grad_fn(params, ascent_batch, *arguments)
     if axis_name is not None:
-      ascent_grad = jax.lax.pmean(ascent_grad, axis_name)
+      ascent_grad = collectives.mean(ascent_grad, axis_name)
     perturbed = jax.tree.map(
       lambda param, step: param + step.astype(param.dtype),
       params,

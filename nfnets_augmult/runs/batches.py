@@ -13,6 +13,7 @@ from nfnets_augmult.data import array_batches, canvases, device_copies, device_i
 from nfnets_augmult.data.augmentation import Augmentation
 from nfnets_augmult.data.multiplicity import Images, Multiplicity
 from nfnets_augmult.data.sources import ArraySource, Source
+from nfnets_augmult.ops import compiling
 from nfnets_augmult.ops.argument_names import renamed
 from nfnets_augmult.runs.settings import AUGMENTATION_KEYS, DATASET_KEYS, Settings
 from nfnets_augmult.training import devices, feeding, groups
@@ -101,7 +102,7 @@ def _batches_of_one_device(
   inputs: canvases.CanvasInput, start_step: int, stop_step: int
 ) -> Batches:
   """The batches that a single device makes, back on the host."""
-  make_images = jax.jit(inputs.make_images)
+  make_images = compiling.jit(inputs.make_images)
   for step in inputs.inputs(start_step, stop_step):
     copies = jax.tree.map(lambda array: array[0], step.copies)
     yield dict(step.fields, image=np.asarray(make_images(step.canvases[0], copies)))

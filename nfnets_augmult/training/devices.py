@@ -1,6 +1,7 @@
 """Data parallelism: functions on all devices, and transfers of trees and batches.
 
-The only module that uses `jax.pmap`.
+The only module that uses `jax.shard_map`. Arrays have a leading axis of all devices of all hosts,
+sharded over them; a host sees its own part.
 """
 
 import collections
@@ -10,8 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from nfnets_augmult.ops import compiling
 
 # The mapped axis of all devices of all hosts.
 AXIS_NAME = 'devices'
@@ -28,31 +32,48 @@ def on_each_device(function: Callable[..., Any], *, donate_state: bool = False) 
     donate_state: whether to donate the first argument.
 
   Returns:
-    A function from and to trees whose leaves have a leading axis of local devices; it has `lower`,
-    as jitted functions have.
+    A jitted function from and to trees whose leaves have a leading axis of devices, see `place`.
   """
-  return jax.pmap(function, axis_name=AXIS_NAME, donate_argnums=0 if donate_state else ())
+
+  def on_one_device(*trees: Any) -> Any:
+    result = function(*jax.tree.map(lambda leaf: jax.lax.squeeze(leaf, (0,)), trees))
+    return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 0), result)
+
+  spec = PartitionSpec(AXIS_NAME)
+  mapped = jax.shard_map(
+    on_one_device, mesh=_mesh(), in_specs=spec, out_specs=spec, check_vma=False
+  )
+  return compiling.jit(mapped, donate_argnums=0 if donate_state else ())
 
 
-def _sharding() -> NamedSharding:
-  """Shards the leading axis over the local devices."""
-  return NamedSharding(Mesh(np.array(jax.local_devices()), ('devices',)), PartitionSpec('devices'))
+@functools.cache
+def _mesh() -> Mesh:
+  """All devices, those of a host next to each other."""
+  of_hosts = map(jax.local_devices, range(jax.process_count()))
+  return Mesh(np.array(list(itertools.chain.from_iterable(of_hosts))), (AXIS_NAME,))
 
 
 def replicate(tree: Any) -> Any:
-  """Returns `tree` with a leading axis of local devices, one copy on each."""
+  """Returns `tree` with a leading axis of devices, one copy on each."""
   count = jax.local_device_count()
 
   def put(leaf: Any) -> jax.Array:
     leaf = np.asarray(leaf)
-    return jax.device_put(np.broadcast_to(leaf, (count, *leaf.shape)), _sharding())
+    return place(np.broadcast_to(leaf, (count, *leaf.shape)))
 
   return jax.tree.map(put, tree)
 
 
 def place(array: np.ndarray) -> jax.Array:
-  """Shards `array` over the local devices, along its leading axis of that size."""
-  return jax.device_put(array, _sharding())
+  """Shards `array` over the local devices, along its leading axis of that size.
+
+  Returns:
+    With a leading axis of all devices of all hosts, of which the others are not addressable.
+  """
+  sharding = NamedSharding(_mesh(), PartitionSpec(AXIS_NAME))
+  if jax.process_count() == 1:
+    return jax.device_put(array, sharding)
+  return jax.make_array_from_process_local_data(sharding, array)
 
 
 def first_replica(tree: Any) -> Any:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jmp
 import optax
 
-from nfnets_augmult.ops import checks
+from nfnets_augmult.ops import checks, collectives
 from nfnets_augmult.optim import ema, sam
 from nfnets_augmult.optim.schedules import Schedule
 from nfnets_augmult.training import losses
@@ -189,7 +189,7 @@ def make_train_step(
     key_per_step = jax.random.fold_in(key, state.step)
     (loss, hits), gradient = value_and_grad(state.params, batch, key_per_step)
     accuracy = losses.masked_mean(hits, batch['mask'], axis_name=axis_name)
-    gradient, loss, accuracy = jax.lax.pmean((gradient, loss, accuracy), axis_name)
+    gradient, loss, accuracy = collectives.mean((gradient, loss, accuracy), axis_name)
     metrics = {
       'loss': loss,
       'accuracy': accuracy,

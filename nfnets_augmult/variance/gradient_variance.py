@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nfnets_augmult.ops import compiling
 from nfnets_augmult.training import losses
 from nfnets_augmult.training.step import Classifier
 
@@ -109,6 +110,7 @@ def include(running: Running, gradient: Any, weight: float | jax.Array = 1.0) ->
   return Running(total, mean, running.spread + square_norms(step) * (running.weight * share))
 
 
+# Without `compiling.jit`, since `block_variance` may be part of a jitted function.
 _include = jax.jit(include)
 
 
@@ -222,7 +224,7 @@ def image_and_augmentation_variance(
     `image` and `augmentation`, float64 `[R, L]`, see `BlockVariance`; and an unbiased estimate of
     the squared norm of the gradient of all images, which may be negative.
   """
-  copies_variance_fn = jax.jit(functools.partial(copies_variance, gradient))
+  copies_variance_fn = compiling.jit(functools.partial(copies_variance, gradient))
   mean = start(params)
   image, augmentation = [], []
   for number, block in enumerate(blocks):
@@ -254,7 +256,7 @@ def minibatch_gradient_variance(
   Returns:
     float64 `[R, L]`, the unbiased variance in each of R blocks of mini-batches, by layer.
   """
-  add = jax.jit(lambda running, *arguments: include(running, gradient(*arguments)))
+  add = compiling.jit(lambda running, *arguments: include(running, gradient(*arguments)))
   rows = []
   running = start(params)
   for number, batch in enumerate(batches):

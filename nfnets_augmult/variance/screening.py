@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nfnets_augmult.ops import addressed_random
+from nfnets_augmult.ops import addressed_random, compiling
 from nfnets_augmult.training import losses
 from nfnets_augmult.training.step import Classifier
 from nfnets_augmult.variance.gradient_variance import Batch, Block
@@ -41,7 +41,7 @@ def make_score(classifier: Classifier, *, label_smoothing: float = 0.0) -> Score
 
     return jnp.sum(jnp.square(jax.grad(loss)(logits)), axis=1)
 
-  return jax.jit(score)
+  return compiling.jit(score)
 
 
 def blocks(
