@@ -24,6 +24,8 @@ AXIS_NAME = 'devices'
 DEVICE_KEYS = ('image', 'label', 'mask', 'partner_label', 'mix_weight')
 
 
+# Those of one run, which all seeds of a sweep share; older ones are let go with their programs.
+@functools.lru_cache(maxsize=8)
 def on_each_device(function: Callable[..., Any], *, donate_state: bool = False) -> Any:
   """Returns `function`, the program of one device, compiled for all devices.
 
@@ -32,7 +34,8 @@ def on_each_device(function: Callable[..., Any], *, donate_state: bool = False) 
     donate_state: whether to donate the first argument.
 
   Returns:
-    A jitted function from and to trees whose leaves have a leading axis of devices, see `place`.
+    A jitted function from and to trees whose leaves have a leading axis of devices, see `place`;
+    for one of the last `function`s the same as then, so that it is traced and compiled once.
   """
 
   def on_one_device(*trees: Any) -> Any:

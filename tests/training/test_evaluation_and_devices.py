@@ -109,3 +109,22 @@ def test_prefetch_keeps_order_and_runs_ahead():
   assert int(np.asarray(next(stream)['label'])[0, 0]) == 0
   assert made == [0, 1]
   assert [int(np.asarray(b['label'])[0, 0]) for b in stream] == [1, 2, 3, 4]
+
+
+def test_a_program_is_traced_once():
+  """Also if it is asked for again, with the same function; not if the first argument is donated."""
+  traced = []
+
+  def double(x):
+    traced.append(1)
+    return 2 * x
+
+  x = devices.replicate(np.arange(3.0))
+  for _ in range(2):
+    np.testing.assert_array_equal(
+      devices.first_replica(devices.on_each_device(double)(x)), [0.0, 2.0, 4.0]
+    )
+  assert len(traced) == 1
+  doubled = devices.on_each_device(double, donate_state=True)(x)
+  assert len(traced) == 2 and x.is_deleted()
+  np.testing.assert_array_equal(devices.first_replica(doubled), [0.0, 2.0, 4.0])
