@@ -6,17 +6,15 @@ all of them; products of matrices and sums stay with YNNPACK. docs/step_speed.md
 """
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
 # What remains with YNNPACK: XLA's default without convolutions.
-_OPTIONS = {
-  'xla_cpu_experimental_ynn_fusion_type': (
-    'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE'
-  )
-}
+_NAME = 'xla_cpu_experimental_ynn_fusion_type'
+_OPTIONS = {_NAME: 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE'}
 
 
 def jit(function: Callable[..., Any], **arguments: Any) -> Any:
@@ -32,8 +30,13 @@ def jit(function: Callable[..., Any], **arguments: Any) -> Any:
 
 
 def compiler_options() -> dict[str, str] | None:
-  """Returns what JAX's default backend compiles with, None for XLA's defaults."""
-  return _cpu_options() if jax.default_backend() == 'cpu' else None
+  """Returns what JAX's default backend compiles with, None for XLA's defaults.
+
+  Who sets the option in the variable `XLA_FLAGS` has it as it is there.
+  """
+  if jax.default_backend() != 'cpu' or f'--{_NAME}=' in os.environ.get('XLA_FLAGS', ''):
+    return None
+  return _cpu_options()
 
 
 @functools.cache

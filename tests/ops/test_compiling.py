@@ -33,16 +33,23 @@ def test_a_program_computes_what_jax_does():
 
 def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
   """So that other versions of JAX run."""
-  compiling._cpu_options.cache_clear()
   monkeypatch.setattr(compiling, '_OPTIONS', {'xla_cpu_no_such_option': 'x'})
-  assert compiling.compiler_options() is None
-  compiling._cpu_options.cache_clear()
+  assert compiling._cpu_options.__wrapped__() is None
 
 
 def test_other_backends_have_their_defaults(monkeypatch):
   """The options are of CPUs."""
   monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
   assert compiling.compiler_options() is None
+
+
+def test_what_the_user_says_to_xla_stands(monkeypatch):
+  """Or the flag would do nothing, without a word."""
+  name = 'xla_cpu_experimental_ynn_fusion_type'
+  monkeypatch.setenv('XLA_FLAGS', f'--xla_cpu_max_isa=AVX2 --{name}=')
+  assert compiling.compiler_options() is None
+  monkeypatch.setenv('XLA_FLAGS', '--xla_cpu_max_isa=AVX2')
+  assert compiling.compiler_options() in ({name: compiling._OPTIONS[name]}, None)
 
 
 @pytest.mark.parametrize('count', [1, 2])
