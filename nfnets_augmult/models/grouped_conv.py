@@ -51,8 +51,8 @@ def _native(x: jax.Array, w: jax.Array, stride: int, pads: Pads, groups: int) ->
 
 
 # Values of the input in a piece of the batch: 2 MiB in float32. Eigen takes about as long for all
-# images at once; YNNPACK, where `ops/compiling.py` cannot keep convolutions from it, 8 times as long
-# for 64 images of 32 x 32 pixels and 64 channels. See docs/step_speed.md.
+# images at once. YNNPACK, where `ops/compiling.py` cannot keep convolutions from it, takes 8 times
+# as long for 64 images of 32 x 32 pixels and 64 channels. See docs/step_speed.md.
 _PIECE_SIZE = 2**19
 
 
