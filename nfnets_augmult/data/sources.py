@@ -6,6 +6,8 @@ can be a pure function of (seed, step), and resuming at any step takes no time.
 
 import collections
 import dataclasses
+import importlib.util
+import pathlib
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -87,23 +89,39 @@ def digits_source(*, split: str, data_dir: str = '') -> ArraySource:
   of a split is written as in TensorFlow Datasets, by image numbers: `train[:400]`, `train[400:]`.
   """
   del data_dir
-  from sklearn import datasets
-
-  digits = datasets.load_digits()
+  grey_levels, classes = _digits_table()
   order = addressed_random.random_permutation(
-    addressed_random.key_for(0, 'digits split'), len(digits.images), stream=0
+    addressed_random.key_for(0, 'digits split'), len(classes), stream=0
   )
   name, part = split_and_part('digits', split)
   check_split('digits', name)
   train, test = np.array_split(order, [len(order) * 4 // 5])
   chosen = (train if name == 'train' else test)[part]
-  images = np.round(digits.images[chosen] * (255 / 16)).astype(np.uint8)[..., np.newaxis]
+  images = np.round(grey_levels[chosen] * (255 / 16)).astype(np.uint8)
   return ArraySource(
-    images=images,
-    labels=digits.target[chosen].astype(np.int32),
-    class_names=tuple(str(digit) for digit in digits.target_names),
+    images=images.reshape(-1, 8, 8, 1),
+    labels=classes[chosen].astype(np.int32),
+    class_names=tuple(str(digit) for digit in range(10)),
     description=f'digits/{split}',
   )
+
+
+def _digits_table() -> tuple[np.ndarray, np.ndarray]:
+  """Returns scikit-learn's digits: grey levels `[1797, 64]` in 0..16 and classes `[1797]`.
+
+  Read from the file in the installed package where it is, because importing scikit-learn for its
+  loader takes a second.
+  """
+  package = importlib.util.find_spec('sklearn')
+  if package is not None and package.origin is not None:
+    file = pathlib.Path(package.origin).parent / 'datasets' / 'data' / 'digits.csv.gz'
+    if file.is_file():
+      table = np.loadtxt(file, delimiter=',')
+      return table[:, :-1], table[:, -1]
+  from sklearn import datasets
+
+  digits = datasets.load_digits()
+  return digits.data, digits.target
 
 
 def describe_class_changes(ours: Sequence[str], theirs: Sequence[str]) -> str:

@@ -1,7 +1,10 @@
 """Data sets by index: bundled, in a folder, and prepared by TensorFlow Datasets."""
 
+import pathlib
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -27,6 +30,24 @@ def test_digits_are_all_there_once():
   assert len(set(expected)) == 1797
   assert actual == expected
   assert ours.max() == 255
+
+
+def test_digits_without_the_file_come_from_the_loader_of_scikit_learn(monkeypatch):
+  """Were the file in another place in a later version, the images would be the same."""
+  before = loading.load_source('digits', split='test')
+  monkeypatch.setattr(pathlib.Path, 'is_file', lambda self: False)
+  after = loading.load_source('digits', split='test')
+  np.testing.assert_array_equal(after.images, before.images)
+  np.testing.assert_array_equal(after.labels, before.labels)
+
+
+def test_digits_do_not_import_scikit_learn():
+  """Its import takes a second of every start."""
+  code = (
+    'import sys; from nfnets_augmult.data import sources; '
+    "sources.digits_source(split='test'); sys.exit('sklearn' in sys.modules)"
+  )
+  assert subprocess.run([sys.executable, '-c', code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize('split', ['train', 'test'])
