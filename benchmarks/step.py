@@ -2,7 +2,7 @@ r"""How long a training step takes, what it takes to compile, and what it holds,
 
     python -m benchmarks.step --config=experiments/nfnet.py:f0,n=1 --config.batch_size=8 \
         [--config.KEY=VALUE ...] [--conv_algorithm=auto] [--num_classes=1000] [--steps=10] \
-        [--breakdown]
+        [--breakdown] [--limits]
 
 The step is that of the config, on random images of `dataset.image_size` pixels, or of the model's
 own size; it needs no data.
@@ -30,7 +30,9 @@ def main() -> None:
       args.config.update(model={'conv_algorithm': args.conv_algorithm})
   try:
     run = random_run(args.config, num_classes=args.num_classes)
-    result = step_benchmark.measure_step(run, steps=args.steps, breakdown=args.breakdown)
+    result = step_benchmark.measure_step(
+      run, steps=args.steps, breakdown=args.breakdown, limits=args.limits
+    )
   except ValueError as error:
     command_line.fail(str(error))
   print(describe(run))
@@ -73,6 +75,15 @@ def _lines(result: dict[str, Any], *, steps: int) -> Iterator[tuple[str, str]]:
       f'{result["update_seconds"]:.4g} s, {result["update_share"]:.1%} of a step (AGC, decay, '
       'momentum and EMA as a program of their own)',
     )
+  if 'product_share' in result:
+    yield (
+      'limits',
+      f'a product of large matrices runs at {result["product_flops_per_second"]:.3g} FLOP/s here, '
+      f"of which the model's own work in a step reaches {result['product_share']:.0%}; adding "
+      f'arrays moves {result["sum_bytes_per_second"] / 1e9:.3g} GB/s, at which what an update has '
+      f'to read and write, {result["update_bytes"] / 1e9:.3g} GB, takes '
+      f'{result["update_bytes"] / result["sum_bytes_per_second"]:.3g} s',
+    )
 
 
 if __name__ == '__main__':
@@ -80,6 +91,7 @@ if __name__ == '__main__':
   flags.DEFINE_integer('num_classes', 1000, 'Classes.', 1, 10**6)
   flags.DEFINE_integer('steps', 10, 'How many to time.', 1, 10**6)
   flags.DEFINE_boolean('breakdown', False, 'Also time the optimiser by itself.')
+  flags.DEFINE_boolean('limits', False, 'Also measure what the device can do at most.')
   command_line.define_config_flag()
   console.end_when_nobody_reads()
   command_line.run(main)

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 
+from benchmarks import machine_limits
 from benchmarks.random_images import as_batch
 from nfnets_augmult.models import table
 from nfnets_augmult.ops import checks
@@ -139,20 +140,35 @@ def prepare_step(run: Run) -> PreparedStep:
   )
 
 
-def measure_step(run: Run, *, steps: int = 10, breakdown: bool = False) -> dict[str, Any]:
+def update_bytes(state: state_lib.TrainState) -> int:
+  """Returns the least that an update of `state`, replicated, reads and writes on one device.
+
+  Parameters, momenta and averages are read and written once, and a gradient is read.
+  """
+  total = sum(leaf.nbytes for leaf in jax.tree.leaves(devices.first_replica(state)))
+  gradient = sum(leaf.nbytes for leaf in jax.tree.leaves(devices.first_replica(state.params)))
+  return 2 * total + gradient
+
+
+def measure_step(
+  run: Run, *, steps: int = 10, breakdown: bool = False, limits: bool = False
+) -> dict[str, Any]:
   """Compiles a training step, takes `steps` of them after one to warm up, and returns numbers.
 
   Args:
     run: with as many training images, of 3 channels and held in memory, as a batch has samples.
     steps: how many to time; each is waited for.
     breakdown: whether to time the update, without the gradient, as a function of its own.
+    limits: whether to measure what the device can do at most, as a scale for the step.
 
   Returns:
     `lower_seconds` and `compile_seconds`; `step_seconds`, `step_seconds_min`, `step_seconds_max`
     (median and range); `images_per_second`; `flops_per_step`, see `model_flops`, and
     `flops_per_second`; `peak_share`, of the devices' bfloat16 peak, or None; of memory, in bytes,
     those of `program_memory`, `device_peak_bytes` of the fullest device or None, and
-    `process_peak_bytes`. With `breakdown`, `update_seconds` and `update_share` of the step.
+    `process_peak_bytes`. With `breakdown`, `update_seconds` and `update_share` of the step. With
+    `limits`, `product_flops_per_second`, of all local devices together, and `product_share`, what
+    `flops_per_second` is of it; `sum_bytes_per_second` of a device and `update_bytes`.
     Compile time is that of a look-up if JAX's compilation cache is switched on and has the step.
 
   Raises:
@@ -182,6 +198,12 @@ def measure_step(run: Run, *, steps: int = 10, breakdown: bool = False) -> dict[
   if breakdown:
     result['update_seconds'] = statistics.median(prepared.run_updates(steps))
     result['update_share'] = result['update_seconds'] / median
+  if limits:
+    product = machine_limits.product_flops(run.settings.compute_dtype) * jax.local_device_count()
+    result['product_flops_per_second'] = product
+    result['product_share'] = result['flops_per_second'] / product
+    result['sum_bytes_per_second'] = machine_limits.sum_bandwidth()
+    result['update_bytes'] = update_bytes(prepared.state)
   return result
 
 

@@ -47,7 +47,7 @@ FLAGS = {
     *('config', 'random_images', 'augmults', 'seconds', 'input'),
     *('torch', 'torch_python', 'torch_workers'),
   },
-  'benchmarks.step': {'config', 'conv_algorithm', 'num_classes', 'steps', 'breakdown'},
+  'benchmarks.step': {'config', 'conv_algorithm', 'num_classes', 'steps', 'breakdown', 'limits'},
   'benchmarks.step_vs_timm': {
     *('config', 'torch_python', 'ways', 'num_classes', 'rounds', 'seconds')
   },

@@ -8,7 +8,7 @@ import sys
 import jax
 import pytest
 
-from benchmarks import step_benchmark
+from benchmarks import machine_limits, step_benchmark
 from benchmarks.random_images import random_run
 from experiments import cifar100_wrn16_4
 from nfnets_augmult.models import make_model, table
@@ -70,6 +70,29 @@ def test_memory_holds_the_state(result):
   )
   assert result['process_peak_bytes'] > 50e6  # Python with JAX is larger than that
   assert result['peak_share'] is None and result['device_peak_bytes'] is None  # on CPU
+
+
+def test_limits_are_measured(monkeypatch):
+  """The share is of all devices' product; an update moves each number of the state twice."""
+  monkeypatch.setattr(machine_limits.product_flops, '__kwdefaults__', {'side': 64})
+  monkeypatch.setattr(machine_limits.sum_bandwidth, '__kwdefaults__', {'length': 1000})
+  result = step_benchmark.measure_step(_run(), steps=1, limits=True)
+  assert result['product_share'] == pytest.approx(
+    result['flops_per_second'] / result['product_flops_per_second']
+  )
+  assert result['sum_bytes_per_second'] > 0
+  parameters = table.count_parameters(
+    table.abstract_params(make_model('wrn_10_1', num_classes=10), 16)
+  )
+  # And the count of steps, read and written.
+  assert result['update_bytes'] == 7 * 4 * parameters + 2 * 4
+
+
+def test_a_product_counts_two_operations_for_each_multiply_add(monkeypatch):
+  """Of a call that takes half a second: 2 x 8^3 / 0.5."""
+  monkeypatch.setattr(machine_limits, 'time_calls', lambda call, **_: {'seconds_min': 0.5})
+  assert machine_limits.product_flops('float32', side=8) == 2 * 8**3 / 0.5
+  assert machine_limits.sum_bandwidth(length=10) == 3 * 4 * 10 / 0.5
 
 
 def test_the_step_is_real():
