@@ -15,6 +15,7 @@ from benchmarks.device_timing import in_parallel, time_calls
 from benchmarks.measured_parts import Parts, one_line
 from nfnets_augmult import models
 from nfnets_augmult.models import grouped_conv, table
+from nfnets_augmult.ops import compiling
 
 # What a second algorithm must gain before it replaces XLA's own convolution.
 _WORTH = 0.97
@@ -123,7 +124,7 @@ def _compile_convolution(convolution: Convolution, algorithm: str, inputs: Any) 
       y, pullback = jax.vjp(convolve, x, w)
     return y, pullback(cotangent)
 
-  return jax.jit(both).lower(*inputs).compile()
+  return compiling.jit(both).lower(*inputs).compile()
 
 
 def convolutions(scale: Scale, kind: str, counts: Mapping[Convolution, int]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -20,6 +19,7 @@ from benchmarks import (
   accelerator_convolutions,
   device_input_benchmark,
   device_timing,
+  machine_limits,
   step_benchmark,
 )
 from benchmarks.accelerator_scale import Scale
@@ -85,15 +85,6 @@ def nfnet_run(
 def environment(scale: Scale) -> dict[str, Any]:
   """Returns device, versions, and the rates that nothing below can exceed: products and copies."""
   device = jax.local_devices()[0]
-  a, b = (
-    jax.random.normal(jax.random.key(seed), (scale.side, scale.side), jnp.bfloat16)
-    for seed in (0, 1)
-  )
-  product = jax.jit(jnp.matmul).lower(a, b).compile()
-  product_time = time_calls(lambda: product(a, b), sample_seconds=0.05)
-  source = jnp.ones(scale.copied // 4, jnp.float32)
-  copy = jax.jit(lambda x: x + 1).lower(source).compile()
-  copy_time = time_calls(lambda: copy(source), sample_seconds=0.05)
   return {
     'device_kind': device.device_kind,
     'backend': jax.default_backend(),
@@ -105,8 +96,8 @@ def environment(scale: Scale) -> dict[str, Any]:
     'driver': _nvidia_smi(),
     'memory_limit': devices.memory_limit(),
     'peak_flops': step_benchmark.peak_flops(device.device_kind),
-    'matmul': product_time | {'side': scale.side, 'flops': 2 * scale.side**3},
-    'copy': copy_time | {'bytes': 2 * source.nbytes},
+    'matmul': machine_limits.time_product('bfloat16', side=scale.side, sample_seconds=0.05),
+    'copy': machine_limits.time_addition(size=scale.copied, sample_seconds=0.05),
   }
 
 

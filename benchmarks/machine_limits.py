@@ -1,4 +1,6 @@
-"""What a machine can do at most, measured: arithmetic in a large product, and memory in a sum."""
+"""What a device can do at most, measured: arithmetic in a large product, memory in an addition."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -6,32 +8,39 @@ import jax.numpy as jnp
 from benchmarks.device_timing import time_calls
 from nfnets_augmult.ops import compiling
 
-_SIDE = 4096
-_LENGTH = 2**26  # 256 MiB in float32, beyond any cache
 
+def time_product(dtype: str, *, side: int = 4096, sample_seconds: float = 0.5) -> dict[str, Any]:
+  """Times the product of two random matrices on one device.
 
-def product_flops(dtype: str, *, side: int = _SIDE) -> float:
-  """Returns the FLOP/s of a product of two `[side, side]` matrices on one device, the best seen.
+  Args:
+    dtype: of the matrices, such as `'float32'`.
+    side: rows and columns of each.
+    sample_seconds: see `time_calls`.
 
-  Two for each multiply-add. `dtype` is that of the matrices, such as `float32`.
+  Returns:
+    What `time_calls` does, `side`, and `flops`, two for each multiply-add.
   """
-  matrix = jnp.ones((side, side), dtype)
+  a, b = (jax.random.normal(jax.random.key(seed), (side, side), dtype) for seed in (0, 1))
   product = compiling.jit(jnp.matmul)
-  times = time_calls(lambda: product(matrix, matrix), sample_seconds=0.5)
-  return 2 * side**3 / times['seconds_min']
+  times = time_calls(lambda: product(a, b), sample_seconds=sample_seconds)
+  return times | {'side': side, 'flops': 2 * side**3}
 
 
-def sum_bandwidth(*, length: int = _LENGTH) -> float:
-  """Returns the bytes per second of adding a float32 array to another in its place, the best seen.
+def time_addition(*, size: int = 2**28, sample_seconds: float = 0.5) -> dict[str, Any]:
+  """Times adding 1 to a float32 array in its place on one device.
 
-  Two arrays of `length` values are read and one is written.
+  Args:
+    size: of the array in bytes, beyond any cache.
+    sample_seconds: see `time_calls`.
+
+  Returns:
+    What `time_calls` does, and `bytes`, read and written.
   """
-  values = [jnp.zeros(length)]
-  addend = jnp.ones(length)
-  add = compiling.jit(jnp.add, donate_argnums=0)
+  values = [jnp.ones(size // 4)]
+  add_one = compiling.jit(lambda x: x + 1, donate_argnums=0)
 
   def call() -> jax.Array:
-    values[0] = add(values[0], addend)
+    values[0] = add_one(values[0])
     return values[0]
 
-  return 3 * 4 * length / time_calls(call, sample_seconds=0.5)['seconds_min']
+  return time_calls(call, sample_seconds=sample_seconds) | {'bytes': 2 * values[0].nbytes}

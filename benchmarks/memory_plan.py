@@ -17,6 +17,7 @@ import ml_collections
 from benchmarks.random_images import random_run
 from benchmarks.step_benchmark import program_memory
 from nfnets_augmult import configs
+from nfnets_augmult.ops import compiling
 from nfnets_augmult.runs.run import Run
 from nfnets_augmult.training import memory
 from nfnets_augmult.training.devices import AXIS_NAME
@@ -91,9 +92,9 @@ def step_memory(run: Run, device: Any, *, effort: float = 0.0) -> dict[str, int]
     state = run.network.abstract_state
     step = jax.jit(jax.vmap(run.make_train_step(), axis_name=AXIS_NAME), donate_argnums=0)
     lowered = step.lower(*map(of_one_device, (state, batch, run.key)))
-    options = {
-      name: effort for name in ('exec_time_optimization_effort', 'memory_fitting_effort') if effort
-    }
+    options = dict(compiling.compiler_options() or {})
+    if effort:
+      options |= dict.fromkeys(('exec_time_optimization_effort', 'memory_fitting_effort'), effort)
     return program_memory(lowered.compile(compiler_options=options or None))
 
 

@@ -79,10 +79,10 @@ def _lines(result: dict[str, Any], *, steps: int) -> Iterator[tuple[str, str]]:
     yield (
       'limits',
       f'a product of large matrices runs at {result["product_flops_per_second"]:.3g} FLOP/s here, '
-      f"of which the model's own work in a step reaches {result['product_share']:.0%}; adding "
-      f'arrays moves {result["sum_bytes_per_second"] / 1e9:.3g} GB/s, at which what an update has '
-      f'to read and write, {result["update_bytes"] / 1e9:.3g} GB, takes '
-      f'{result["update_bytes"] / result["sum_bytes_per_second"]:.3g} s',
+      f"of which the model's own work in a step reaches {result['product_share']:.0%}; adding to "
+      f'an array moves {result["addition_bytes_per_second"] / 1e9:.3g} GB/s, at which what an '
+      f'update has to read and write, {result["update_bytes"] / 1e9:.3g} GB, takes '
+      f'{result["update_bytes"] / result["addition_bytes_per_second"]:.3g} s',
     )
 
 

@@ -168,7 +168,7 @@ def measure_step(
     those of `program_memory`, `device_peak_bytes` of the fullest device or None, and
     `process_peak_bytes`. With `breakdown`, `update_seconds` and `update_share` of the step. With
     `limits`, `product_flops_per_second`, of all local devices together, and `product_share`, what
-    `flops_per_second` is of it; `sum_bytes_per_second` of a device and `update_bytes`.
+    `flops_per_second` is of it; `addition_bytes_per_second` of a device and `update_bytes`.
     Compile time is that of a look-up if JAX's compilation cache is switched on and has the step.
 
   Raises:
@@ -199,10 +199,12 @@ def measure_step(
     result['update_seconds'] = statistics.median(prepared.run_updates(steps))
     result['update_share'] = result['update_seconds'] / median
   if limits:
-    product = machine_limits.product_flops(run.settings.compute_dtype) * jax.local_device_count()
-    result['product_flops_per_second'] = product
-    result['product_share'] = result['flops_per_second'] / product
-    result['sum_bytes_per_second'] = machine_limits.sum_bandwidth()
+    product = machine_limits.time_product(run.settings.compute_dtype)
+    addition = machine_limits.time_addition()
+    of_all = jax.local_device_count() * product['flops'] / product['seconds_min']
+    result['product_flops_per_second'] = of_all
+    result['product_share'] = result['flops_per_second'] / of_all
+    result['addition_bytes_per_second'] = addition['bytes'] / addition['seconds_min']
     result['update_bytes'] = update_bytes(prepared.state)
   return result
 

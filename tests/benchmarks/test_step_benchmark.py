@@ -1,5 +1,6 @@
 """The numbers of the step benchmark, and that it needs no data and no TensorFlow."""
 
+import functools
 import pathlib
 import statistics
 import subprocess
@@ -74,13 +75,14 @@ def test_memory_holds_the_state(result):
 
 def test_limits_are_measured(monkeypatch):
   """The share is of all devices' product; an update moves each number of the state twice."""
-  monkeypatch.setattr(machine_limits.product_flops, '__kwdefaults__', {'side': 64})
-  monkeypatch.setattr(machine_limits.sum_bandwidth, '__kwdefaults__', {'length': 1000})
+  for name, least in (('time_product', {'side': 64}), ('time_addition', {'size': 4000})):
+    function = functools.partial(getattr(machine_limits, name), **least, sample_seconds=1e-3)
+    monkeypatch.setattr(machine_limits, name, function)
   result = step_benchmark.measure_step(_run(), steps=1, limits=True)
   assert result['product_share'] == pytest.approx(
     result['flops_per_second'] / result['product_flops_per_second']
   )
-  assert result['sum_bytes_per_second'] > 0
+  assert result['addition_bytes_per_second'] > 0
   parameters = table.count_parameters(
     table.abstract_params(make_model('wrn_10_1', num_classes=10), 16)
   )
@@ -88,11 +90,12 @@ def test_limits_are_measured(monkeypatch):
   assert result['update_bytes'] == 7 * 4 * parameters + 2 * 4
 
 
-def test_a_product_counts_two_operations_for_each_multiply_add(monkeypatch):
-  """Of a call that takes half a second: 2 x 8^3 / 0.5."""
-  monkeypatch.setattr(machine_limits, 'time_calls', lambda call, **_: {'seconds_min': 0.5})
-  assert machine_limits.product_flops('float32', side=8) == 2 * 8**3 / 0.5
-  assert machine_limits.sum_bandwidth(length=10) == 3 * 4 * 10 / 0.5
+def test_operations_and_bytes_of_the_limits():
+  """Two operations for each of 8^3 multiply-adds; 40 bytes are read and written."""
+  product = machine_limits.time_product('float32', side=8, sample_seconds=1e-3)
+  addition = machine_limits.time_addition(size=40, sample_seconds=1e-3)
+  assert (product['flops'], addition['bytes']) == (1024, 80)
+  assert product['seconds_min'] > 0 and addition['seconds_min'] > 0
 
 
 def test_the_step_is_real():
