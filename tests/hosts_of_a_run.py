@@ -1,5 +1,6 @@
 """Processes on this machine as the hosts of a run."""
 
+import atexit
 import socket
 import subprocess
 import sys
@@ -10,6 +11,16 @@ import ml_collections
 from experiments import quickstart_digits
 from nfnets_augmult import configs
 from tests import session
+
+_started: list[subprocess.Popen] = []
+
+
+@atexit.register
+def _end() -> None:
+  """A test that fails leaves its hosts, which wait for one another."""
+  for host in _started:
+    if host.poll() is None:
+      host.kill()
 
 
 def overrides(config: ml_collections.ConfigDict, *, varied: Sequence[str] = ()) -> list[str]:
@@ -34,7 +45,7 @@ def start_module(
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
     address = f'127.0.0.1:{free.getsockname()[1]}'
-  return [
+  hosts = [
     subprocess.Popen(
       [
         *(sys.executable, '-m', module, *flags, *(flags_of_host_1 if index == 1 else ())),
@@ -48,3 +59,5 @@ def start_module(
     )
     for index in range(count)
   ]
+  _started.extend(hosts)
+  return hosts
