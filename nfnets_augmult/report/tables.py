@@ -3,7 +3,7 @@
 import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nfnets_augmult.report import charts, recorded_runs, statistics, verdict
@@ -131,7 +131,12 @@ class Section(NamedTuple):
 def title(sweeps: Sequence[Mapping[str, Any]], workdir: str) -> str:
   """Returns the title of the report: those of the sweeps, or the name of the folder."""
   name = os.path.basename(os.path.abspath(workdir))
-  return '; '.join(sweep['title'] for sweep in sweeps) or name
+  return '; '.join(_distinct(sweep['title'] for sweep in sweeps)) or name
+
+
+def _distinct(texts: Iterable[str]) -> list[str]:
+  """In their order: sweeps of one experiment, such as of several lengths, say some things alike."""
+  return list(dict.fromkeys(texts))
 
 
 def sections(
@@ -152,7 +157,7 @@ def sections(
   """
   by_status = statistics.group_by_attributes(runs, 'status')
   counted = ', '.join(f'{len(group)} {status}' for status, group in by_status.items())
-  texts = [f'The paper: {sweep["expected"]}' for sweep in sweeps if sweep['expected']]
+  texts = _distinct(f'The paper: {sweep["expected"]}' for sweep in sweeps if sweep['expected'])
   texts.append(
     f'{len(runs)} runs: {counted}. Test accuracy is `{metric}` after the last update, at the '
     'learning rate of the grid where it is best: the mean and its standard error over the best 5 '
@@ -170,7 +175,8 @@ def sections(
       'of this size and length, not on longer ones.'
     )
     parts.append(Section('n > 1 at equal updates', [text], compared))
-  if lines := [_published_line(number) for sweep in sweeps for number in sweep['published']]:
+  numbers = (number for sweep in sweeps for number in sweep['published'])
+  if lines := _distinct(map(_published_line, numbers)):
     is_small = any(sweep['is_small'] for sweep in sweeps)
     note = ', for its full-size runs' * is_small
     parts.append(Section('', [f'The paper prints{note}:'], lines=lines))

@@ -64,6 +64,17 @@ def test_the_papers_finding_is_quoted_where_there_is_one(tmp_path, expected):
   assert ('The paper' in text) == bool(expected)
 
 
+def test_what_two_sweeps_say_alike_is_said_once(tmp_path):
+  """As sweeps of one experiment at several lengths do; the runs of both are there."""
+  for name in ('short', 'long'):
+    _write_sweep(tmp_path / name, 'All n are alike.')
+  writing.write_report(str(tmp_path), str(tmp_path / 'out'))
+  text = (tmp_path / 'out' / 'report.md').read_text(encoding='utf-8')
+  assert text.startswith('# A test\n')
+  assert text.count('The paper: All n are alike.') == 1
+  assert '8 runs: 2 diverged, 2 failed, 4 finished' in text
+
+
 def test_records_alone_give_the_same_report_again(tmp_path):
   _write_sweep(tmp_path)
   output = tmp_path / 'out'
