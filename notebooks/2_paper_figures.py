@@ -230,11 +230,11 @@ shown = ('setting', 'updates', 'n', 'difference (%)', 'interval (%)', 'verdict')
 Markdown(tables.markdown_table([{key: row[key] for key in shown} for row in rows]))
 
 # %% [markdown]
-# n = 4 is ahead in none of them. After 3,750 updates of the larger networks that has a reason: n = 4
-# has made a quarter of the passes over the images, and has not converged. Among the small networks
-# it has: after 20,000 updates it is level with n = 1, after 40,000 half a per cent behind, unless
-# its copies are in neighbouring batches. n = 2 is ahead after 20,000, the one of these comparisons
-# that favours several copies; after 40,000 it can no longer be told from n = 1, and nor can n = 8.
-# The paper's runs have up to 400,000 updates, and hundreds of different images
+# n = 4 is ahead in none of them. After 3,750 updates of the larger networks that has a reason: n
+# = 4 has made a quarter of the passes over the images, and has not converged. Among the small
+# networks it has: after 20,000 updates it is level with n = 1, after 40,000 half a per cent
+# behind, unless its copies are in neighbouring batches. n = 2 is ahead after 20,000, the one of
+# these comparisons that favours several copies; after 40,000 it can no longer be told from n = 1,
+# and nor can n = 8. The paper's runs have up to 400,000 updates, and hundreds of different images
 # in a batch. This is the experiment to run with `SMALL = False`, or with `./launch/reproduce.sh`,
 # for whoever has the hours.
