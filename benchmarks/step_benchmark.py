@@ -199,12 +199,13 @@ def measure_step(
     result['update_seconds'] = statistics.median(prepared.run_updates(steps))
     result['update_share'] = result['update_seconds'] / median
   if limits:
-    product = machine_limits.time_product(run.settings.compute_dtype)
-    addition = machine_limits.time_addition()
-    of_all = jax.local_device_count() * product['flops'] / product['seconds_min']
-    result['product_flops_per_second'] = of_all
-    result['product_share'] = result['flops_per_second'] / of_all
-    result['addition_bytes_per_second'] = addition['bytes'] / addition['seconds_min']
+    # All at once: devices that XLA simulates on a CPU share its cores and its memory.
+    used = jax.local_devices()
+    product = machine_limits.time_product(run.settings.compute_dtype, devices=used)
+    addition = machine_limits.time_addition(devices=used)
+    result['product_flops_per_second'] = product['flops'] / product['seconds_min']
+    result['product_share'] = result['flops_per_second'] / result['product_flops_per_second']
+    result['addition_bytes_per_second'] = addition['bytes'] / addition['seconds_min'] / len(used)
     result['update_bytes'] = update_bytes(prepared.state)
   return result
 

@@ -23,6 +23,7 @@ from benchmarks.accelerator_scale import TINY
 from benchmarks.measured_parts import Parts
 from benchmarks.random_images import NUM_CLASSES, random_run
 from nfnets_augmult.models import grouped_conv
+from nfnets_augmult.ops import compiling
 
 pytestmark = pytest.mark.extended
 
@@ -187,6 +188,16 @@ def test_the_largest_batch_is_planned(monkeypatch):
   monkeypatch.setattr(accelerator_parts.devices, 'memory_limit', lambda: 100 * gib)
   assert accelerator_parts.largest_batch(measured, most=4096) == 64
   assert accelerator_parts.largest_batch(measured, most=16) == 16
+
+
+def test_a_convolution_is_compiled_as_the_package_does(monkeypatch):
+  """With its options, or another library is measured: one that XLA does not know ends it."""
+  convolution = accelerator_convolutions.Convolution((4, 4), (3, 3, 4, 4), stride=1, groups=1)
+  shapes = ((2, 4, 4, 4), (3, 3, 4, 4), (2, 4, 4, 4))
+  inputs = [jax.ShapeDtypeStruct(shape, 'float32') for shape in shapes]
+  monkeypatch.setattr(compiling, 'compiler_options', lambda: {'xla_cpu_no_such_option': 'x'})
+  with pytest.raises(jax.errors.JaxRuntimeError, match='xla_cpu_no_such_option'):
+    accelerator_convolutions._compile_convolution(convolution, 'native', inputs)
 
 
 def test_native_stays_unless_another_gains():

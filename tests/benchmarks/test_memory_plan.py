@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import memory_plan
 from experiments import cifar100_wrn16_4
+from nfnets_augmult.ops import compiling
 
 pytestmark = pytest.mark.extended
 
@@ -37,6 +38,13 @@ def test_plans_are_those_of_one_device(record):
   kept = sum(record['replicated'][name] for name in ('parameters', 'optimizer', 'average'))
   assert small > kept
   assert record['replicated']['perturbed parameters'] == record['replicated']['parameters']
+
+
+def test_a_plan_is_of_a_step_as_it_is_compiled(monkeypatch):
+  """With the options of the package: one that XLA does not know ends it."""
+  monkeypatch.setattr(compiling, 'compiler_options', lambda: {'xla_cpu_no_such_option': 'x'})
+  with pytest.raises(jax.errors.JaxRuntimeError, match='xla_cpu_no_such_option'):
+    memory_plan.measure(_config(), jax.devices()[0], batch_sizes=(2, 4))
 
 
 def test_estimate_counts_what_must_be_kept(record):

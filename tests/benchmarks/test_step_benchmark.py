@@ -1,6 +1,5 @@
 """The numbers of the step benchmark, and that it needs no data and no TensorFlow."""
 
-import functools
 import pathlib
 import statistics
 import subprocess
@@ -74,15 +73,21 @@ def test_memory_holds_the_state(result):
 
 
 def test_limits_are_measured(monkeypatch):
-  """The share is of all devices' product; an update moves each number of the state twice."""
-  for name, least in (('time_product', {'side': 64}), ('time_addition', {'size': 4000})):
-    function = functools.partial(getattr(machine_limits, name), **least, sample_seconds=1e-3)
-    monkeypatch.setattr(machine_limits, name, function)
+  """Of all devices at once: they do 64 operations in 2 s, and each moves 16 bytes in 4 s."""
+
+  def time_product(dtype, *, devices):
+    assert dtype == 'float32'
+    return {'flops': 64 * len(devices), 'seconds_min': 2.0}
+
+  def time_addition(*, devices):
+    return {'bytes': 16 * len(devices), 'seconds_min': 4.0}
+
+  monkeypatch.setattr(machine_limits, 'time_product', time_product)
+  monkeypatch.setattr(machine_limits, 'time_addition', time_addition)
   result = step_benchmark.measure_step(_run(), steps=1, limits=True)
-  assert result['product_share'] == pytest.approx(
-    result['flops_per_second'] / result['product_flops_per_second']
-  )
-  assert result['addition_bytes_per_second'] > 0
+  assert result['product_flops_per_second'] == 32 * _DEVICES
+  assert result['product_share'] == pytest.approx(result['flops_per_second'] / (32 * _DEVICES))
+  assert result['addition_bytes_per_second'] == 4
   parameters = table.count_parameters(
     table.abstract_params(make_model('wrn_10_1', num_classes=10), 16)
   )
@@ -90,11 +95,13 @@ def test_limits_are_measured(monkeypatch):
   assert result['update_bytes'] == 7 * 4 * parameters + 2 * 4
 
 
-def test_operations_and_bytes_of_the_limits():
-  """Two operations for each of 8^3 multiply-adds; 40 bytes are read and written."""
-  product = machine_limits.time_product('float32', side=8, sample_seconds=1e-3)
-  addition = machine_limits.time_addition(size=40, sample_seconds=1e-3)
-  assert (product['flops'], addition['bytes']) == (1024, 80)
+@pytest.mark.parametrize('devices', [None, jax.local_devices()])
+def test_operations_and_bytes_of_the_limits(devices):
+  """A device does two operations for each of 8^3 multiply-adds, or reads and writes 40 bytes."""
+  product = machine_limits.time_product('float32', side=8, sample_seconds=1e-3, devices=devices)
+  addition = machine_limits.time_addition(size=40, sample_seconds=1e-3, devices=devices)
+  count = len(devices or [0])
+  assert (product['flops'], addition['bytes']) == (1024 * count, 80 * count)
   assert product['seconds_min'] > 0 and addition['seconds_min'] > 0
 
 

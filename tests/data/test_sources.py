@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -36,7 +37,10 @@ def test_digits_without_the_file_come_from_the_loader_of_scikit_learn(monkeypatc
   """Were the file in another place in a later version, the images would be the same."""
   before = loading.load_source('digits', split='test')
   monkeypatch.setattr(pathlib.Path, 'is_file', lambda self: False)
+  load_digits = mock.Mock(wraps=datasets.load_digits)
+  monkeypatch.setattr(datasets, 'load_digits', load_digits)
   after = loading.load_source('digits', split='test')
+  load_digits.assert_called_once()
   np.testing.assert_array_equal(after.images, before.images)
   np.testing.assert_array_equal(after.labels, before.labels)
 

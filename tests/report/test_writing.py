@@ -20,14 +20,14 @@ from tests.report.records_of_runs import METRIC
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def _write_sweep(workdir, expected='Nothing in particular.'):
+def _write_sweep(workdir, expected='Nothing in particular.', published=()):
   """Two runs that finished, one that diverged and one that failed."""
   base = tiny_digits_recipe()
   base.batch_size = 16
   base.total_steps = 6
   learning_rates = (0.05, 0.1, 0.2, 0.4)
   points = grid.grid({'augmult': (2,), 'optimizer.learning_rate': learning_rates})
-  sweep = grid.Sweep('A test', base, points, expected)
+  sweep = grid.Sweep('A test', base, points, expected, published=published)
   grid.describe(sweep, str(workdir))
   for place, (name, point) in enumerate(sweep.named_points().items()):
     status, message = (
@@ -67,11 +67,14 @@ def test_the_papers_finding_is_quoted_where_there_is_one(tmp_path, expected):
 def test_what_two_sweeps_say_alike_is_said_once(tmp_path):
   """As sweeps of one experiment at several lengths do; the runs of both are there."""
   for name in ('short', 'long'):
-    _write_sweep(tmp_path / name, 'All n are alike.')
+    _write_sweep(
+      tmp_path / name, 'All n are alike.', [grid.Published(70.5, {'augmult': 2}, 'Table 9')]
+    )
   writing.write_report(str(tmp_path), str(tmp_path / 'out'))
   text = (tmp_path / 'out' / 'report.md').read_text(encoding='utf-8')
   assert text.startswith('# A test\n')
   assert text.count('The paper: All n are alike.') == 1
+  assert text.count('70.5 % for augmult 2 (Table 9)') == 1
   assert '8 runs: 2 diverged, 2 failed, 4 finished' in text
 
 
